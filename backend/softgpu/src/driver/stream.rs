@@ -1,0 +1,163 @@
+//! Streams, and host functions in their order.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use super::context::GREATEST_PRIORITY;
+use super::{Out, put};
+use crate::model::special_stream::{self, is_special};
+use crate::model::stream::{NON_BLOCKING, Order};
+use crate::model::work::Work;
+use crate::model::{CudaError, Result, current, state};
+
+/// `CUhostFn`.
+pub type HostFunction = unsafe extern "C" fn(*mut c_void);
+/// `CUstreamCallback`.
+pub type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
+
+/// What a program gives a host function: a number here, so that it can go to another thread.
+struct UserData(*mut c_void);
+
+// SAFETY: only the program's function looks behind the pointer, and CUDA says that another thread calls it.
+unsafe impl Send for UserData {}
+
+impl UserData {
+    fn get(self) -> *mut c_void {
+        self.0
+    }
+}
+
+fn create(out: Out<'_, u64>, flags: u32, priority: i32) -> Result {
+    let context = current::working_context()?;
+    let out = out.ok_or(CudaError::InvalidValue)?;
+    if flags & !NON_BLOCKING != 0 {
+        return Err(CudaError::InvalidValue);
+    }
+    let order = if flags & NON_BLOCKING == 0 { Order::Blocking } else { Order::Independent };
+    let stream = context.new_stream(order, priority.clamp(GREATEST_PRIORITY, 0));
+    state()?.streams.insert(stream.handle(), Arc::clone(&stream));
+    out.write(stream.handle());
+    Ok(())
+}
+
+driver_api! {
+    /// Makes a stream.
+    fn cuStreamCreate(stream: Out<'_, u64>, flags: u32) {
+        create(stream, flags, 0)
+    }
+
+    /// Makes a stream with a priority, which is kept within the range and changes nothing.
+    fn cuStreamCreateWithPriority(stream: Out<'_, u64>, flags: u32, priority: i32) {
+        create(stream, flags, priority)
+    }
+
+    /// Ends a stream; what it was given is still done.
+    fn cuStreamDestroy_v2(stream: u64) {
+        if is_special(stream) {
+            return Err(CudaError::InvalidHandle);
+        }
+        let stream = state()?.streams.remove(stream)?;
+        if let Ok(context) = state()?.contexts.get(stream.context()) {
+            context.forget_stream(&stream);
+        }
+        Ok(())
+    }
+}
+
+stream_api! {
+    /// Whether all work is done: `NOT_READY` if not.
+    fn cuStreamQuery | cuStreamQuery_ptsz(default; stream: u64) {
+        let (context, stream) = special_stream::find(stream, default)?;
+        if !context.pending_in(&stream).is_empty() {
+            return Err(CudaError::NotReady);
+        }
+        context.wait_for(&[])
+    }
+
+    /// Waits for all work.
+    fn cuStreamSynchronize | cuStreamSynchronize_ptsz(default; stream: u64) {
+        let (context, stream) = special_stream::find(stream, default)?;
+        context.wait_for(&context.pending_in(&stream))
+    }
+
+    /// Makes later work wait for an event's last record.
+    fn cuStreamWaitEvent | cuStreamWaitEvent_ptsz(default; stream: u64, event: u64, flags: u32) {
+        let (context, stream) = special_stream::find(stream, default)?;
+        let event = state()?.events.get(event)?;
+        match flags {
+            0 => {}
+            // CU_EVENT_WAIT_EXTERNAL is for captures only.
+            1 => return Err(CudaError::IllegalState),
+            _ => return Err(CudaError::InvalidValue),
+        }
+        event.point().map_or(Ok(()), |point| context.submit(&stream, vec![point], Work::Wait).map(drop))
+    }
+
+    /// The flags that the stream was made with.
+    fn cuStreamGetFlags | cuStreamGetFlags_ptsz(default; stream: u64, flags: Out<'_, u32>) {
+        let (_, stream) = special_stream::find(stream, default)?;
+        put(flags, if stream.order() == Order::Independent { NON_BLOCKING } else { 0 })
+    }
+
+    /// The priority that the stream was made with.
+    fn cuStreamGetPriority | cuStreamGetPriority_ptsz(default; stream: u64, priority: Out<'_, i32>) {
+        put(priority, special_stream::find(stream, default)?.1.priority())
+    }
+
+    /// The stream's number, unique in the process.
+    fn cuStreamGetId | cuStreamGetId_ptsz(default; stream: u64, id: Out<'_, u64>) {
+        put(id, special_stream::find(stream, default)?.1.id())
+    }
+
+    /// The stream's context.
+    fn cuStreamGetCtx | cuStreamGetCtx_ptsz(default; stream: u64, context: Out<'_, u64>) {
+        put(context, special_stream::find(stream, default)?.0.handle())
+    }
+
+    /// The stream's context. There are no green contexts.
+    fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz(
+        default; stream: u64, context: Out<'_, u64>, green: Out<'_, u64>
+    ) {
+        put(context, special_stream::find(stream, default)?.0.handle())?;
+        put(green, 0)
+    }
+
+    /// The stream's device.
+    fn cuStreamGetDevice | cuStreamGetDevice_ptsz(default; stream: u64, device: Out<'_, i32>) {
+        let (context, _) = special_stream::find(stream, default)?;
+        put(device, i32::try_from(context.device().ordinal()).unwrap_or(0))
+    }
+
+    /// Nothing captures: there are no graphs.
+    fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz(default; stream: u64, status: Out<'_, u32>) {
+        special_stream::find(stream, default)?;
+        put(status, 0)
+    }
+
+    /// Calls a function of the program in stream order, if no kernel has failed before.
+    fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz(
+        default; stream: u64, function: Option<HostFunction>, data: *mut c_void
+    ) {
+        let (context, stream) = special_stream::find(stream, default)?;
+        let function = function.ok_or(CudaError::InvalidValue)?;
+        let data = UserData(data);
+        // SAFETY: the caller answers for the function and what it gives it.
+        let call = Box::new(move |_: &_| unsafe { function(data.get()) });
+        context.submit(&stream, Vec::new(), Work::Task(call)).map(drop)
+    }
+
+    /// Calls a function of the program in stream order, with the error if a kernel has failed before.
+    fn cuStreamAddCallback | cuStreamAddCallback_ptsz(
+        default; stream: u64, callback: Option<Callback>, data: *mut c_void, flags: u32
+    ) {
+        let (context, found) = special_stream::find(stream, default)?;
+        let callback = callback.ok_or(CudaError::InvalidValue)?;
+        if flags != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let data = UserData(data);
+        // SAFETY: the caller answers for the function and what it gives it.
+        let call = Box::new(move |status| unsafe { callback(stream, status, data.get()) });
+        context.submit(&found, Vec::new(), Work::Callback(call)).map(drop)
+    }
+}

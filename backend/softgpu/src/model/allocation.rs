@@ -1,0 +1,191 @@
+//! Ranges of memory that kernels and copies may use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::device::Device;
+use super::{CudaError, Result};
+
+const PAGE: u64 = 4096;
+/// Device allocations are multiples of this, so a kernel may touch what is left of the last one.
+const GRANULE: u64 = 512;
+
+/// What a range is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeKind {
+    /// Device memory.
+    Device,
+    /// From `cuMemAllocManaged`: here just device memory.
+    Managed,
+    /// Pinned host memory that the driver allocated, with its `CU_MEMHOSTALLOC` flags.
+    Host(u32),
+    /// The program's own memory, registered with these `CU_MEMHOSTREGISTER` flags.
+    Registered(u32),
+}
+
+/// One range. Its memory, where it is the driver's, lives as long as this.
+#[derive(Debug)]
+pub struct Allocation {
+    base: u64,
+    size: u64,
+    mapped: u64,
+    kind: RangeKind,
+    context: u64,
+    device: Arc<Device>,
+    id: u64,
+}
+
+impl Allocation {
+    /// New zeroed memory of `size` bytes: `INVALID_VALUE` for none, `OUT_OF_MEMORY` if the device or the machine has
+    /// no more.
+    pub fn map(kind: RangeKind, size: u64, context: u64, device: &Arc<Device>) -> Result<Allocation> {
+        if size == 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let mapped = size.checked_next_multiple_of(PAGE).ok_or(CudaError::OutOfMemory)?;
+        let counted = counts_against_device(kind);
+        if counted {
+            device.take(mapped)?;
+        }
+        match map_pages(mapped) {
+            Ok(base) => Ok(Allocation {
+                base,
+                size,
+                mapped,
+                kind,
+                context,
+                device: Arc::clone(device),
+                id: next_id(),
+            }),
+            Err(error) => {
+                if counted {
+                    device.give_back(mapped);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The program's memory at `base`: `INVALID_VALUE` if it is empty, ends beyond the address space or is not mapped.
+    pub fn register(
+        base: u64,
+        size: u64,
+        flags: u32,
+        context: u64,
+        device: &Arc<Device>,
+    ) -> Result<Allocation> {
+        base.checked_add(size).ok_or(CudaError::InvalidValue)?;
+        if size == 0 || !is_mapped(base, size) {
+            return Err(CudaError::InvalidValue);
+        }
+        let kind = RangeKind::Registered(flags);
+        Ok(Allocation { base, size, mapped: 0, kind, context, device: Arc::clone(device), id: next_id() })
+    }
+
+    /// The first address.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Bytes, as asked.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> RangeKind {
+        self.kind
+    }
+
+    /// Whether it counts as device memory.
+    pub fn is_device(&self) -> bool {
+        counts_against_device(self.kind)
+    }
+
+    /// The handle of the context that it was made in.
+    pub fn context(&self) -> u64 {
+        self.context
+    }
+
+    /// The device of that context.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// A number that no other range has or had.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether `length` bytes at `address` lie in it.
+    pub fn contains(&self, address: u64, length: u64) -> bool {
+        let end = self.base + self.size;
+        address >= self.base && address.checked_add(length).is_some_and(|last| last <= end) && address < end
+    }
+
+    /// One past the last address that a kernel may touch.
+    pub fn kernel_end(&self) -> u64 {
+        let size = if self.mapped == 0 { self.size } else { self.size.next_multiple_of(GRANULE) };
+        self.base + size
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if self.mapped == 0 {
+            return;
+        }
+        if let (Ok(base), Ok(length)) = (usize::try_from(self.base), usize::try_from(self.mapped)) {
+            // SAFETY: the pages are this allocation's own mapping, and nothing that could use them holds it any more.
+            unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(base), length) };
+        }
+        if self.is_device() {
+            self.device.give_back(self.mapped);
+        }
+    }
+}
+
+fn counts_against_device(kind: RangeKind) -> bool {
+    matches!(kind, RangeKind::Device | RangeKind::Managed)
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn map_pages(length: u64) -> Result<u64> {
+    let length = usize::try_from(length).map_err(|_| CudaError::OutOfMemory)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
+    let start =
+        unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(CudaError::OutOfMemory);
+    }
+    u64::try_from(start.expose_provenance()).map_err(|_| CudaError::OutOfMemory)
+}
+
+/// Whether the process has something mapped at all pages of `length` bytes at `address`.
+pub fn is_mapped(address: u64, length: u64) -> bool {
+    let first = address & !(PAGE - 1);
+    let Some(end) = address.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)) else {
+        return false;
+    };
+    let Ok(bytes) = usize::try_from(end - first) else { return false };
+    let Ok(first) = usize::try_from(first) else { return false };
+    // In pieces, so that a lie about the length costs nothing: mincore wants a byte of answer per page.
+    const PIECE: usize = 1024 * 4096;
+    let mut residency = [0u8; 1024];
+    let mut done = 0;
+    while done < bytes {
+        let piece = PIECE.min(bytes - done);
+        let start = std::ptr::without_provenance_mut(first + done);
+        // SAFETY: mincore only looks the range up, and the answer has a byte for each of the piece's pages.
+        if unsafe { libc::mincore(start, piece, residency.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        done += piece;
+    }
+    true
+}

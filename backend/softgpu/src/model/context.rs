@@ -1,0 +1,216 @@
+//! Contexts.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::device::Device;
+use super::handle::{self, Kind};
+use super::stream::{Order, Stream, Turn};
+use super::work::{Core, Point, Task, Work, next_id};
+use super::{CudaError, Result, special_stream, state};
+
+/// The bits that a context's flags may have (`CU_CTX_FLAGS_MASK`).
+pub const FLAGS_MASK: u32 = 0xff;
+/// `CU_CTX_MAP_HOST`, which every context of the real driver has.
+const MAP_HOST: u32 = 8;
+/// Numbers of limits that exist (`CUlimit`).
+const LIMITS: usize = 10;
+
+/// A context.
+#[derive(Debug)]
+pub struct Context {
+    handle: u64,
+    id: u64,
+    flags: AtomicU32,
+    is_primary: bool,
+    core: Arc<Core>,
+    legacy: Arc<Stream>,
+    /// All streams but the legacy one. Its lock also orders what is given to blocking streams.
+    streams: Mutex<Vec<Arc<Stream>>>,
+    limits: [AtomicU64; LIMITS],
+}
+
+impl Context {
+    /// A context under `handle`.
+    pub fn new(handle: u64, device: &Arc<Device>, flags: u32, is_primary: bool) -> Arc<Context> {
+        let core = Arc::new(Core::new(Arc::clone(device)));
+        // An H100's, in the order of CUlimit; those that softgpu has no use for are kept and read back.
+        let limits = [1024, 8_650_752, 8 << 20, 0, 2048, 64, 0, 232_448, 0, 0];
+        Arc::new(Context {
+            handle,
+            id: next_id(),
+            flags: AtomicU32::new(flags | MAP_HOST),
+            is_primary,
+            legacy: Stream::new(handle, Arc::clone(&core), Order::Legacy, 0),
+            core,
+            streams: Mutex::default(),
+            limits: limits.map(AtomicU64::new),
+        })
+    }
+
+    /// A context made by `cuCtxCreate`, known by a new handle.
+    pub fn create(device: &Arc<Device>, flags: u32) -> Result<Arc<Context>> {
+        if flags & !FLAGS_MASK != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        device.check_fault()?;
+        let context = Context::new(handle::new_handle(Kind::Context), device, flags, false);
+        state()?.contexts.insert(context.handle, Arc::clone(&context));
+        Ok(context)
+    }
+
+    /// The `CUcontext`.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    /// The number that `cuCtxGetId` answers.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its flags.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Replaces its flags.
+    pub fn set_flags(&self, flags: u32) -> Result {
+        if flags & !FLAGS_MASK != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        self.flags.store(flags | MAP_HOST, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether it is its device's primary context.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.core.device
+    }
+
+    /// What it shares with its streams.
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The legacy default stream.
+    pub fn legacy_stream(&self) -> &Arc<Stream> {
+        &self.legacy
+    }
+
+    /// A limit's place; `INVALID_VALUE` for an unknown one, `UNSUPPORTED_LIMIT` where an H100 has none.
+    pub fn limit(&self, limit: u32) -> Result<&AtomicU64> {
+        match limit {
+            3 | 9 => Err(CudaError::UnsupportedLimit),
+            _ => usize::try_from(limit).ok().and_then(|n| self.limits.get(n)).ok_or(CudaError::InvalidValue),
+        }
+    }
+
+    /// A new stream, which the context knows.
+    pub fn new_stream(&self, order: Order, priority: i32) -> Arc<Stream> {
+        let stream = Stream::new(self.handle, Arc::clone(&self.core), order, priority);
+        let mut streams = self.lock_streams();
+        streams.retain(|stream| !stream.is_finished());
+        streams.push(Arc::clone(&stream));
+        stream
+    }
+
+    /// Ends a stream. What was given is still done, and waited for where a live stream's would be.
+    pub fn forget_stream(&self, stream: &Arc<Stream>) {
+        stream.close();
+        self.lock_streams().retain(|stream| !stream.is_finished());
+    }
+
+    /// Gives `work` to `stream`, after what the default stream's rules and `after` ask.
+    pub fn submit(&self, stream: &Arc<Stream>, mut after: Vec<Point>, work: Work) -> Result<Point> {
+        let _ordered = self.order_for(stream, &mut after);
+        stream.push(after, work)
+    }
+
+    /// Does `task` in `stream`'s order before it returns.
+    pub fn perform(&self, stream: &Arc<Stream>, task: Task) -> Result {
+        let turn = self.begin(stream, Work::Task(task))?;
+        stream.take_turn(turn);
+        self.core.output.flush();
+        self.core.check()
+    }
+
+    fn begin(&self, stream: &Arc<Stream>, work: Work) -> Result<Turn> {
+        let mut after = Vec::new();
+        let ordered = self.order_for(stream, &mut after);
+        let turn = stream.begin(after, work);
+        drop(ordered);
+        turn
+    }
+
+    /// Adds to `after` what the default stream's rules ask. Until the guard is dropped, no other blocking stream gets
+    /// work, so all threads see one order.
+    fn order_for(
+        &self,
+        stream: &Arc<Stream>,
+        after: &mut Vec<Point>,
+    ) -> Option<MutexGuard<'_, Vec<Arc<Stream>>>> {
+        if stream.order() == Order::Independent {
+            return None;
+        }
+        let streams = self.lock_streams();
+        match stream.order() {
+            Order::Legacy => after.extend(pending_of_blocking(&streams)),
+            Order::Blocking | Order::Independent => after.extend(self.legacy.pending()),
+        }
+        Some(streams)
+    }
+
+    /// What `cuStreamQuery` and `cuStreamSynchronize` look at: the stream's work and, for the legacy stream, all that
+    /// its next work would wait for.
+    pub fn pending_in(&self, stream: &Arc<Stream>) -> Vec<Point> {
+        let mut pending: Vec<Point> = stream.pending().into_iter().collect();
+        if stream.order() == Order::Legacy {
+            pending.extend(pending_of_blocking(&self.lock_streams()));
+        }
+        pending
+    }
+
+    /// Waits for all work of all streams, then prints what kernels printed. Returns the fault, if there was one.
+    pub fn synchronize(&self) -> Result {
+        let mut pending: Vec<Point> = self.legacy.pending().into_iter().collect();
+        pending.extend(self.lock_streams().iter().filter_map(Stream::pending));
+        self.wait_for(&pending)
+    }
+
+    /// Waits for `points`, then prints what kernels printed. Returns the fault, if there was one.
+    pub fn wait_for(&self, points: &[Point]) -> Result {
+        points.iter().for_each(Point::wait);
+        self.core.output.flush();
+        self.core.check()
+    }
+
+    /// Ends the context: waits for its work, then frees what it owns.
+    pub fn destroy(&self) -> Result {
+        let state = state()?;
+        let _ = state.contexts.remove(self.handle);
+        let _ = self.synchronize();
+        let streams = std::mem::take(&mut *self.lock_streams());
+        streams.iter().chain([&self.legacy]).for_each(|stream| stream.close());
+        special_stream::forget(self.id);
+        state.streams.retain(|stream| stream.context() != self.handle);
+        state.events.retain(|event| event.context() != self.handle);
+        state.functions.retain(|function| function.context() != self.handle);
+        state.modules.retain(|module| module.context() != self.handle);
+        state.memory.forget_context(self.handle);
+        Ok(())
+    }
+
+    fn lock_streams(&self) -> MutexGuard<'_, Vec<Arc<Stream>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pending_of_blocking(streams: &[Arc<Stream>]) -> impl Iterator<Item = Point> {
+    streams.iter().filter(|stream| stream.order() == Order::Blocking).filter_map(Stream::pending)
+}

@@ -1,0 +1,95 @@
+//! Events.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::handle::{self, Kind};
+use super::work::Point;
+use super::{CudaError, Result};
+
+/// `CU_EVENT_DISABLE_TIMING`.
+const DISABLE_TIMING: u32 = 2;
+/// `CU_EVENT_INTERPROCESS`.
+const INTERPROCESS: u32 = 4;
+
+/// When a record was reached.
+#[derive(Debug, Default)]
+pub struct Marker(OnceLock<Instant>);
+
+impl Marker {
+    /// The record is reached now.
+    pub fn set(&self) {
+        let _ = self.0.set(Instant::now());
+    }
+}
+
+/// A `CUevent`.
+#[derive(Debug)]
+pub struct Event {
+    handle: u64,
+    context: u64,
+    flags: u32,
+    record: Mutex<Option<Record>>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    point: Point,
+    marker: Arc<Marker>,
+}
+
+impl Event {
+    /// An event of the context with this handle. Unknown flags: `INVALID_VALUE`; for other processes: `NOT_SUPPORTED`.
+    pub fn new(context: u64, flags: u32) -> Result<Event> {
+        if flags & !7 != 0 || (flags & INTERPROCESS != 0 && flags & DISABLE_TIMING == 0) {
+            return Err(CudaError::InvalidValue);
+        }
+        if flags & INTERPROCESS != 0 {
+            return Err(CudaError::NotSupported);
+        }
+        Ok(Event { handle: handle::new_handle(Kind::Event), context, flags, record: Mutex::default() })
+    }
+
+    /// The `CUevent`.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    /// The handle of its context.
+    pub fn context(&self) -> u64 {
+        self.context
+    }
+
+    /// The event stands for the record at `point` from now on.
+    pub fn set_record(&self, point: Point, marker: Arc<Marker>) {
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(Record { point, marker });
+    }
+
+    /// The place of the last record; none if it was never recorded.
+    pub fn point(&self) -> Option<Point> {
+        self.current().map(|record| record.point)
+    }
+
+    /// Milliseconds from `self` to `end`: `INVALID_HANDLE` if one was not recorded or has no time, `NOT_READY` if
+    /// one is not reached.
+    pub fn milliseconds_to(&self, end: &Event) -> Result<f32> {
+        let (from, to) = (self.time()?, end.time()?);
+        let seconds = match to.checked_duration_since(from) {
+            Some(duration) => duration.as_secs_f64(),
+            None => -from.duration_since(to).as_secs_f64(),
+        };
+        Ok((seconds * 1e3) as f32)
+    }
+
+    fn time(&self) -> Result<Instant> {
+        if self.flags & DISABLE_TIMING != 0 {
+            return Err(CudaError::InvalidHandle);
+        }
+        let record = self.current().ok_or(CudaError::InvalidHandle)?;
+        record.marker.0.get().copied().ok_or(CudaError::NotReady)
+    }
+
+    fn current(&self) -> Option<Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,333 @@
+//! Queue 0: requests of the agent.
+//!
+//! SECURITY: a request is copied out of guest memory once, bounded by MAX_REQUEST, and parsed from the copy. A refused
+//! request changes nothing; its sender gets a status, and the log a line within limits.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vgpu_spec::wire::control::{
+    CONTROL_QUEUE, ClientClose, ClientOpen, ClientOpenReply, FIRST_LANE, Hello, HelloReply, LaneAttach,
+    LaneAttachReply, MAX_EXTENTS, MAX_REPLY, MAX_REQUEST, ReplyHeader, RequestHeader, WindowMap, WindowUnmap,
+    kind, status,
+};
+use vgpu_spec::wire::{Range, VERSION, split};
+use vhost_user_backend::VringT;
+use virtio_queue::QueueT;
+use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::lock;
+use super::vm::{Client, Vm};
+use super::windows::{Translation, Windows};
+use super::{lending, pool};
+use crate::link::message;
+use crate::log::{chain, printable};
+
+type Chain = virtio_queue::DescriptorChain<Arc<GuestMemoryMmap>>;
+
+/// For a worker to be there for a new client.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a worker to learn whose it is.
+const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a worker to map and register a window: 1 GiB takes about 100 ms.
+const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a worker to exit by itself when its client is closed.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
+
+/// A request that is answered with a status other than OK.
+#[derive(Debug, thiserror::Error)]
+#[error("refused ({}): {text}", status::describe(*.status))]
+pub struct Refusal {
+    pub status: u32,
+    pub text: String,
+}
+
+impl Refusal {
+    pub fn new(status: u32, text: impl Into<String>) -> Self {
+        Refusal { status, text: text.into() }
+    }
+
+    pub fn no_client(client: u32) -> Self {
+        Refusal::new(status::NO_CLIENT, format!("client {client} is not known or lost"))
+    }
+}
+
+/// Answers all requests that are available.
+pub fn serve(vm: &Vm) {
+    let Some(ring) = vm.ring(CONTROL_QUEUE) else { return };
+    loop {
+        let mut served = 0;
+        let _ = ring.disable_notification();
+        while ring.settings().running {
+            let memory = vm.memory.memory();
+            let epoch = lock(&vm.state).control_epoch;
+            let chain = ring.get_mut().get_queue_mut().pop_descriptor_chain(memory.into_inner());
+            let Some(chain) = chain else { break };
+            served += 1;
+            answer(vm, chain, epoch);
+        }
+        let more = ring.enable_notification().unwrap_or(false);
+        // SECURITY: with a nonsensical available index there is always "more" and never a chain.
+        if !more || served == 0 {
+            return;
+        }
+    }
+}
+
+fn answer(vm: &Vm, chain: Chain, epoch: u64) {
+    let Some(ring) = vm.ring(CONTROL_QUEUE) else { return };
+    let head = chain.head_index();
+    let reply = match read_request(&chain) {
+        Ok(request) => {
+            let (status, body) = match handle(vm, &request) {
+                Ok(body) => (status::OK, body),
+                Err(refusal) => {
+                    vm.complain(&refusal);
+                    (refusal.status, Vec::new())
+                }
+            };
+            let len = u32::try_from(body.len()).unwrap_or(0);
+            let mut reply = ReplyHeader { status, len }.as_bytes().to_vec();
+            reply.extend_from_slice(&body);
+            reply
+        }
+        Err(what) => {
+            vm.complain(&format_args!("control queue: {what}"));
+            Vec::new()
+        }
+    };
+    // Under the lock: if the queue was stopped meanwhile, its memory is not ours to write any more.
+    let state = lock(&vm.state);
+    if state.control_epoch != epoch {
+        return;
+    }
+    let memory = chain.memory();
+    let written = match chain.clone().writer(memory) {
+        Ok(mut writer) => writer.write_all(&reply).map_or(0, |()| u32::try_from(reply.len()).unwrap_or(0)),
+        Err(_) => 0,
+    };
+    // Fails for a head that is out of bounds: then there is nothing to give back.
+    let _ = ring.add_used(head, written);
+    if ring.needs_notification().unwrap_or(true) {
+        let _ = ring.signal_used_queue();
+    }
+}
+
+/// Copies a request out of the guest's memory.
+fn read_request(chain: &Chain) -> Result<Vec<u8>, &'static str> {
+    let memory = chain.memory();
+    let mut reader = chain.clone().reader(memory).map_err(|_| "a descriptor is not in memory")?;
+    let writer = chain.clone().writer(memory).map_err(|_| "a descriptor is not in memory")?;
+    if writer.available_bytes() < MAX_REPLY {
+        return Err("the space for the reply is too small");
+    }
+    if reader.available_bytes() > MAX_REQUEST {
+        return Err("the request is too long");
+    }
+    let mut request = vec![0; reader.available_bytes()];
+    reader.read_exact(&mut request).map_err(|_| "the request cannot be read")?;
+    Ok(request)
+}
+
+/// A request's body, which must have exactly the size of `T`.
+fn exactly<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<T, Refusal> {
+    T::read_from_bytes(body).map_err(|_| {
+        Refusal::new(status::INVALID, format!("a body of {} bytes instead of {}", body.len(), size_of::<T>()))
+    })
+}
+
+/// Carries out one request; returns the reply's body.
+fn handle(vm: &Vm, request: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let short = || Refusal::new(status::INVALID, format!("a request of {} bytes", request.len()));
+    let (header, rest) = split::<RequestHeader>(request).ok_or_else(short)?;
+    let body = rest.get(..header.len as usize).ok_or_else(short)?;
+    if header.kind != kind::HELLO && !lock(&vm.state).greeted {
+        return Err(Refusal::new(status::INVALID, "no hello yet"));
+    }
+    match header.kind {
+        kind::HELLO => hello(vm, &exactly(body)?),
+        kind::SNAPSHOT => snapshot(vm),
+        kind::CLIENT_OPEN => client_open(vm, &exactly(body)?),
+        kind::CLIENT_CLOSE => client_close(vm, &exactly(body)?),
+        kind::LANE_ATTACH => {
+            let request: LaneAttach = exactly(body)?;
+            let start = lending::attach(vm, &request)?;
+            tracing::debug!(vm = vm.name, client = request.client, queue = request.queue, start, "lane lent");
+            Ok(LaneAttachReply { start, reserved: [0; 3] }.as_bytes().to_vec())
+        }
+        kind::WINDOW_MAP => window_map(vm, body),
+        kind::WINDOW_UNMAP => window_unmap(vm, &exactly(body)?),
+        other => Err(Refusal::new(status::UNSUPPORTED, format!("request kind {other}"))),
+    }
+}
+
+fn hello(vm: &Vm, request: &Hello) -> Result<Vec<u8>, Refusal> {
+    if request.version != VERSION {
+        let text = format!("protocol version {} of the agent, {VERSION} here", request.version);
+        return Err(Refusal::new(status::UNSUPPORTED, text));
+    }
+    // An agent that says hello knows nothing of earlier clients: the guest was reset, or its agent restarted.
+    vm.drop_clients("a new agent said hello");
+    lock(&vm.state).greeted = true;
+    let pci = request.pci;
+    tracing::info!(
+        vm = vm.name,
+        "agent says hello, device {:04x}:{:02x}:{:02x}.{}",
+        pci.domain,
+        pci.bus,
+        pci.device,
+        pci.function
+    );
+    let lanes = vm.config.queues - FIRST_LANE;
+    // No features are defined yet, so none are in use.
+    Ok(HelloReply { version: VERSION, lanes, clients: vm.config.clients, features: 0 }.as_bytes().to_vec())
+}
+
+fn snapshot(vm: &Vm) -> Result<Vec<u8>, Refusal> {
+    let snapshot = vm.pool.snapshot();
+    let bytes = snapshot.map(|s| s.encode());
+    bytes
+        .filter(|b| b.len() <= MAX_REPLY - size_of::<ReplyHeader>())
+        .ok_or_else(|| Refusal::new(status::NO_WORKER, "there is no snapshot"))
+}
+
+fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
+    let number = request.client;
+    let epoch = {
+        let state = lock(&vm.state);
+        if state.clients.contains_key(&number) {
+            return Err(Refusal::new(status::INVALID, format!("client {number} exists already")));
+        }
+        if state.clients.len() >= vm.config.clients as usize {
+            return Err(Refusal::new(status::LIMIT, format!("the VM has {} clients", state.clients.len())));
+        }
+        state.epoch
+    };
+    let worker = vm.pool.take(OPEN_TIMEOUT, &vm.closing).map_err(|error| match error {
+        pool::PoolError::Cancelled => Refusal::no_client(number),
+        error => Refusal::new(status::NO_WORKER, chain(&error)),
+    })?;
+    let assign = message::Assign {
+        client: number,
+        pid: request.pid,
+        uid: request.uid,
+        reserved: 0,
+        name: request.name,
+    };
+    worker
+        .request(message::kind::ASSIGN, assign.as_bytes(), &[], ASSIGN_TIMEOUT)
+        .map_err(|e| Refusal::new(status::NO_WORKER, chain(&e)))?;
+    let label = format!("{}[{}]", printable(&request.name), request.pid);
+    {
+        let mut state = lock(&vm.state);
+        if state.epoch != epoch {
+            worker.kill();
+            return Err(Refusal::no_client(number));
+        }
+        let client = Client {
+            worker: Arc::clone(&worker),
+            windows: Windows::default(),
+            label: label.clone(),
+            lost: false,
+            closing: false,
+        };
+        state.clients.insert(number, client);
+    }
+    let (weak, pid) = (vm.weak(), worker.pid);
+    worker.on_exit(move |exit| {
+        if let Some(vm) = weak.upgrade() {
+            lending::worker_ended(&vm, number, pid, exit);
+        }
+    });
+    tracing::info!(vm = vm.name, client = label, uid = request.uid, pid, "client opened");
+    Ok(ClientOpenReply { device_ranges: worker.device_ranges }.as_bytes().to_vec())
+}
+
+fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {
+    let number = request.client;
+    let worker = {
+        let mut state = lock(&vm.state);
+        let client = state.clients.get_mut(&number).ok_or_else(|| Refusal::no_client(number))?;
+        client.closing = true;
+        Arc::clone(&client.worker)
+    };
+    if !worker.end(CLOSE_GRACE) {
+        // Its lanes and windows stay taken: it may still write there.
+        tracing::error!(vm = vm.name, pid = worker.pid, "worker does not die");
+        return Err(Refusal::new(status::FAILED, format!("worker {} does not die", worker.pid)));
+    }
+    lending::take_back(vm, number);
+    if let Some(client) = lock(&vm.state).clients.remove(&number) {
+        tracing::info!(vm = vm.name, client = client.label, pid = worker.pid, "client closed");
+    }
+    Ok(Vec::new())
+}
+
+/// The live worker of a client, after `check` of its windows.
+fn with_windows<T>(
+    vm: &Vm,
+    number: u32,
+    f: impl FnOnce(&mut Windows) -> Result<T, super::windows::WindowError>,
+) -> Result<(Arc<super::worker_link::Worker>, T), Refusal> {
+    let mut state = lock(&vm.state);
+    let client = state
+        .clients
+        .get_mut(&number)
+        .filter(|c| !c.lost && !c.closing)
+        .ok_or_else(|| Refusal::no_client(number))?;
+    let value = f(&mut client.windows).map_err(|error| {
+        let status = match error {
+            super::windows::WindowError::Limit => status::LIMIT,
+            _ => status::INVALID,
+        };
+        Refusal::new(status, chain(&error))
+    })?;
+    Ok((Arc::clone(&client.worker), value))
+}
+
+fn window_map(vm: &Vm, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let invalid = |text: String| Refusal::new(status::INVALID, text);
+    let (request, rest) =
+        split::<WindowMap>(body).ok_or_else(|| invalid(format!("a window of {} bytes", body.len())))?;
+    let extents = request.extents as usize;
+    if extents == 0 || extents > MAX_EXTENTS || rest.len() != extents * size_of::<Range>() {
+        return Err(invalid(format!("{extents} extents in {} bytes", rest.len())));
+    }
+    let memory = vm.memory.memory();
+    let ranges = rest.chunks_exact(size_of::<Range>()).filter_map(|b| Range::read_from_bytes(b).ok());
+    let translation = Translation::new(&memory, ranges, request.len).map_err(|e| invalid(chain(&e)))?;
+    let window = Range { base: request.address, len: request.len };
+    let (worker, ()) = with_windows(vm, request.client, |w| w.insert(request.window, window))?;
+    let map = message::WindowMap {
+        address: window.base,
+        len: window.len,
+        extents: u32::try_from(translation.extents.len()).unwrap_or(u32::MAX),
+        reserved: 0,
+    };
+    let mut bytes = map.as_bytes().to_vec();
+    bytes.extend_from_slice(translation.extents.as_bytes());
+    let files = translation.borrowed(&memory);
+    match worker.request(message::kind::WINDOW_MAP, &bytes, &files, WINDOW_TIMEOUT) {
+        Ok(_) => Ok(Vec::new()),
+        Err(error) => {
+            if let Some(client) = lock(&vm.state).clients.get_mut(&request.client) {
+                client.windows.remove(request.window);
+            }
+            Err(Refusal::new(status::FAILED, format!("mapping window {}: {}", request.window, chain(&error))))
+        }
+    }
+}
+
+fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {
+    let (worker, window) = with_windows(vm, request.client, |w| w.get(request.window))?;
+    let unmap = message::WindowUnmap { address: window.base, len: window.len };
+    worker.request(message::kind::WINDOW_UNMAP, unmap.as_bytes(), &[], WINDOW_TIMEOUT).map_err(|e| {
+        Refusal::new(status::FAILED, format!("unmapping window {}: {}", request.window, chain(&e)))
+    })?;
+    if let Some(client) = lock(&vm.state).clients.get_mut(&request.client) {
+        client.windows.remove(request.window);
+    }
+    Ok(Vec::new())
+}

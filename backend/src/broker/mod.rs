@@ -1,0 +1,135 @@
+//! The broker: sockets, VMs, workers. It does no CUDA, does little, and must not die: QEMU can abort when its device
+//! process does.
+
+pub mod control;
+pub mod events;
+pub mod lanes;
+pub mod lending;
+pub mod pool;
+pub mod process;
+pub mod ring;
+pub mod socket;
+pub mod vm;
+pub mod windows;
+pub mod worker_link;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vgpu_spec::wire::snapshot::Snapshot;
+
+use crate::config::Config;
+use crate::log::chain;
+use pool::{Pool, PoolError};
+use socket::{SocketError, VmSocket};
+
+/// For the first worker to load CUDA.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(70);
+
+/// Why the broker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("starting a thread")]
+    Thread(#[source] std::io::Error),
+    #[error(transparent)]
+    Worker(#[from] PoolError),
+    #[error("waiting for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Locks, whatever happened to another holder: a panic elsewhere must not spread to all VMs.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs until a signal; the process's exit code.
+pub fn run(config: Config) -> ExitCode {
+    crate::log::start(&config.log);
+    match serve(config) {
+        Ok(signal) => {
+            tracing::info!("signal {signal}: workers are ended");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("vgpu-backend: {}", chain(&error));
+            if matches!(error, BrokerError::Worker(_)) {
+                eprintln!(
+                    "vgpu-backend: CUDA is not usable on this machine; install NVIDIA's driver, name its folder with \
+                     --cuda-dir, or use the software driver with --softgpu"
+                );
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<i32, BrokerError> {
+    // Before any thread, so that all inherit it and only `wait_signal` takes them.
+    let signals = block_signals().map_err(BrokerError::Signals)?;
+    raise_descriptor_limit();
+    let sockets = config.sockets.iter().map(|path| VmSocket::bind(path)).collect::<Result<Vec<_>, _>>()?;
+    let config = Arc::new(config);
+    let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread)?;
+    let snapshot = pool.first(FIRST_TIMEOUT)?;
+    log_devices(&snapshot);
+    let mut paths = Vec::new();
+    for socket in sockets {
+        tracing::info!("listening on {}", socket.path().display());
+        paths.push(socket.path().to_owned());
+        socket.serve(Arc::clone(&config), Arc::clone(&pool)).map_err(BrokerError::Thread)?;
+    }
+    let signal = wait_signal(&signals).map_err(BrokerError::Signals);
+    for path in paths {
+        let _ = std::fs::remove_file(path);
+    }
+    // Workers die with this process (PR_SET_PDEATHSIG).
+    signal
+}
+
+fn log_devices(snapshot: &Snapshot) {
+    let version = snapshot.header.driver_version;
+    for (i, device) in snapshot.devices.iter().enumerate() {
+        tracing::info!(
+            "device {i}: {}, {} MiB, CUDA {}.{}",
+            crate::log::printable(device.name().as_bytes()),
+            device.record.total_memory >> 20,
+            version / 1000,
+            version % 1000 / 10
+        );
+    }
+}
+
+/// Each lane of each VM takes two descriptors and more while it is lent.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+fn block_signals() -> std::io::Result<libc::sigset_t> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set lives on this stack and is initialised by sigemptyset before it is used.
+    let (result, set) = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        let mut set = set.assume_init();
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        (libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), set)
+    };
+    match result {
+        0 => Ok(set),
+        error => Err(std::io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn wait_signal(set: &libc::sigset_t) -> std::io::Result<i32> {
+    let mut signal = 0;
+    // SAFETY: both pointers are to live values of the right types.
+    match unsafe { libc::sigwait(set, &raw mut signal) } {
+        0 => Ok(signal),
+        error => Err(std::io::Error::from_raw_os_error(error)),
+    }
+}

@@ -1,0 +1,96 @@
+//! Starting a worker process.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+use crate::config::Config;
+use crate::link::{Link, LinkError};
+
+/// The kernel places a process's mmap area below its stack limit: with this soft limit, device memory gets addresses
+/// at which no guest process has its libraries. The worker sets the limit back before it starts a thread.
+const STEERING_STACK_LIMIT: u64 = 16 << 40;
+
+/// Why a worker process could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("executing a worker")]
+    Exec(#[source] std::io::Error),
+    #[error("opening a pidfd of worker {pid}")]
+    PidFd { pid: u32, source: rustix::io::Errno },
+}
+
+/// A worker process, just executed.
+pub struct Spawned {
+    pub child: Child,
+    pub pidfd: OwnedFd,
+    pub link: Link,
+}
+
+/// Executes a worker. To be called on a thread that lives as long as the broker: the worker dies with that thread.
+pub fn spawn(config: &Config) -> Result<Spawned, SpawnError> {
+    let (ours, theirs) = Link::pair()?;
+    let fd = theirs.as_fd().as_raw_fd();
+    let parent = rustix::process::getpid();
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("vgpu-worker")
+        .args(["worker", "--link-fd", &fd.to_string()])
+        .args(["--poll-us", &config.poll.as_micros().to_string()])
+        .args(["--log", &config.log])
+        .stdin(Stdio::null());
+    if let Some(dir) = &config.cuda_dir {
+        let mut path = dir.clone().into_os_string();
+        if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|p| !p.is_empty()) {
+            path.push(":");
+            path.push(old);
+        }
+        command.env("LD_LIBRARY_PATH", path);
+    }
+    // SAFETY: `prepare` makes only system calls, which is allowed between fork and exec; `fd` is open until after it.
+    unsafe { command.pre_exec(move || prepare(fd, parent)) };
+    let mut child = command.spawn().map_err(SpawnError::Exec)?;
+    drop(theirs);
+    let pid = child.id();
+    let pidfd = Pid::from_raw(pid.cast_signed())
+        .ok_or(rustix::io::Errno::SRCH)
+        .and_then(|p| rustix::process::pidfd_open(p, rustix::process::PidfdFlags::empty()));
+    match pidfd {
+        Ok(pidfd) => Ok(Spawned { child, pidfd, link: ours }),
+        Err(source) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(SpawnError::PidFd { pid, source })
+        }
+    }
+}
+
+/// Runs in the child before exec.
+fn prepare(link: i32, parent: Pid) -> std::io::Result<()> {
+    rustix::process::setsid()?;
+    // A broker that is killed takes its workers along: they must not go on writing into a VM's memory.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() != Some(parent) {
+        return Err(std::io::Error::other("the broker is gone"));
+    }
+    let limit = rustix::process::getrlimit(Resource::Stack);
+    let steering = limit.maximum.map_or(STEERING_STACK_LIMIT, |hard| hard.min(STEERING_STACK_LIMIT));
+    rustix::process::setrlimit(Resource::Stack, Rlimit { current: Some(steering), maximum: limit.maximum })?;
+    // SAFETY: the sets live on this stack; the broker's blocked signals must not stay blocked in the worker.
+    let result = unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: `link` is the descriptor of the worker's end, kept open by `spawn`.
+    let link = unsafe { std::os::fd::BorrowedFd::borrow_raw(link) };
+    rustix::io::fcntl_setfd(link, rustix::io::FdFlags::empty())?;
+    Ok(())
+}

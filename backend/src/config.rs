@@ -1,0 +1,270 @@
+//! The command line, and the settings that come of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use vgpu_spec::wire::control::FIRST_LANE;
+
+/// vhost-user-backend keeps queues in a `u64` mask.
+pub const MAX_QUEUES: u16 = 64;
+/// Where workers look for the software driver, beside the executable.
+const SOFTGPU_FOLDER: &str = "softgpu";
+
+const EXAMPLES: &str = "\
+Examples:
+  Serve one VM with the host's GPU:
+    vgpu-backend --socket /run/vgpu/vm1.sock
+
+  Serve two VMs from a machine without a GPU:
+    vgpu-backend --softgpu --socket /tmp/a.sock --socket /tmp/b.sock
+
+  Start QEMU on the socket (the memory backend must be shared; the vIOMMU lets the guest
+  drive the device through vfio-pci):
+    qemu-system-x86_64 -machine q35,kernel-irqchip=split,accel=kvm -cpu host -smp 4 -m 8G \\
+      -object memory-backend-memfd,id=mem,size=8G,share=on -numa node,memdev=mem \\
+      -device intel-iommu,intremap=on \\
+      -chardev socket,id=vgpu,path=/run/vgpu/vm1.sock \\
+      -device vhost-user-fs-pci,chardev=vgpu,tag=vgpu,num-request-queues=63,queue-size=256 \\
+      -drive file=guest.qcow2,if=virtio
+  num-request-queues is at most --queues less one.
+
+  In the guest (kernel command line: intel_iommu=on):
+    vgpu-agent
+
+  Local mode, without a VM:
+    vgpu-backend --socket /tmp/vgpu.sock &
+    vgpu-agent --backend /tmp/vgpu.sock
+
+Signals: SIGINT and SIGTERM end all workers, remove the sockets and exit.
+Exit status: 0 after a signal, 1 if it could not start, 2 for a wrong command line.";
+
+/// The host side of vgpu: lends the host's GPU to virtual machines over vhost-user sockets.
+///
+/// One socket serves one VM (or one vgpu-agent in local mode) at a time. Each guest process that uses CUDA gets a worker
+/// process of its own on the host; the broker itself never loads CUDA.
+#[derive(Parser)]
+#[command(
+    name = "vgpu-backend",
+    version,
+    after_help = EXAMPLES,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(subcommand)]
+    command: Option<Hidden>,
+}
+
+#[derive(Args)]
+struct BrokerArgs {
+    /// Listen on this path; give it once per VM
+    #[arg(long = "socket", value_name = "PATH", required = true)]
+    sockets: Vec<PathBuf>,
+    /// Use the software CUDA driver that lies in the folder "softgpu" beside this executable
+    #[arg(long)]
+    softgpu: bool,
+    /// Load libcuda.so from this folder (overrides --softgpu)
+    #[arg(long, value_name = "DIR")]
+    cuda_dir: Option<PathBuf>,
+    /// Workers to keep started ahead, each with a CUDA context
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
+    warm: u16,
+    /// Virtqueues of the device: one control, one event, the rest lanes
+    #[arg(long, value_name = "N", default_value_t = MAX_QUEUES,
+          value_parser = clap::value_parser!(u16).range(i64::from(FIRST_LANE) + 1..=i64::from(MAX_QUEUES)))]
+    queues: u16,
+    /// Guest processes that one VM may have at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    clients: u32,
+    /// Microseconds for which an idle lane polls before it sleeps [default: 50; 0 on a machine with one CPU]
+    ///
+    /// The environment variable VGPU_POLL_US says the same.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    poll_us: Option<u32>,
+    /// What to log on stderr: error, warn, info, debug or trace, or a filter such as "info,vgpu_backend::worker=debug"
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = crate::log::check_filter)]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Hidden {
+    /// A worker process; the broker starts it
+    #[command(hide = true)]
+    Worker(WorkerOptions),
+}
+
+/// What the broker tells a worker on its command line.
+#[derive(Args, Debug, Clone)]
+pub struct WorkerOptions {
+    /// Descriptor of the link to the broker.
+    #[arg(long)]
+    pub link_fd: i32,
+    #[arg(long, default_value_t = 50)]
+    pub poll_us: u32,
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// What to run.
+pub enum Command {
+    Broker(Config),
+    Worker(WorkerOptions),
+}
+
+/// Settings of the broker. Can be built by hand (tests).
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// A VM each.
+    pub sockets: Vec<PathBuf>,
+    /// Folder from which workers load libcuda, if not the system's.
+    pub cuda_dir: Option<PathBuf>,
+    pub warm: usize,
+    pub queues: u16,
+    pub clients: u32,
+    /// For how long an idle lane polls before it sleeps.
+    pub poll: Duration,
+    pub log: String,
+}
+
+/// A command line that parses and makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--{flag}: there is no CUDA driver (libcuda.so) in {dir}")]
+    NoDriver { flag: &'static str, dir: PathBuf },
+    #[error("VGPU_POLL_US: \"{0}\" is not a number of microseconds up to 1000000")]
+    PollTime(String),
+    #[error("--softgpu: finding the folder of this executable")]
+    NoExecutable(#[source] std::io::Error),
+    #[error("--socket {0}: given twice")]
+    Twice(PathBuf),
+    #[error("--socket {path}: the path has {len} bytes, but a socket's path has at most 107")]
+    Long { path: PathBuf, len: usize },
+}
+
+/// Parses the command line; on a wrong one prints what is wrong and exits with status 2.
+pub fn parse() -> Command {
+    let cli = Cli::parse();
+    if let Some(Hidden::Worker(options)) = cli.command {
+        return Command::Worker(options);
+    }
+    match Config::try_from(cli.broker) {
+        Ok(config) => Command::Broker(config),
+        Err(error) => {
+            eprintln!("vgpu-backend: {}", crate::log::chain(&error));
+            std::process::exit(2)
+        }
+    }
+}
+
+impl TryFrom<BrokerArgs> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: BrokerArgs) -> Result<Self, ConfigError> {
+        check_sockets(&args.sockets)?;
+        let cuda_dir = match (args.cuda_dir, args.softgpu) {
+            (Some(dir), _) => Some(driver_folder("cuda-dir", &dir)?),
+            (None, true) => Some(driver_folder("softgpu", &softgpu_folder()?)?),
+            (None, false) => None,
+        };
+        Ok(Config {
+            sockets: args.sockets,
+            cuda_dir,
+            warm: usize::from(args.warm),
+            queues: args.queues,
+            clients: args.clients,
+            poll: Duration::from_micros(u64::from(match args.poll_us {
+                Some(us) => us,
+                None => default_poll_us()?,
+            })),
+            log: args.log,
+        })
+    }
+}
+
+fn check_sockets(sockets: &[PathBuf]) -> Result<(), ConfigError> {
+    for (i, path) in sockets.iter().enumerate() {
+        let len = path.as_os_str().len();
+        if len > 107 {
+            return Err(ConfigError::Long { path: path.clone(), len });
+        }
+        if sockets[..i].contains(path) {
+            return Err(ConfigError::Twice(path.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn softgpu_folder() -> Result<PathBuf, ConfigError> {
+    let mut path = std::env::current_exe().map_err(ConfigError::NoExecutable)?;
+    path.set_file_name(SOFTGPU_FOLDER);
+    Ok(path)
+}
+
+/// `dir` as an absolute path, if a driver is there. Workers look for `libcuda.so` first, so with another name in `dir`
+/// they could load the system's instead.
+fn driver_folder(flag: &'static str, dir: &Path) -> Result<PathBuf, ConfigError> {
+    let found = dir.join("libcuda.so").is_file();
+    match dir.canonicalize() {
+        Ok(absolute) if found => Ok(absolute),
+        _ => Err(ConfigError::NoDriver { flag, dir: dir.to_owned() }),
+    }
+}
+
+/// Polling would only take the only CPU from the side that is waited for.
+fn default_poll_us() -> Result<u32, ConfigError> {
+    if let Some(text) = std::env::var_os("VGPU_POLL_US") {
+        let value = text.to_str().and_then(|t| t.parse().ok()).filter(|&us: &u32| us <= 1_000_000);
+        return value.ok_or_else(|| ConfigError::PollTime(text.to_string_lossy().into_owned()));
+    }
+    Ok(match std::thread::available_parallelism() {
+        Ok(n) if n.get() == 1 => 0,
+        _ => 50,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn config(args: &[&str]) -> Result<Config, String> {
+        let cli =
+            Cli::try_parse_from(std::iter::once(&"vgpu-backend").chain(args)).map_err(|e| e.to_string())?;
+        Config::try_from(cli.broker).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_command_lines_say_what_is_wrong() {
+        for (args, expected) in [
+            (&[][..], "--socket"),
+            (&["--socket", "/tmp/a", "--queues", "2"], "3..=64"),
+            (&["--socket", "/tmp/a", "--queues", "65"], "3..=64"),
+            (&["--socket", "/tmp/a", "--socket", "/tmp/a"], "given twice"),
+            (&["--socket", "/tmp/a", "--cuda-dir", "/nonexistent"], "/nonexistent"),
+            (&["--socket", "/tmp/a", "--log", "info,=x=y"], "--log"),
+            (&["--socket", "/tmp/a", "--clients", "0"], "1..=1024"),
+            (&["--socket", "/tmp/a", "--wram", "1"], "--warm"),
+        ] {
+            let error = config(args).expect_err("accepted");
+            assert!(error.contains(expected), "{args:?} gave: {error}");
+        }
+        let long = format!("/tmp/{}", "x".repeat(110));
+        assert!(config(&["--socket", &long]).expect_err("accepted").contains("107"));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let config = config(&["--socket", "/tmp/a"]).unwrap();
+        assert_eq!((config.warm, config.queues, config.clients), (1, 64, 64));
+        assert_eq!(config.cuda_dir, None);
+    }
+}

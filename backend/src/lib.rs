@@ -1,0 +1,20 @@
+//! The host side of vgpu.
+//!
+//! [`broker`] serves a vhost-user socket per VM and never loads CUDA; [`worker`] is a process per guest process, which
+//! does. One binary: the broker executes itself with the hidden subcommand `worker`.
+
+pub mod broker;
+pub mod config;
+pub mod link;
+pub mod log;
+pub mod worker;
+
+use std::process::ExitCode;
+
+/// Parses the command line and runs the broker or a worker.
+pub fn main() -> ExitCode {
+    match config::parse() {
+        config::Command::Broker(config) => broker::run(config),
+        config::Command::Worker(options) => worker::run(options),
+    }
+}

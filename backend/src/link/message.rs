@@ -1,0 +1,126 @@
+//! Messages between the broker and a worker. Every request is answered by one [`kind::REPLY`] with its `seq`.
+
+use vgpu_spec::wire::Range;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `Header::kind`.
+pub mod kind {
+    /// Broker → worker: [`super::Assign`]. Once, before anything else.
+    pub const ASSIGN: u32 = 1;
+    /// [`super::LaneStart`]; descriptors: page, kick, and call if `has_call`.
+    pub const LANE_START: u32 = 2;
+    /// [`super::LaneQueue`]; the reply's body is [`super::LaneStopped`].
+    pub const LANE_STOP: u32 = 3;
+    /// [`super::LaneFds`]; descriptors: kick, and call if `has_call`.
+    pub const LANE_FDS: u32 = 4;
+    /// [`super::WindowMap`], then `extents` × [`super::Extent`]; descriptors: the files of the extents.
+    pub const WINDOW_MAP: u32 = 5;
+    /// [`super::WindowUnmap`].
+    pub const WINDOW_UNMAP: u32 = 6;
+    /// No body. The worker exits instead of replying.
+    pub const EXIT: u32 = 7;
+
+    /// Worker → broker: answer to the request `seq`.
+    pub const REPLY: u32 = 100;
+    /// [`super::Ready`], then the snapshot's bytes. The worker's first message.
+    pub const READY: u32 = 101;
+    /// Text: why the worker could not start. Instead of `READY`.
+    pub const FAILED: u32 = 102;
+}
+
+/// Statuses of a reply that are not CUresults.
+pub mod status {
+    /// The worker could not do it for a reason of its own; the body is text.
+    pub const FAILED: u32 = u32::MAX;
+}
+
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    pub kind: u32,
+    pub seq: u32,
+    /// Of a reply: 0, a CUresult, or [`status::FAILED`].
+    pub status: u32,
+    /// Bytes that follow.
+    pub len: u32,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ready {
+    pub device_ranges: [Range; 4],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Assign {
+    pub client: u32,
+    pub pid: u32,
+    pub uid: u32,
+    pub reserved: u32,
+    pub name: [u8; 16],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LaneStart {
+    pub queue: u16,
+    pub size: u16,
+    /// Index from which the available ring is read and the used ring is written.
+    pub next: u16,
+    pub event_idx: u8,
+    pub has_call: u8,
+    /// Guest-physical address of the page, for messages only: addresses in a lane are offsets in its page.
+    pub page: u64,
+    /// Offset of the page in its descriptor.
+    pub offset: u64,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LaneQueue {
+    pub queue: u16,
+    pub reserved: [u16; 3],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LaneStopped {
+    pub next: u16,
+    pub reserved: [u16; 3],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LaneFds {
+    pub queue: u16,
+    pub has_call: u16,
+    pub reserved: u32,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WindowMap {
+    pub address: u64,
+    pub len: u64,
+    pub extents: u32,
+    pub reserved: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Extent {
+    /// Which of the packet's descriptors.
+    pub file: u32,
+    pub reserved: u32,
+    /// In that file.
+    pub offset: u64,
+    pub len: u64,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WindowUnmap {
+    pub address: u64,
+    pub len: u64,
+}

@@ -1,0 +1,25 @@
+//! Contexts other than primary ones.
+#![allow(non_snake_case)]
+
+use super::{
+    error::{CudaError, NOT_SUPPORTED, check},
+    thread::Thread,
+};
+
+/// Creates a context; the driver makes it current to this thread, as the shim does in the guest.
+pub fn vgpuContextCreate(t: &mut Thread, context: u64, flags: u32, device: i32) -> Result<(), CudaError> {
+    let create = t.driver.cuCtxCreate_v2.ok_or(NOT_SUPPORTED)?;
+    let mut real = 0_u64;
+    // SAFETY: a place for the handle that outlives the call.
+    check(unsafe { create(&raw mut real, flags, device) })?;
+    t.forget_context();
+    t.insert_context(context, real)
+}
+
+/// Destroys a context.
+pub fn vgpuContextDestroy(t: &mut Thread, context: u64) -> Result<(), CudaError> {
+    let destroy = t.driver.cuCtxDestroy_v2.ok_or(NOT_SUPPORTED)?;
+    t.forget_context();
+    // SAFETY: a live context of this client, just taken out of the table.
+    check(unsafe { destroy(context) })
+}

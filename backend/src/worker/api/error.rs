@@ -1,0 +1,30 @@
+//! CUresult codes that the worker itself returns, and how decoding errors become one.
+
+use vgpu_spec::wire::args::ArgsError;
+
+/// A CUresult other than CUDA_SUCCESS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CudaError(pub u32);
+
+pub const INVALID_VALUE: CudaError = CudaError(1);
+pub const OUT_OF_MEMORY: CudaError = CudaError(2);
+pub const NOT_INITIALIZED: CudaError = CudaError(3);
+pub const INVALID_IMAGE: CudaError = CudaError(200);
+pub const INVALID_CONTEXT: CudaError = CudaError(201);
+pub const INVALID_HANDLE: CudaError = CudaError(400);
+pub const NOT_SUPPORTED: CudaError = CudaError(801);
+
+/// What a call gives: results written, or the code.
+pub type Outcome = Result<(), CudaError>;
+
+impl From<ArgsError> for CudaError {
+    fn from(error: ArgsError) -> Self {
+        tracing::warn!("decoding a message: {error}");
+        INVALID_VALUE
+    }
+}
+
+/// A CUresult of the driver as a `Result`.
+pub fn check(status: u32) -> Outcome {
+    if status == 0 { Ok(()) } else { Err(CudaError(status)) }
+}

@@ -1,0 +1,178 @@
+//! Module images from the guest: a private copy whose own lengths fit it, so that the driver's parser, which is told no length,
+//! stays within it.
+
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::{Endianness, elf::FileHeader64};
+
+/// Magic of a bare fat binary.
+const FATBIN_MAGIC: u32 = 0xBA55_ED50;
+/// Magic of the wrapper in which nvcc puts a pointer to one.
+const WRAPPER_MAGIC: u32 = 0x4662_43B1;
+/// The largest image that is taken.
+const MAX_LEN: usize = 4 << 30;
+
+/// Why an image is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ImageError {
+    #[error("loading an image: {0} bytes are more than the limit")]
+    TooLarge(usize),
+    #[error("loading an image: its first bytes {0:02x?} are no fat binary, ELF or PTX")]
+    Unknown(Vec<u8>),
+    #[error("loading an image: {what} reaches to {end}, beyond its {len} bytes")]
+    Truncated { what: &'static str, end: u64, len: usize },
+    #[error("loading an image: its ELF headers are malformed: {0}")]
+    Elf(String),
+}
+
+/// A checked image.
+pub struct Image {
+    bytes: Vec<u8>,
+    fatbin: bool,
+}
+
+impl Image {
+    /// Copies `len` bytes at `address`, which the caller has found to lie in a window, and checks them.
+    pub fn copy(address: u64, len: usize) -> Result<Self, ImageError> {
+        if len > MAX_LEN {
+            return Err(ImageError::TooLarge(len));
+        }
+        let mut bytes = Vec::with_capacity(len + 8);
+        // SAFETY: the range lies in a mapped window. The guest may write it meanwhile: whatever is read is read once, here.
+        unsafe {
+            std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), len);
+            bytes.set_len(len);
+        }
+        Self::check(bytes)
+    }
+
+    fn check(mut bytes: Vec<u8>) -> Result<Self, ImageError> {
+        let fatbin = word(&bytes, 0) == Some(FATBIN_MAGIC);
+        if fatbin {
+            check_fatbin(&bytes)?;
+        } else if bytes.starts_with(b"\x7fELF") {
+            check_elf(&bytes)?;
+        } else if !is_text(&bytes) {
+            return Err(ImageError::Unknown(bytes.iter().take(8).copied().collect()));
+        }
+        // PTX ends with a NUL; the others do not mind.
+        bytes.resize(bytes.len() + 8, 0);
+        Ok(Image { bytes, fatbin })
+    }
+
+    pub fn as_ptr(&self) -> *const u8 {
+        self.bytes.as_ptr()
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn within(what: &'static str, start: u64, size: u64, len: usize) -> Result<u64, ImageError> {
+    match start.checked_add(size) {
+        Some(end) if end <= len as u64 => Ok(end),
+        end => Err(ImageError::Truncated { what, end: end.unwrap_or(u64::MAX), len }),
+    }
+}
+
+/// Header: magic u32, version u16, header size u16, size of the rest u64. Entries: kind u16, version u16, header size u32, payload
+/// size u64, and more that does not say lengths.
+fn check_fatbin(bytes: &[u8]) -> Result<(), ImageError> {
+    let short = |end| ImageError::Truncated { what: "the fat binary's header", end, len: bytes.len() };
+    let header = u64::from(word(bytes, 4).ok_or(short(16))? >> 16);
+    let size = long(bytes, 8).ok_or(short(16))?;
+    let end = within("the fat binary", header, size, bytes.len())?;
+    let mut at = header;
+    while at < end {
+        let start = usize::try_from(at).map_err(|_| short(at))?;
+        let header = word(bytes, start + 4).ok_or(short(at + 16))?;
+        let payload = long(bytes, start + 8).ok_or(short(at + 16))?;
+        let next = within("a fat binary's entry", at, u64::from(header), bytes.len())?;
+        let next = within("a fat binary's entry", next, payload, bytes.len())?;
+        if next <= at {
+            return Err(short(at));
+        }
+        at = next;
+    }
+    Ok(())
+}
+
+fn check_elf(bytes: &[u8]) -> Result<(), ImageError> {
+    let elf = |e: object::read::Error| ImageError::Elf(e.to_string());
+    let header = FileHeader64::<Endianness>::parse(bytes).map_err(elf)?;
+    let endian = header.endian().map_err(elf)?;
+    for section in header.section_headers(endian, bytes).map_err(elf)? {
+        section.data(endian, bytes).map_err(elf)?;
+    }
+    for segment in header.program_headers(endian, bytes).map_err(elf)? {
+        segment.data(endian, bytes).map_err(|()| ImageError::Elf("a segment lies outside".into()))?;
+    }
+    Ok(())
+}
+
+/// PTX is text up to its NUL, and has a `.version` directive.
+fn is_text(bytes: &[u8]) -> bool {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    let text = &bytes[..end];
+    text.iter().all(|&b| b >= b' ' || matches!(b, b'\t' | b'\n' | b'\r')) && text.windows(8).any(|w| w == b".version")
+}
+
+/// The wrapper that cuLibraryLoadData wants around a bare fat binary.
+#[repr(C)]
+pub struct Wrapper {
+    magic: u32,
+    version: u32,
+    data: *const u8,
+    unused: *const u8,
+}
+
+impl Wrapper {
+    /// A wrapper if `image` is a bare fat binary; it points into `image`.
+    pub fn around(image: &Image) -> Option<Self> {
+        image.fatbin.then(|| Wrapper { magic: WRAPPER_MAGIC, version: 1, data: image.as_ptr(), unused: std::ptr::null() })
+    }
+
+    pub fn as_ptr(&self) -> *const u8 {
+        (&raw const *self).cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fatbin(claimed: u64, payload: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&FATBIN_MAGIC.to_le_bytes());
+        bytes.extend_from_slice(&1_u16.to_le_bytes());
+        bytes.extend_from_slice(&16_u16.to_le_bytes());
+        bytes.extend_from_slice(&claimed.to_le_bytes());
+        bytes.extend_from_slice(&0x0101_0002_u32.to_le_bytes());
+        bytes.extend_from_slice(&64_u32.to_le_bytes());
+        bytes.extend_from_slice(&payload.to_le_bytes());
+        bytes.resize(16 + 64 + 32, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_fat_binary_that_lies_about_its_size_is_refused() {
+        assert!(Image::check(fatbin(96, 32)).is_ok());
+        for (claimed, payload) in [(97, 32), (u64::MAX, 32), (96, 33), (96, u64::MAX), (96, u64::MAX - 79)] {
+            let result = Image::check(fatbin(claimed, payload)).err();
+            assert!(matches!(result, Some(ImageError::Truncated { .. })), "{claimed} {payload}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_formats_are_refused() {
+        for bytes in [vec![], vec![1, 2, 3], b"hello".to_vec(), WRAPPER_MAGIC.to_le_bytes().to_vec()] {
+            assert!(matches!(Image::check(bytes).err(), Some(ImageError::Unknown(_))));
+        }
+        assert!(matches!(Image::check(b"\x7fELFxxxxxxxx".to_vec()).err(), Some(ImageError::Elf(_))));
+        assert!(Image::check(b"// x\n.version 8.0\n.target sm_70\n".to_vec()).is_ok());
+    }
+}

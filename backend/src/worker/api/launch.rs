@@ -1,0 +1,134 @@
+//! Kernel launches. Parameters come as one buffer, laid out as the driver said; it goes on as `extra`.
+#![allow(non_snake_case)]
+
+use super::{
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    thread::Thread,
+};
+use std::{ffi::c_void, ptr::null_mut};
+
+/// CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE and CU_LAUNCH_PARAM_END.
+const BUFFER_POINTER: usize = 1;
+const BUFFER_SIZE: usize = 2;
+const END: usize = 0;
+
+/// The `extra` array for a parameter buffer.
+struct Extra {
+    size: usize,
+    list: [*mut c_void; 5],
+}
+
+impl Extra {
+    /// Fills the list; `self` must not move while the driver uses it.
+    fn point(&mut self, parameters: &[u8]) -> *mut *mut c_void {
+        self.size = parameters.len();
+        self.list = [
+            BUFFER_POINTER as *mut c_void,
+            parameters.as_ptr().cast_mut().cast(),
+            BUFFER_SIZE as *mut c_void,
+            (&raw mut self.size).cast(),
+            END as *mut c_void,
+        ];
+        self.list.as_mut_ptr()
+    }
+
+    fn new() -> Self {
+        Extra { size: 0, list: [null_mut(); 5] }
+    }
+}
+
+/// Launches a kernel.
+#[allow(clippy::too_many_arguments)] // the message's parameters
+pub fn vgpuLaunch(
+    t: &mut Thread,
+    function: u64,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared: u32,
+    stream: u64,
+    parameters: Option<&[u8]>,
+    n: usize,
+) -> Result<(), CudaError> {
+    let launch = t.driver.cuLaunchKernel.ok_or(NOT_SUPPORTED)?;
+    let parameters = parameters.unwrap_or_default();
+    if parameters.len() != n {
+        return Err(INVALID_VALUE);
+    }
+    let mut extra = Extra::new();
+    // SAFETY: a live function and stream of this client; parameters are a private copy that outlives the call, and the driver
+    // checks their size against the kernel's.
+    check(unsafe {
+        launch(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, null_mut(), extra.point(parameters))
+    })
+}
+
+/// CUlaunchConfig, as cuda.h lays it out.
+#[repr(C)]
+struct Config {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: u64,
+    attributes: *mut c_void,
+    count: u32,
+}
+
+/// Bytes of a CUlaunchAttribute.
+const ATTRIBUTE: usize = 72;
+
+/// Launches a kernel with attributes. The shim sends only attributes without pointers or handles in them.
+#[allow(clippy::too_many_arguments)] // the message's parameters
+pub fn vgpuLaunchEx(
+    t: &mut Thread,
+    function: u64,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared: u32,
+    stream: u64,
+    attributes: Option<&[u8]>,
+    _a: usize,
+    parameters: Option<&[u8]>,
+    n: usize,
+) -> Result<(), CudaError> {
+    let launch = t.driver.cuLaunchKernelEx.ok_or(NOT_SUPPORTED)?;
+    let parameters = parameters.unwrap_or_default();
+    if parameters.len() != n {
+        return Err(INVALID_VALUE);
+    }
+    let mut list = attribute_list(attributes.unwrap_or_default())?;
+    let config = Config {
+        grid: [grid_x, grid_y, grid_z],
+        block: [block_x, block_y, block_z],
+        shared,
+        stream,
+        attributes: if list.is_empty() { null_mut() } else { list.as_mut_ptr().cast() },
+        count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
+    };
+    let mut extra = Extra::new();
+    // SAFETY: as in `vgpuLaunch`; the configuration and its attributes are private copies that outlive the call.
+    check(unsafe { launch((&raw const config).cast(), function, null_mut(), extra.point(parameters)) })
+}
+
+/// Attribute ids whose values are plain numbers (CUlaunchAttributeID): ignore, access policy window, cooperative, cluster dimension,
+/// cluster scheduling, programmatic stream serialization, priority, memory sync domain map and domain, preferred cluster
+/// dimension, preferred shared memory carveout.
+const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
+
+fn attribute_list(bytes: &[u8]) -> Result<Vec<vgpu_spec::plain::Blob8<ATTRIBUTE>>, CudaError> {
+    let list = vgpu_spec::plain::values::<vgpu_spec::plain::Blob8<ATTRIBUTE>>(bytes).ok_or(INVALID_VALUE)?;
+    for attribute in &list {
+        let id = u32::from_le_bytes([attribute.0[0], attribute.0[1], attribute.0[2], attribute.0[3]]);
+        if !PLAIN_ATTRIBUTES.contains(&id) {
+            return Err(NOT_SUPPORTED);
+        }
+    }
+    Ok(list)
+}

@@ -1,0 +1,57 @@
+//! Libraries: images that are loaded into contexts when first used.
+#![allow(non_snake_case)]
+
+use super::{
+    error::{CudaError, NOT_SUPPORTED, check},
+    image::Wrapper,
+    jit::Options,
+    kernel::layout,
+    thread::Thread,
+};
+use std::{ffi::CStr, ptr::null_mut};
+
+/// Loads an image as a library.
+pub fn vgpuLibraryLoad(
+    t: &mut Thread,
+    library: u64,
+    address: u64,
+    len: usize,
+    options: Option<Vec<u32>>,
+    values: Option<Vec<u64>>,
+    _n: usize,
+) -> Result<(), CudaError> {
+    let image = t.image(address, len)?;
+    let mut options = Options::new(&options.unwrap_or_default(), &values.unwrap_or_default(), 0, 0)?;
+    let count = options.count()?;
+    let load = t.driver.cuLibraryLoadData.ok_or(NOT_SUPPORTED)?;
+    let wrapper = Wrapper::around(&image);
+    let code = wrapper.as_ref().map_or(image.as_ptr(), Wrapper::as_ptr);
+    let mut real = 0_u64;
+    // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
+    // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
+    check(unsafe {
+        load(&raw mut real, code.cast_mut().cast(), options.names(), options.values(), count, null_mut(), null_mut(), 0)
+    })?;
+    t.insert_library(library, real)
+}
+
+/// Finds a kernel and its parameters' layout.
+pub fn vgpuLibraryGetKernel(t: &mut Thread, kernel: u64, library: u64, name: &CStr, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
+    let get = t.driver.cuLibraryGetKernel.ok_or(NOT_SUPPORTED)?;
+    let ask = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
+    let mut real = 0_u64;
+    // SAFETY: a place for the handle that outlives the call, a live library, a NUL-terminated name.
+    check(unsafe { get(&raw mut real, library, name.as_ptr()) })?;
+    t.insert_kernel(kernel, real)?;
+    // SAFETY: a live kernel, and places that outlive the call.
+    Ok(layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) }))
+}
+
+/// The module of a library in the current context.
+pub fn vgpuLibraryGetModule(t: &mut Thread, module: u64, library: u64) -> Result<(), CudaError> {
+    let get = t.driver.cuLibraryGetModule.ok_or(NOT_SUPPORTED)?;
+    let mut real = 0_u64;
+    // SAFETY: a place for the handle that outlives the call, and a live library.
+    check(unsafe { get(&raw mut real, library) })?;
+    t.insert_module(module, real)
+}

@@ -1,0 +1,27 @@
+//! Executes lane messages: decodes them, finds the driver's handles, calls the driver.
+//!
+//! `dispatch` is derived from the description; what needs thought stands in the file of its noun.
+
+mod context;
+mod copy;
+mod dispatch;
+mod driver;
+mod error;
+mod image;
+mod jit;
+mod kernel;
+mod launch;
+mod library;
+mod module;
+mod output;
+mod primary_context;
+mod session;
+mod snapshot;
+mod table;
+mod thread;
+mod window;
+
+pub use session::Session;
+pub use snapshot::{WarmUp, warm_up};
+pub use thread::new_executor;
+pub use window::{register_window, unregister_window};

@@ -1,0 +1,88 @@
+//! Modules: images come through a window and are copied once before anything looks at them.
+#![allow(non_snake_case)]
+
+use super::{
+    dispatch::cut,
+    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check},
+    image::Image,
+    jit::Options,
+    kernel::layout,
+    thread::Thread,
+};
+use std::ffi::CStr;
+
+impl Thread {
+    /// A private, checked copy of the image at `address` in a window.
+    pub fn image(&self, address: u64, len: usize) -> Result<Image, CudaError> {
+        if !self.client.windows.contains(address, len as u64) {
+            return Err(INVALID_VALUE);
+        }
+        Image::copy(address, len).map_err(|e| {
+            tracing::warn!("{e}");
+            INVALID_IMAGE
+        })
+    }
+}
+
+/// Loads an image into the current context. The driver's code is a result of its own, so that its logs come back with it.
+#[allow(clippy::too_many_arguments)] // the message's parameters
+pub fn vgpuModuleLoad(
+    t: &mut Thread,
+    module: u64,
+    address: u64,
+    len: usize,
+    names: Option<Vec<u32>>,
+    values: Option<Vec<u64>>,
+    _n: usize,
+    info: usize,
+    _: usize,
+    errors: usize,
+    _: usize,
+) -> Result<(u32, Vec<u8>, Vec<u8>), CudaError> {
+    let image = t.image(address, len)?;
+    let mut options = Options::new(&names.unwrap_or_default(), &values.unwrap_or_default(), info, errors)?;
+    let load = t.driver.cuModuleLoadDataEx.ok_or(NOT_SUPPORTED)?;
+    let mut real = 0_u64;
+    let count = options.count()?;
+    // SAFETY: the image is private and its own lengths were checked against it; options and their buffers outlive the call.
+    let status = unsafe {
+        load(
+            &raw mut real,
+            image.as_ptr().cast_mut().cast(),
+            count,
+            options.names(),
+            options.values(),
+        )
+    };
+    if status == 0 {
+        t.insert_module(module, real)?;
+    } else {
+        log_failure("loading a module", status, &options.errors);
+    }
+    Ok((status, cut(until_nul(options.info), info), cut(until_nul(options.errors), errors)))
+}
+
+fn log_failure(what: &str, status: u32, log: &[u8]) {
+    let text = vgpu_spec::wire::snapshot::text(log);
+    tracing::warn!("{what}: error {status} {text}");
+}
+
+fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = bytes.iter().position(|&b| b == 0).map_or(bytes.len(), |p| p + 1);
+    bytes.truncate(end);
+    bytes
+}
+
+/// Finds a function and its parameters' layout, so that launches need not ask.
+pub fn vgpuModuleGetFunction(t: &mut Thread, function: u64, module: u64, name: &CStr, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
+    let get = t.driver.cuModuleGetFunction.ok_or(NOT_SUPPORTED)?;
+    let mut real = 0_u64;
+    // SAFETY: a place for the handle that outlives the call, a live module, a NUL-terminated name.
+    check(unsafe { get(&raw mut real, module, name.as_ptr()) })?;
+    t.insert_function(function, real)?;
+    let Some(ask) = t.driver.cuFuncGetParamInfo else {
+        return Err(NOT_SUPPORTED);
+    };
+    // SAFETY: a live function, and places that outlive the call.
+    Ok(layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) }))
+}

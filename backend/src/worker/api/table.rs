@@ -1,0 +1,122 @@
+//! The table from the shim's handle numbers to the driver's handles.
+//!
+//! Read by every lane thread on each call, so look-up takes no lock. Indexes come from the guest: they may make a chunk be
+//! allocated only near those in use.
+
+use super::error::{CudaError, INVALID_HANDLE, OUT_OF_MEMORY};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+};
+use vgpu_spec::handle::{self, Kind, MAX_INDEX};
+
+const CHUNK: usize = 1024;
+const CHUNKS: usize = (MAX_INDEX as usize + 1) / CHUNK;
+/// A new chunk's number may exceed the count of chunks in use by this many.
+const SLACK: usize = 64;
+/// Set in `tag` when the slot holds a handle; the generation is below.
+const LIVE: u32 = 1 << 31;
+
+#[derive(Default)]
+struct Slot {
+    real: AtomicU64,
+    tag: AtomicU32,
+}
+
+/// Handles of one kind.
+pub struct Table {
+    kind: Kind,
+    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    used: AtomicUsize,
+}
+
+impl Table {
+    pub fn new(kind: Kind) -> Self {
+        Table { kind, chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(), used: AtomicUsize::new(0) }
+    }
+
+    fn parts(&self, number: u64) -> Result<handle::Parts, CudaError> {
+        handle::split(number).filter(|p| p.kind == self.kind as u8).ok_or(INVALID_HANDLE)
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        let index = index as usize;
+        self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
+    }
+
+    /// The driver's handle for `number`.
+    pub fn get(&self, number: u64) -> Result<u64, CudaError> {
+        let parts = self.parts(number)?;
+        let slot = self.slot(parts.index).ok_or(INVALID_HANDLE)?;
+        if slot.tag.load(Ordering::Acquire) != LIVE | u32::from(parts.generation) {
+            return Err(INVALID_HANDLE);
+        }
+        Ok(slot.real.load(Ordering::Relaxed))
+    }
+
+    /// The driver's handle at `index`, whatever its generation.
+    pub fn at(&self, index: u32) -> Result<u64, CudaError> {
+        let slot = self.slot(index).ok_or(INVALID_HANDLE)?;
+        if slot.tag.load(Ordering::Acquire) & LIVE == 0 {
+            return Err(INVALID_HANDLE);
+        }
+        Ok(slot.real.load(Ordering::Relaxed))
+    }
+
+    /// Takes a number that the guest made for the driver's handle `real`.
+    pub fn insert(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        let parts = self.parts(number)?;
+        let chunk = parts.index as usize / CHUNK;
+        let place = self.chunks.get(chunk).ok_or(INVALID_HANDLE)?;
+        if place.get().is_none() && chunk > self.used.load(Ordering::Relaxed) + SLACK {
+            return Err(OUT_OF_MEMORY);
+        }
+        let slots = place.get_or_init(|| {
+            self.used.fetch_add(1, Ordering::Relaxed);
+            (0..CHUNK).map(|_| Slot::default()).collect()
+        });
+        let slot = slots.get(parts.index as usize % CHUNK).ok_or(INVALID_HANDLE)?;
+        slot.real.store(real, Ordering::Relaxed);
+        slot.tag.store(LIVE | u32::from(parts.generation), Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends `number` and gives the driver's handle.
+    pub fn take(&self, number: u64) -> Result<u64, CudaError> {
+        let real = self.get(number)?;
+        let parts = self.parts(number)?;
+        let slot = self.slot(parts.index).ok_or(INVALID_HANDLE)?;
+        slot.tag
+            .compare_exchange(LIVE | u32::from(parts.generation), 0, Ordering::AcqRel, Ordering::Relaxed)
+            .map_err(|_| INVALID_HANDLE)?;
+        Ok(real)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgpu_spec::handle::make;
+
+    #[test]
+    fn stale_foreign_and_unknown_handles_are_refused() {
+        let table = Table::new(Kind::Event);
+        let h = make(Kind::Event, 7, 3);
+        table.insert(h, 0x1234).unwrap();
+        assert_eq!(table.get(h), Ok(0x1234));
+        assert_eq!(table.at(7), Ok(0x1234));
+        for wrong in [make(Kind::Event, 7, 2), make(Kind::Stream, 7, 3), make(Kind::Event, 8, 3), 0, 7, u64::MAX] {
+            assert_eq!(table.get(wrong), Err(INVALID_HANDLE), "{wrong:#x}");
+        }
+        assert_eq!(table.take(h), Ok(0x1234));
+        assert_eq!(table.take(h), Err(INVALID_HANDLE));
+        assert_eq!(table.get(h), Err(INVALID_HANDLE));
+    }
+
+    #[test]
+    fn an_index_far_beyond_those_in_use_does_not_take_memory() {
+        let table = Table::new(Kind::Event);
+        assert_eq!(table.insert(make(Kind::Event, MAX_INDEX, 0), 1), Err(OUT_OF_MEMORY));
+        assert_eq!(table.insert(make(Kind::Event, 1, 0), 1), Ok(()));
+    }
+}

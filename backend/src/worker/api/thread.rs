@@ -1,0 +1,90 @@
+//! A lane's thread: the twin of one guest thread.
+
+use super::{
+    dispatch::{self, Results},
+    driver::{self, Driver},
+    error::{self, Outcome, check},
+    output,
+    session::Session,
+};
+use crate::worker::executor::{ClientState, Executor, Message};
+use std::sync::Arc;
+use vgpu_spec::wire::{args::Reader, lane::reply_flags};
+
+/// State of one lane thread.
+pub struct Thread {
+    pub session: Arc<Session>,
+    pub client: Arc<ClientState>,
+    pub driver: &'static Driver,
+    /// Index of the context that is current to this thread in the driver; 0 for none.
+    context: u32,
+}
+
+impl Thread {
+    /// Makes the message's context current. 0 leaves what is there: such calls need none.
+    fn enter(&mut self, context: u32) -> Outcome {
+        if context == self.context || context == 0 {
+            return Ok(());
+        }
+        let real = self.session.context_at(context)?;
+        self.set_current(real)?;
+        self.context = context;
+        Ok(())
+    }
+
+    fn set_current(&self, real: u64) -> Outcome {
+        let function = self.driver.cuCtxSetCurrent.ok_or(error::NOT_SUPPORTED)?;
+        // SAFETY: a live context of this client.
+        check(unsafe { function(real) })
+    }
+
+    /// Forgets which context is current: it was destroyed, or its index means another one now.
+    pub fn forget_context(&mut self) {
+        self.context = 0;
+    }
+}
+
+impl Executor for Thread {
+    fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
+        let outcome = self.enter(message.context).and_then(|()| {
+            dispatch::dispatch(self, message.function, Reader::new(message.args), &mut Results(reply))
+        });
+        match outcome {
+            Ok(()) => 0,
+            Err(error) => {
+                reply.clear();
+                if !wants_reply {
+                    tracing::debug!("{}: error {} is deferred", dispatch::name(message.function), error.0);
+                }
+                error.0
+            }
+        }
+    }
+
+    fn reply_flags(&mut self) -> u32 {
+        if output::pending(&self.client) { reply_flags::OUTPUT } else { 0 }
+    }
+}
+
+/// Makes the executor of a lane of `client`.
+pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
+    tracing::debug!("lane {lane}: executor starts");
+    let Some(driver) = driver::get() else {
+        return Box::new(NoDriver);
+    };
+    let session = client.session(|| Session::new(driver));
+    Box::new(Thread { session, client: Arc::clone(client), driver, context: 0 })
+}
+
+/// Stands in when CUDA was never loaded, which start-up excludes.
+struct NoDriver;
+
+impl Executor for NoDriver {
+    fn execute(&mut self, _: &Message<'_>, _: bool, _: &mut Vec<u8>) -> u32 {
+        error::NOT_INITIALIZED.0
+    }
+
+    fn reply_flags(&mut self) -> u32 {
+        0
+    }
+}

@@ -1,0 +1,60 @@
+//! The border between lanes (which know nothing of CUDA) and the API (which knows nothing of rings).
+
+use std::sync::{Arc, OnceLock};
+
+use super::api::Session;
+use super::deps::LaneTable;
+use super::windows::Windows;
+
+/// One message, checked and copied out of the guest's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Which function: `vgpu_spec::wire::lane::function_id`.
+    pub function: u32,
+    /// The guest thread, as a number of the client's own.
+    pub thread: u32,
+    /// Index of the handle of the thread's current context, or 0.
+    pub context: u32,
+    pub flags: u16,
+    /// What follows the header and the dependencies.
+    pub args: &'a [u8],
+}
+
+/// Executes messages. One per lane thread, made on that thread.
+pub trait Executor {
+    /// Executes one message and returns its CUresult. If `wants_reply`, `reply` (empty at entry) gets the reply's body;
+    /// otherwise a result other than 0 becomes the lane's deferred error.
+    fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32;
+
+    /// Flags (`reply_flags`) for the reply that is about to be written.
+    fn reply_flags(&mut self) -> u32;
+}
+
+/// What all lanes of a client share.
+pub struct ClientState {
+    /// The guest process's name and process id, for logs.
+    pub name: String,
+    pub pid: u32,
+    /// Guest memory at the guest process's addresses.
+    pub windows: Windows,
+    /// How far each lane is.
+    pub lanes: LaneTable,
+    session: OnceLock<Arc<Session>>,
+}
+
+impl ClientState {
+    pub fn new(name: String, pid: u32) -> Self {
+        ClientState {
+            name,
+            pid,
+            windows: Windows::default(),
+            lanes: LaneTable::default(),
+            session: OnceLock::new(),
+        }
+    }
+
+    /// The API's state of this client, made by the first caller.
+    pub fn session(&self, make: impl FnOnce() -> Session) -> Arc<Session> {
+        Arc::clone(self.session.get_or_init(|| Arc::new(make())))
+    }
+}

@@ -1,0 +1,361 @@
+//! A lane's thread: the twin of one guest thread.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use vgpu_spec::wire::lane::{MAX_MESSAGE, ReplyHeader};
+use zerocopy::IntoBytes;
+
+use super::api;
+use super::deps::Waited;
+use super::executor::{ClientState, Executor};
+use super::message;
+use super::ring::{Chain, LaneRing, Popped};
+use crate::log::Limit;
+
+/// CUDA_ERROR_INVALID_VALUE.
+const INVALID_VALUE: u32 = 1;
+/// How often the ring is looked at while its available index is nonsense.
+const BROKEN_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// Looks at the ring between looks at the clock.
+const SPINS: u32 = 64;
+
+/// The eventfds of a ring.
+#[derive(Debug)]
+pub struct LaneFds {
+    pub kick: OwnedFd,
+    pub call: Option<OwnedFd>,
+}
+
+/// What the control thread and the lane's thread share.
+struct Shared {
+    stop: AtomicBool,
+    /// Ends the thread's sleep.
+    wake: OwnedFd,
+    fds: Mutex<Arc<LaneFds>>,
+}
+
+impl Shared {
+    fn fds(&self) -> Arc<LaneFds> {
+        Arc::clone(&self.fds.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_fds(&self, fds: LaneFds) {
+        *self.fds.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fds);
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn notify(&self) {
+        if let Some(call) = &self.fds().call {
+            let _ = rustix::io::write(call, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+/// A lane as the control thread sees it.
+pub struct Lane {
+    shared: Arc<Shared>,
+    rings: Sender<LaneRing>,
+    stopped: Receiver<u16>,
+    running: bool,
+}
+
+impl Lane {
+    /// Starts the thread of lane `queue`; it serves `ring` at once.
+    pub fn start(
+        client: Arc<ClientState>,
+        queue: u16,
+        ring: LaneRing,
+        fds: LaneFds,
+        polling: Duration,
+    ) -> io::Result<Lane> {
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            fds: Mutex::new(Arc::new(fds)),
+        });
+        client.lanes.attach(queue);
+        let (rings, inbox) = channel();
+        let (outbox, stopped) = channel();
+        let theirs = Arc::clone(&shared);
+        thread::Builder::new().name(format!("lane-{queue}")).spawn(move || {
+            let mut server = Server {
+                executor: api::new_executor(&client, queue),
+                client,
+                queue,
+                shared: theirs,
+                polling,
+                errors: 0,
+                broken: false,
+                complaints: Limit::new(),
+                message: Vec::new(),
+                body: Vec::new(),
+                reply: Vec::new(),
+            };
+            // The executor lives on between rings: it has the guest thread's context stack.
+            while let Ok(mut ring) = inbox.recv() {
+                server.serve(&mut ring);
+                if outbox.send(ring.next()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let mut lane = Lane { shared, rings, stopped, running: false };
+        lane.serve(ring);
+        Ok(lane)
+    }
+
+    /// Goes on with another mapping of the ring.
+    pub fn resume(&mut self, ring: LaneRing, fds: LaneFds) {
+        self.shared.set_fds(fds);
+        self.serve(ring);
+    }
+
+    fn serve(&mut self, ring: LaneRing) {
+        self.shared.stop.store(false, Ordering::Release);
+        self.running = self.rings.send(ring).is_ok();
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// Exchanges the eventfds of the running ring.
+    pub fn set_fds(&self, fds: LaneFds) {
+        self.shared.set_fds(fds);
+        self.shared.wake();
+        // A completion may have gone to the old eventfd just now.
+        self.shared.notify();
+    }
+
+    /// Stops serving; the index at which to go on, or `None` if the thread is stuck in a call.
+    pub fn stop(&mut self, timeout: Duration) -> Option<u16> {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake();
+        let next = self.stopped.recv_timeout(timeout).ok()?;
+        self.running = false;
+        Some(next)
+    }
+}
+
+/// The lane's thread.
+struct Server {
+    executor: Box<dyn Executor>,
+    client: Arc<ClientState>,
+    queue: u16,
+    shared: Arc<Shared>,
+    polling: Duration,
+    /// Errors of calls without reply so far.
+    errors: u32,
+    /// The available index is nonsense, and that was said.
+    broken: bool,
+    complaints: Limit,
+    // Reused from message to message.
+    message: Vec<u8>,
+    body: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+impl Server {
+    /// Serves until stopped.
+    fn serve(&mut self, ring: &mut LaneRing) {
+        ring.disable_kicks();
+        while !self.shared.stop.load(Ordering::Acquire) {
+            match ring.pop(&mut self.message) {
+                Popped::Chain(chain) => {
+                    self.broken = false;
+                    self.answer(ring, &chain);
+                }
+                Popped::Nothing => self.wait(ring),
+                Popped::Broken => self.wait_broken(ring),
+            }
+        }
+    }
+
+    fn answer(&mut self, ring: &mut LaneRing, chain: &Chain) {
+        let written = match &chain.error {
+            Some(error) => {
+                complain(&self.complaints, self.queue, error);
+                self.report(ring, INVALID_VALUE, 0);
+                0
+            }
+            None => match self.execute(ring, chain) {
+                Some(written) => written,
+                // Not issued: whoever serves the lane next takes the message again.
+                None => return ring.put_back(),
+            },
+        };
+        // Published before the driver can see the entry used: a thread that has an answer may depend on it.
+        self.client.lanes.publish(self.queue);
+        if ring.complete(chain, written) {
+            self.shared.notify();
+        }
+    }
+
+    /// Issues a message. The bytes written, or `None` if the lane is to stop first.
+    fn execute(&mut self, ring: &mut LaneRing, chain: &Chain) -> Option<u32> {
+        let bytes = std::mem::take(&mut self.message);
+        let written = self.execute_bytes(ring, chain, &bytes);
+        self.message = bytes;
+        written
+    }
+
+    fn execute_bytes(&mut self, ring: &mut LaneRing, chain: &Chain, bytes: &[u8]) -> Option<u32> {
+        let (message, dependencies) = match message::parse(bytes) {
+            Ok(parts) => parts,
+            Err(error) => {
+                complain(&self.complaints, self.queue, &error);
+                return Some(self.refuse(ring, chain.reply, 0));
+            }
+        };
+        for dependency in dependencies.iter() {
+            match self.client.lanes.wait(self.queue, dependency, &self.shared.stop) {
+                Waited::Done => {}
+                Waited::Stopped => return None,
+                Waited::Invalid => {
+                    complain(&self.complaints, self.queue, &format_args!("an impossible {dependency:?}"));
+                    return Some(self.refuse(ring, chain.reply, message.function));
+                }
+            }
+        }
+        self.body.clear();
+        let status = self.executor.execute(&message, chain.reply.is_some(), &mut self.body);
+        match chain.reply {
+            None if status == 0 => Some(0),
+            None => {
+                self.report(ring, status, message.function);
+                Some(0)
+            }
+            Some((address, room)) => {
+                let flags = self.executor.reply_flags();
+                let fits = size_of::<ReplyHeader>() + self.body.len() <= MAX_MESSAGE.min(room as usize);
+                if !fits {
+                    let what = format_args!("a reply of {} bytes for a space of {room}", self.body.len());
+                    complain(&self.complaints, self.queue, &what);
+                    self.body.clear();
+                }
+                let status = if fits { status } else { INVALID_VALUE };
+                Some(self.write_reply(ring, (address, room), status, flags, message.function))
+            }
+        }
+    }
+
+    /// Answers a message that is not executed; without a reply it becomes the lane's error.
+    fn refuse(
+        &mut self,
+        ring: &LaneRing,
+        reply: Option<(vm_memory::GuestAddress, u32)>,
+        function: u32,
+    ) -> u32 {
+        self.body.clear();
+        match reply {
+            Some(place) => self.write_reply(ring, place, INVALID_VALUE, 0, function),
+            None => {
+                self.report(ring, INVALID_VALUE, function);
+                0
+            }
+        }
+    }
+
+    /// Writes the reply's header and body; the bytes written.
+    fn write_reply(
+        &mut self,
+        ring: &LaneRing,
+        (address, room): (vm_memory::GuestAddress, u32),
+        status: u32,
+        flags: u32,
+        function: u32,
+    ) -> u32 {
+        let len = size_of::<ReplyHeader>() + self.body.len();
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let header = ReplyHeader { status, len, flags, reserved: 0 };
+        self.reply.clear();
+        self.reply.extend_from_slice(header.as_bytes());
+        self.reply.extend_from_slice(&self.body);
+        if len <= room && ring.write_reply(address, &self.reply) {
+            return len;
+        }
+        complain(
+            &self.complaints,
+            self.queue,
+            &"the space for a reply is too small or not in the lane's page",
+        );
+        self.report(ring, INVALID_VALUE, function);
+        0
+    }
+
+    fn report(&mut self, ring: &LaneRing, error: u32, function: u32) {
+        self.errors = self.errors.wrapping_add(1);
+        ring.report(self.errors, error, function);
+    }
+
+    /// Polls for a while, then sleeps until there is something to look at.
+    fn wait(&self, ring: &mut LaneRing) {
+        if !self.polling.is_zero() {
+            let start = Instant::now();
+            while start.elapsed() < self.polling {
+                for _ in 0..SPINS {
+                    if ring.has_more() {
+                        return;
+                    }
+                    std::hint::spin_loop();
+                }
+                if self.shared.stop.load(Ordering::Acquire) {
+                    return;
+                }
+            }
+        }
+        if !ring.enable_kicks() {
+            self.sleep(None);
+        }
+        ring.disable_kicks();
+    }
+
+    fn wait_broken(&mut self, ring: &mut LaneRing) {
+        if !self.broken {
+            self.broken = true;
+            complain(&self.complaints, self.queue, &"the available index is nonsense");
+            self.report(ring, INVALID_VALUE, 0);
+            self.shared.notify();
+        }
+        self.sleep(Some(&BROKEN_PAUSE));
+    }
+
+    /// Sleeps until a kick, a wake or the timeout.
+    fn sleep(&self, timeout: Option<&Timespec>) {
+        let fds = self.shared.fds();
+        let mut polled = [
+            PollFd::from_borrowed_fd(self.shared.wake.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(fds.kick.as_fd(), PollFlags::IN),
+        ];
+        // While the ring is broken, kicks are no reason to look at it more often.
+        let count = if timeout.is_some() { 1 } else { 2 };
+        if poll(&mut polled[..count], timeout).is_err() {
+            return;
+        }
+        let mut counter = [0_u8; 8];
+        if polled[0].revents().contains(PollFlags::IN) {
+            let _ = rustix::io::read(&self.shared.wake, &mut counter);
+        }
+        if polled[1].revents().contains(PollFlags::IN) {
+            // The broker has made it non-blocking.
+            let _ = rustix::io::read(&fds.kick, &mut counter);
+        }
+    }
+}
+
+/// Logs what a guest did wrong, within limits.
+fn complain(limit: &Limit, queue: u16, what: &dyn std::fmt::Display) {
+    if let Some(left_out) = limit.pass() {
+        tracing::warn!(lane = queue, left_out, "refused: {what}");
+    }
+}

@@ -1,0 +1,15 @@
+//! A worker: the process that runs one guest process's CUDA calls.
+
+pub mod address_space;
+pub mod api;
+pub mod deps;
+pub mod executor;
+pub mod lane;
+pub mod link;
+pub mod message;
+pub mod output;
+pub mod ring;
+pub mod start;
+pub mod windows;
+
+pub use start::run;

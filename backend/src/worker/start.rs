@@ -1,0 +1,72 @@
+//! A worker's start, in an order that matters.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use vgpu_spec::wire::Range;
+use vgpu_spec::wire::snapshot::Snapshot;
+use zerocopy::IntoBytes;
+
+use super::address_space::{self, AddressError};
+use super::{api, link, output};
+use crate::config::WorkerOptions;
+use crate::link::Link;
+use crate::link::message::{Header, Ready, kind};
+use crate::log::chain;
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error("capturing standard output")]
+    Output(#[source] std::io::Error),
+    /// The API's own words.
+    #[error("{0}")]
+    Cuda(String),
+}
+
+/// Runs a worker until its client is closed.
+pub fn run(options: WorkerOptions) -> ExitCode {
+    crate::log::start(&options.log);
+    crate::log::set_prefix(format!("worker {}: ", std::process::id()));
+    std::panic::set_hook(Box::new(|info| {
+        tracing::error!("panic, which is a defect: {info}");
+        // One lost thread would leave a guest thread waiting for ever; a lost worker is reported.
+        std::process::abort();
+    }));
+    // SAFETY: the broker passes the descriptor's number and nobody else in this process owns it.
+    let link = Link::from_fd(unsafe { OwnedFd::from_raw_fd(options.link_fd) });
+    if rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).is_err() {
+        eprintln!("vgpu-backend worker: descriptor {} is no link to a broker", options.link_fd);
+        return ExitCode::FAILURE;
+    }
+    match prepare() {
+        Ok((device_ranges, snapshot)) => {
+            let mut body = Ready { device_ranges }.as_bytes().to_vec();
+            body.extend_from_slice(&snapshot.encode());
+            let header = Header { kind: kind::READY, ..Header::default() };
+            if let Err(error) = link.send(header, &body, &[]) {
+                tracing::error!("saying ready: {}", chain(&error));
+                return ExitCode::FAILURE;
+            }
+            link::serve(link, Duration::from_micros(u64::from(options.poll_us)))
+        }
+        Err(error) => {
+            let header = Header { kind: kind::FAILED, ..Header::default() };
+            let _ = link.send(header, chain(&error).as_bytes(), &[]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare() -> Result<([Range; 4], Snapshot), StartError> {
+    // Before any thread starts.
+    address_space::restore_stacks()?;
+    // Before CUDA can put something there.
+    address_space::reserve_windows()?;
+    output::capture().map_err(StartError::Output)?;
+    let warm = api::warm_up().map_err(StartError::Cuda)?;
+    Ok((address_space::device_ranges()?, warm.snapshot))
+}

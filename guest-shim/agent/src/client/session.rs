@@ -1,0 +1,280 @@
+//! One shim: what it may ask, what it holds, and how that is taken back.
+
+use super::packet::{Refusal, Reply, Request};
+use super::peer::Peer;
+use super::windows::{Window, WindowError, Windows};
+use crate::carrier::{Block, ClientMemory, MemoryError};
+use crate::control::ControlError;
+use crate::lanes::LaneError;
+use crate::service::Service;
+use crate::wait::borrow;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use vgpu_spec::wire::control::{ClientOpen, ClientOpenReply, status};
+use vgpu_spec::wire::{Range, VERSION, socket as wire};
+use zerocopy::IntoBytes;
+
+/// The most lanes of a client; its threads share them when there are more.
+const MAX_LANES: usize = 64;
+
+/// A client that the broker knows.
+#[derive(Debug)]
+struct Client {
+    number: u32,
+    memory: Box<dyn ClientMemory>,
+    windows: Windows,
+    lanes: Vec<u16>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Before HELLO.
+    New,
+    SnapshotOnly,
+    Open(Client),
+}
+
+/// A shim's connection.
+#[derive(Debug)]
+pub struct Session {
+    service: Arc<Service>,
+    peer: Peer,
+    state: State,
+}
+
+impl Session {
+    pub fn new(service: Arc<Service>, peer: Peer) -> Self {
+        Self { service, peer, state: State::New }
+    }
+
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Answers a request.
+    pub fn handle(&mut self, request: Request, answer: impl FnOnce(Reply<'_>)) -> Result<(), Refusal> {
+        match request {
+            Request::Hello { snapshot_only, version } => answer(self.hello(snapshot_only, version)?),
+            Request::Lane => {
+                let service = self.service.clone();
+                answer(self.lane(&service)?);
+            }
+            Request::WindowAlloc { len, address } => {
+                let (body, file) = self.window_alloc(len, address)?;
+                answer(Reply { body: body.as_bytes().to_vec(), fds: vec![file.as_fd()] });
+            }
+            Request::WindowFree { window } => {
+                self.window_free(window)?;
+                answer(Reply::default());
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, snapshot_only: bool, version: u64) -> Result<Reply<'static>, Refusal> {
+        if !matches!(self.state, State::New) {
+            return Err(Refusal::invalid("a second HELLO"));
+        }
+        if version != u64::from(VERSION) {
+            let why = format!(
+                "the shim speaks protocol {version}, this agent {VERSION}; update the older of the two"
+            );
+            return Err(Refusal::new(status::UNSUPPORTED, why));
+        }
+        let (client, device_ranges) = if snapshot_only {
+            self.state = State::SnapshotOnly;
+            (0, [Range::default(); 4])
+        } else {
+            let (client, reply) = self.open()?;
+            let number = client.number;
+            self.state = State::Open(client);
+            (number, reply.device_ranges)
+        };
+        let pci = self.service.carrier().pci_address();
+        let head = wire::HelloReply { version: VERSION, reserved: 0, client, pci, device_ranges };
+        let mut body = head.as_bytes().to_vec();
+        body.extend_from_slice(self.service.snapshot());
+        Ok(Reply { body, fds: Vec::new() })
+    }
+
+    fn open(&self) -> Result<(Client, ClientOpenReply), Refusal> {
+        let service = &self.service;
+        let number = service.take_number().ok_or_else(|| {
+            Refusal::new(status::LIMIT, format!("all {} clients are in use", service.client_limit()))
+        })?;
+        let opened = self.open_as(number);
+        if opened.is_err() {
+            service.give_number(number);
+        }
+        opened
+    }
+
+    fn open_as(&self, number: u32) -> Result<(Client, ClientOpenReply), Refusal> {
+        let service = &self.service;
+        let memory = service.carrier().client_memory().map_err(|error| self.memory_refusal(&error))?;
+        let Peer { pid, uid, name, .. } = self.peer;
+        match service.control().client_open(&ClientOpen { client: number, pid, uid, reserved: 0, name }) {
+            Ok(reply) => {
+                tracing::info!("client {number}: {} opened", self.peer);
+                Ok((Client { number, memory, windows: Windows::default(), lanes: Vec::new() }, reply))
+            }
+            Err(error) => {
+                memory.close();
+                Err(self.refusal(&error))
+            }
+        }
+    }
+
+    fn lane<'a>(&mut self, service: &'a Service) -> Result<Reply<'a>, Refusal> {
+        let uid = self.peer.uid;
+        let client = client(&mut self.state)?;
+        if client.lanes.len() >= MAX_LANES {
+            return Err(Refusal::new(status::LIMIT, format!("the client has {MAX_LANES} lanes already")));
+        }
+        let lease = service.lanes().lend(service.control(), client.number, uid);
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(LaneError::Control(error)) => return Err(self.refusal(&error)),
+            Err(error @ LaneError::AllLent(_)) => return Err(Refusal::new(status::LIMIT, error.to_string())),
+            Err(error) => return Err(Refusal::new(status::FAILED, error.to_string())),
+        };
+        client.lanes.push(lease.queue);
+        let lane = service.lanes().lane(lease.queue);
+        let carrier = service.carrier();
+        let body = wire::LaneReply {
+            queue: lease.queue,
+            size: lane.rings.layout.size,
+            start: lease.start,
+            event_idx: u8::from(carrier.event_idx()),
+            polling: u8::from(carrier.polling()),
+        };
+        tracing::debug!("client {}: lane {} from index {}", client.number, lease.queue, lease.start);
+        let fds = vec![lane.rings.page.file.as_fd(), borrow(&lane.kick), borrow(&lane.completion)];
+        Ok(Reply { body: body.as_bytes().to_vec(), fds })
+    }
+
+    fn window_alloc(
+        &mut self,
+        len: u64,
+        address: u64,
+    ) -> Result<(wire::WindowReply, Arc<std::os::fd::OwnedFd>), Refusal> {
+        let client = client(&mut self.state)?;
+        let range = client.windows.check(address, len).map_err(window_refusal)?;
+        let block = match client.memory.allocate(len) {
+            Ok(block) => block,
+            Err(error) => return Err(self.memory_refusal(&error)),
+        };
+        match map(&self.service, client, range, &block) {
+            Ok(parts) => {
+                let (file, offset) = (block.file.clone(), block.offset);
+                let window = client.windows.insert(Window { range, block, parts });
+                tracing::debug!("client {}: window {window}, {len:#x} bytes at {address:#x}", client.number);
+                Ok((wire::WindowReply { window, reserved: 0, offset }, file))
+            }
+            Err(error) => {
+                // The parts that were mapped are unmapped: the device does not reach the block.
+                if error.status().is_some() {
+                    client.memory.free(block);
+                }
+                Err(self.refusal(&error))
+            }
+        }
+    }
+
+    fn window_free(&mut self, number: u32) -> Result<(), Refusal> {
+        let client = client(&mut self.state)?;
+        let window = client.windows.remove(number).map_err(window_refusal)?;
+        for &part in &window.parts {
+            match self.service.control().window_unmap(client.number, part) {
+                Ok(()) => {}
+                // Without a worker nothing is mapped.
+                Err(ControlError::Refused { status: status::NO_CLIENT, .. }) => {}
+                Err(error) => {
+                    // The device may still reach the block, so it stays the client's until that ends.
+                    client.windows.insert(window);
+                    return Err(self.refusal(&error));
+                }
+            }
+        }
+        client.memory.free(window.block);
+        Ok(())
+    }
+
+    /// What a failed request to the broker means for the shim; ends the agent if the device is of no use.
+    fn refusal(&self, error: &ControlError) -> Refusal {
+        match error.status() {
+            Some(status) => Refusal::new(status, error.to_string()),
+            None => {
+                self.service.fail(error);
+                Refusal::new(status::NO_CLIENT, error.to_string())
+            }
+        }
+    }
+
+    fn memory_refusal(&self, error: &MemoryError) -> Refusal {
+        Refusal::new(status::LIMIT, crate::error::chain(error))
+    }
+}
+
+/// Takes back what the client holds, whatever state it was in.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let State::Open(mut client) = std::mem::replace(&mut self.state, State::New) else { return };
+        let service = &self.service;
+        if let Err(error) = service.control().client_close(client.number) {
+            // The worker may still reach lanes and windows: nothing of them is given to anybody else.
+            tracing::error!("client {}: {}; its memory is kept", client.number, crate::error::chain(&error));
+            if error.status().is_none() {
+                service.fail(&error);
+            }
+            std::mem::forget(client);
+            return;
+        }
+        for &queue in &client.lanes {
+            service.lanes().release(queue);
+        }
+        let windows = client.windows.take();
+        let count = windows.len();
+        for window in windows {
+            client.memory.free(window.block);
+        }
+        client.memory.close();
+        service.give_number(client.number);
+        let lanes = client.lanes.len();
+        tracing::info!("client {}: closed, {lanes} lanes and {count} windows taken back", client.number);
+    }
+}
+
+fn client(state: &mut State) -> Result<&mut Client, Refusal> {
+    match state {
+        State::Open(client) => Ok(client),
+        State::New => Err(Refusal::invalid("a request before HELLO")),
+        State::SnapshotOnly => Err(Refusal::invalid("a request after a HELLO for the snapshot only")),
+    }
+}
+
+fn window_refusal(error: WindowError) -> Refusal {
+    let status = if error == WindowError::TooMany { status::LIMIT } else { status::INVALID };
+    Refusal::new(status, error.to_string())
+}
+
+/// Has the broker map all parts of a window, or none.
+fn map(
+    service: &Service,
+    client: &mut Client,
+    range: Range,
+    block: &Block,
+) -> Result<Vec<u32>, ControlError> {
+    let control = service.control();
+    let mut mapped = Vec::new();
+    for part in client.windows.plan(range.base, &block.extents) {
+        if let Err(error) = control.window_map(client.number, part.number, part.address, part.extents) {
+            for &number in &mapped {
+                control.window_unmap(client.number, number)?;
+            }
+            return Err(error);
+        }
+        mapped.push(part.number);
+    }
+    Ok(mapped)
+}

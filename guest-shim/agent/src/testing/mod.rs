@@ -1,0 +1,7 @@
+//! Stand-ins for the device and the broker, for tests.
+
+mod broker;
+mod device;
+
+pub use broker::{MockBroker, MockCarrier};
+pub use device::{MockDevice, rings};

@@ -1,0 +1,463 @@
+//! One lane: the driver side of a split virtqueue, and the messages on it.
+//!
+//! In-order use: descriptors are taken circularly and the command area is a circular buffer of messages aligned to cache
+//! lines, freed in order as the used index advances. A message is reserved ([`Lane::begin`]), filled ([`MessageWriter`]) and
+//! published; until then nothing has happened. No allocation, lock or system call on that path, but for a kick that the device
+//! asked for and the sleep of a lane that is full.
+
+mod message;
+
+pub use message::{MessageMeta, MessageWriter, Reply};
+
+use crate::connection::{ConnectionError, LaneGrant};
+use crate::order::Order;
+use crate::page::{Descriptor, LINE, NEXT, NO_NOTIFICATION, Page, WRITE};
+use crate::stats::LaneStats;
+use crate::wait::Spin;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use vgpu_spec::wire::args::ArgsError;
+use vgpu_spec::wire::lane::{
+    Dependency, Layout, MAX_DEPENDENCIES, MAX_MESSAGE, MessageHeader, ReplyHeader, state,
+};
+
+/// What can go wrong with a message.
+#[derive(Debug, Error)]
+pub enum LaneError {
+    #[error("calling the GPU: the worker that served this process is gone")]
+    Lost,
+    #[error("calling the GPU: this process was forked from one that uses the GPU")]
+    Forked,
+    #[error("sending a message: {len} bytes, at most {MAX_MESSAGE} are possible")]
+    TooLarge { len: usize },
+    #[error("sending a message: {count} dependencies, at most {MAX_DEPENDENCIES} are possible")]
+    TooManyDependencies { count: usize },
+    #[error("sending a message: its arguments do not fit in the space that was asked for")]
+    Encoding(#[from] ArgsError),
+    #[error("calling the GPU: a call was made from within another one of the same thread")]
+    Busy,
+    #[error("setting up a lane: a queue of {size} entries cannot be used")]
+    Geometry { size: u16 },
+    #[error("setting up a lane: mapping its page")]
+    Map(#[source] io::Error),
+    #[error("setting up a lane")]
+    Agent(#[from] ConnectionError),
+}
+
+/// How often a sleeping thread looks whether its worker is lost.
+const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Sleep without interrupts: from, to.
+const NAP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+/// Messages between two looks at the used ring while there is space.
+const REAP_EVERY: u64 = 64;
+
+/// What an unfinished message holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Record {
+    /// Free-running end of its space in the command area.
+    end: u64,
+    descriptors: u16,
+}
+
+/// Space for a message that is not published yet.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Free-running start and end in the command area; the reply, if any, lies before the message.
+    start: u64,
+    end: u64,
+    /// Bytes of the reply's space, header included; 0 for none.
+    reply: u64,
+}
+
+/// The driver side of a lane. One thread at a time uses it.
+#[derive(Debug)]
+pub struct Lane {
+    page: Arc<Page>,
+    order: Arc<Order>,
+    stats: Arc<LaneStats>,
+    kick: OwnedFd,
+    completion: OwnedFd,
+    event_idx: bool,
+    polling: bool,
+    queue: u16,
+    start: u16,
+    /// Messages published, and messages known to be finished.
+    issued: u64,
+    retired: u64,
+    /// By message number modulo the queue's size.
+    records: Box<[Record]>,
+    /// Free-running positions in the command area: next free byte, first byte in use.
+    head: u64,
+    tail: u64,
+    next_descriptor: u16,
+    free_descriptors: u16,
+    seen_errors: u32,
+    spin: Spin,
+}
+
+impl Lane {
+    /// Maps and takes over a lane that the agent lent.
+    pub fn new(grant: LaneGrant) -> Result<Self, LaneError> {
+        let reply = grant.reply;
+        // A call that waits takes two descriptors.
+        let layout = Layout::new(reply.size).filter(|layout| layout.size >= 2);
+        let layout = layout.ok_or(LaneError::Geometry { size: reply.size })?;
+        let page = Arc::new(Page::map(&grant.page, layout).map_err(LaneError::Map)?);
+        let seen_errors = page.error_count().load(Ordering::Acquire);
+        let lane = Lane {
+            order: Arc::new(Order::new(reply.queue, reply.start, page.clone())),
+            stats: Arc::default(),
+            kick: grant.kick,
+            completion: grant.completion,
+            event_idx: reply.event_idx != 0,
+            polling: reply.polling != 0,
+            queue: reply.queue,
+            start: reply.start,
+            issued: 0,
+            retired: 0,
+            records: vec![Record::default(); usize::from(layout.size)].into_boxed_slice(),
+            head: 0,
+            tail: 0,
+            next_descriptor: 0,
+            free_descriptors: layout.size,
+            seen_errors,
+            spin: Spin::from_environment(),
+            page,
+        };
+        lane.disarm();
+        Ok(lane)
+    }
+
+    /// Virtqueue number: the lane's name in dependencies.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
+
+    /// Messages published since the lane was lent.
+    pub fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// Messages that the worker has finished, of those published.
+    pub fn retired(&self) -> u64 {
+        self.retired + u64::from(self.fresh().min(self.unfinished()))
+    }
+
+    /// The lane's counters.
+    pub fn stats(&self) -> &Arc<LaneStats> {
+        &self.stats
+    }
+
+    /// Whether the worker is gone.
+    #[inline]
+    pub fn lost(&self) -> bool {
+        self.page.state().load(Ordering::Relaxed) == state::LOST
+    }
+
+    /// The latest error of an asynchronous call on this lane since the last look: CUresult and function id.
+    #[inline]
+    pub fn take_error(&mut self) -> Option<(u32, u32)> {
+        let count = self.page.error_count().load(Ordering::Acquire);
+        if count == self.seen_errors {
+            return None;
+        }
+        self.seen_errors = count;
+        Some((self.page.error().load(Ordering::Relaxed), self.page.error_function().load(Ordering::Relaxed)))
+    }
+
+    /// Reserves a message with space for `args_len` bytes of arguments and, for a call that waits, `reply_len` bytes of
+    /// results. Blocks while the lane is full.
+    #[inline]
+    pub fn begin(
+        &mut self,
+        function: u32,
+        meta: MessageMeta,
+        dependencies: &[Dependency],
+        args_len: usize,
+        reply_len: Option<usize>,
+    ) -> Result<MessageWriter<'_>, LaneError> {
+        if crate::fork::forked() {
+            return Err(LaneError::Forked);
+        }
+        if self.lost() {
+            return Err(LaneError::Lost);
+        }
+        if dependencies.len() > MAX_DEPENDENCIES {
+            return Err(LaneError::TooManyDependencies { count: dependencies.len() });
+        }
+        let fixed = size_of::<MessageHeader>() + size_of_val(dependencies);
+        let message = checked_len(fixed, args_len)?;
+        let reply = match reply_len {
+            Some(len) => checked_len(size_of::<ReplyHeader>(), len)?,
+            None => 0,
+        };
+        let place = self.reserve(message as u64, reply as u64)?;
+        // SAFETY: `reserve` found the range free: no unfinished message holds it, and the writer borrows the lane.
+        let bytes = unsafe { self.page.commands(self.offset(place.start + padded(place.reply)), message) };
+        Ok(MessageWriter::new(self, place, bytes, function, meta, dependencies))
+    }
+
+    /// Byte offset in the command area of a free-running position.
+    fn offset(&self, position: u64) -> u64 {
+        position % self.page.layout().commands_len()
+    }
+
+    fn reserve(&mut self, message: u64, reply: u64) -> Result<Place, LaneError> {
+        let descriptors = if reply == 0 { 1 } else { 2 };
+        let len = padded(message) + padded(reply);
+        loop {
+            if let Some(place) = self.place(descriptors, len, reply) {
+                return Ok(place);
+            }
+            self.reap()?;
+            if let Some(place) = self.place(descriptors, len, reply) {
+                return Ok(place);
+            }
+            self.wait_for_space(descriptors)?;
+            if self.lost() {
+                return Err(LaneError::Lost);
+            }
+        }
+    }
+
+    /// Contiguous space of `len` bytes if there is any now.
+    #[inline]
+    fn place(&self, descriptors: u16, len: u64, reply: u64) -> Option<Place> {
+        let area = self.page.layout().commands_len();
+        let to_end = area - self.offset(self.head);
+        let start = if len > to_end { self.head + to_end } else { self.head };
+        let end = start + len;
+        (self.free_descriptors >= descriptors && end - self.tail <= area).then_some(Place {
+            start,
+            end,
+            reply,
+        })
+    }
+
+    /// Waits for much more space than one message needs: once full, three quarters of the descriptors and half of the bytes
+    /// must come free, so that a loop of launches sleeps and is woken rarely.
+    #[cold]
+    fn wait_for_space(&mut self, descriptors: u16) -> Result<(), LaneError> {
+        let layout = self.page.layout();
+        let wanted = descriptors.max(layout.size / 4 * 3);
+        let bytes = layout.commands_len() / 2;
+        let mut free = self.free_descriptors;
+        let mut target = self.retired;
+        while target < self.issued {
+            let record = self.records[self.record(target)];
+            free += record.descriptors;
+            target += 1;
+            if free >= wanted && self.head - record.end <= bytes {
+                break;
+            }
+        }
+        self.wait(target)
+    }
+
+    fn record(&self, message: u64) -> usize {
+        message as usize & (self.records.len() - 1)
+    }
+
+    fn unfinished(&self) -> u16 {
+        (self.issued - self.retired) as u16
+    }
+
+    /// Entries that the device has used beyond those known to be finished.
+    fn fresh(&self) -> u16 {
+        self.page.used_idx().load(Ordering::Acquire).wrapping_sub(self.ring_index(self.retired))
+    }
+
+    /// Ring index of a message number.
+    fn ring_index(&self, message: u64) -> u16 {
+        self.start.wrapping_add(message as u16)
+    }
+
+    /// Frees what the device has finished with.
+    fn reap(&mut self) -> Result<(), LaneError> {
+        let fresh = self.fresh();
+        if fresh == 0 {
+            return Ok(());
+        }
+        if fresh > self.unfinished() {
+            crate::error!("lane {}: {fresh} entries used, {} unfinished", self.queue, self.unfinished());
+            return Err(LaneError::Lost);
+        }
+        for _ in 0..fresh {
+            let record = self.records[self.record(self.retired)];
+            self.tail = record.end;
+            self.free_descriptors += record.descriptors;
+            self.retired += 1;
+        }
+        if self.retired == self.issued {
+            // Empty: start over, on cache lines that were used last.
+            (self.head, self.tail) = (0, 0);
+        }
+        self.disarm();
+        Ok(())
+    }
+
+    /// Publishes a filled message of `len` bytes.
+    #[inline]
+    fn publish(&mut self, place: Place, len: u32) -> Result<(), LaneError> {
+        let commands = self.page.layout().commands;
+        let first = self.next_descriptor;
+        let addr = commands + self.offset(place.start + padded(place.reply));
+        let mut descriptors = 1;
+        let mut flags = 0;
+        if place.reply != 0 {
+            let reply = commands + self.offset(place.start);
+            let descriptor = Descriptor { addr: reply, len: place.reply as u32, flags: WRITE, next: 0 };
+            self.page.write_descriptor(first.wrapping_add(1), descriptor);
+            descriptors = 2;
+            flags = NEXT;
+        }
+        let next = self.page.descriptor_number(first.wrapping_add(1));
+        self.page.write_descriptor(first, Descriptor { addr, len, flags, next });
+        let record = self.record(self.issued);
+        self.records[record] = Record { end: place.end, descriptors };
+        self.next_descriptor = first.wrapping_add(descriptors);
+        self.free_descriptors -= descriptors;
+        self.head = place.end;
+
+        let index = self.ring_index(self.issued);
+        self.page.avail_entry(index).store(self.page.descriptor_number(first), Ordering::Relaxed);
+        self.page.avail_idx().store(index.wrapping_add(1), Ordering::Release);
+        self.issued += 1;
+        if self.kick_wanted(index) {
+            self.kick();
+        }
+        if self.issued.is_multiple_of(REAP_EVERY) { self.reap() } else { Ok(()) }
+    }
+
+    /// Whether the device asked to hear of the entry `index`, just published.
+    #[inline]
+    fn kick_wanted(&self, index: u16) -> bool {
+        // The device arms itself, then looks at the index: one of the two sees the other (virtio 1.2, 2.7.13.4).
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            self.page.avail_event().load(Ordering::Relaxed) == index
+        } else {
+            self.page.used_flags().load(Ordering::Relaxed) & NO_NOTIFICATION == 0
+        }
+    }
+
+    #[cold]
+    fn kick(&self) {
+        self.stats.kicks.add(1);
+        // EAGAIN: the counter is full, so the device has a kick coming anyway.
+        let sent = rustix::io::retry_on_intr(|| rustix::io::write(&self.kick, &1_u64.to_ne_bytes()));
+        if let Err(error) = sent
+            && error != rustix::io::Errno::AGAIN
+        {
+            crate::error!("lane {}: waking the worker: {error}", self.queue);
+        }
+    }
+
+    /// Asks for no interrupt.
+    fn disarm(&self) {
+        if self.event_idx {
+            // Just behind the device, so 65535 entries away from it.
+            let event = self.ring_index(self.retired).wrapping_sub(1);
+            self.page.used_event().store(event, Ordering::Relaxed);
+        } else {
+            self.page.avail_flags().store(NO_NOTIFICATION, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks for an interrupt when the message before number `target` is finished.
+    fn arm(&self, target: u64) {
+        if self.event_idx {
+            self.page.used_event().store(self.ring_index(target).wrapping_sub(1), Ordering::Relaxed);
+        } else {
+            self.page.avail_flags().store(0, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the device has finished the messages before number `target`, as the used ring says now.
+    #[inline]
+    fn finished(&self, target: u64) -> bool {
+        u64::from(self.fresh()) >= target.saturating_sub(self.retired)
+    }
+
+    /// Waits until the messages before number `target` are finished, and frees them.
+    pub fn wait(&mut self, target: u64) -> Result<(), LaneError> {
+        let mut spin = self.spin;
+        let outcome = if spin.until(|| self.finished(target) || self.lost()) && self.finished(target) {
+            Ok(())
+        } else {
+            let start = Instant::now();
+            let outcome = self.sleep(target);
+            spin.learn(start.elapsed());
+            outcome
+        };
+        self.spin = spin;
+        outcome?;
+        self.reap()
+    }
+
+    #[cold]
+    fn sleep(&self, target: u64) -> Result<(), LaneError> {
+        let mut nap = NAP.0;
+        loop {
+            // State before ring: a lost lane's entries are completed before the state says so, or never.
+            let lost = self.page.state().load(Ordering::Acquire) == state::LOST;
+            if self.polling {
+                if self.finished(target) {
+                    return Ok(());
+                }
+            } else {
+                self.arm(target);
+                if self.finished(target) {
+                    return Ok(());
+                }
+            }
+            if lost {
+                return Err(LaneError::Lost);
+            }
+            if self.polling {
+                std::thread::sleep(nap);
+                nap = (nap * 2).min(NAP.1);
+            } else {
+                self.await_interrupt();
+            }
+        }
+    }
+
+    fn await_interrupt(&self) {
+        let mut wanted = [PollFd::new(&self.completion, PollFlags::IN)];
+        match rustix::event::poll(&mut wanted, Some(&SLICE)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => {
+                let mut count = [0; 8];
+                if rustix::io::retry_on_intr(|| rustix::io::read(&self.completion, &mut count)).is_ok() {
+                    self.stats.interrupts.add(1);
+                }
+            }
+            Err(error) => {
+                crate::error!("lane {}: waiting for an interrupt: {error}", self.queue);
+                std::thread::sleep(NAP.1);
+            }
+        }
+    }
+
+    pub(crate) fn order(&self) -> &Arc<Order> {
+        &self.order
+    }
+}
+
+/// `fixed + len`, if a message or reply may be so long.
+fn checked_len(fixed: usize, len: usize) -> Result<usize, LaneError> {
+    let total = fixed.saturating_add(len);
+    if total > MAX_MESSAGE { Err(LaneError::TooLarge { len: total }) } else { Ok(total) }
+}
+
+/// `len`, rounded up to cache lines.
+fn padded(len: u64) -> u64 {
+    len.next_multiple_of(LINE)
+}

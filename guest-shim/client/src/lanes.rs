@@ -1,0 +1,231 @@
+//! Which thread uses which lane.
+//!
+//! A thread gets a lane of its own at its first call and gives it back when it ends; the next new thread takes it over,
+//! unfinished entries and all. When the agent has no more, threads share the least used lane behind a mutex, and the thread's
+//! number in each message tells them apart. A call from a destructor of thread-local data or an atexit handler, when the
+//! thread has given its lane back already, borrows a lane for that call.
+
+mod thread;
+
+use crate::biased::{Access, Biased};
+use crate::connection::{Connection, ConnectionError};
+use crate::lane::{Lane, LaneError, MessageMeta, MessageWriter};
+use crate::order::{Dependencies, Order};
+use crate::stats::{LaneStats, Totals};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use vgpu_spec::wire::control::status;
+use vgpu_spec::wire::lane::MAX_DEPENDENCIES;
+
+/// The most lanes of a client: a message can depend on each.
+const MAX_LANES: usize = MAX_DEPENDENCIES;
+
+/// The lanes of a client. Lives as long as the process.
+pub struct Lanes {
+    connection: Arc<Connection>,
+    /// The first `len` are set, and stay.
+    slots: [OnceLock<Slot>; MAX_LANES],
+    len: AtomicUsize,
+    /// Users of each lane: threads, and calls that borrow it.
+    users: Mutex<[u32; MAX_LANES]>,
+}
+
+struct Slot {
+    order: Arc<Order>,
+    stats: Arc<LaneStats>,
+    lane: Biased<Lane>,
+}
+
+/// A lane, in the hands of the thread that calls.
+pub struct ThreadLane<'a> {
+    lane: Access<'a, Lane>,
+    lanes: &'a Lanes,
+    index: usize,
+}
+
+impl Lanes {
+    /// The lanes of the connection's client; none is asked for yet.
+    pub fn new(connection: Arc<Connection>) -> Self {
+        Lanes {
+            connection,
+            slots: [const { OnceLock::new() }; MAX_LANES],
+            len: AtomicUsize::new(0),
+            users: Mutex::new([0; MAX_LANES]),
+        }
+    }
+
+    /// Calls `call` with the calling thread's lane.
+    ///
+    /// # Errors
+    /// [`LaneError::Busy`] from within `call`, [`LaneError::Forked`] in a forked child, [`LaneError::Agent`] when there is no
+    /// lane at all.
+    #[inline]
+    pub fn with<R>(&'static self, call: impl FnOnce(&mut ThreadLane<'_>) -> R) -> Result<R, LaneError> {
+        if crate::fork::forked() {
+            return Err(LaneError::Forked);
+        }
+        let _inside = thread::Inside::enter().ok_or(LaneError::Busy)?;
+        if let Some(index) = thread::current(self)
+            && let Some(slot) = self.slot(index)
+        {
+            // SAFETY: the lane is this thread's, or it has called `share` (see `attach`); `Inside` keeps it from entering twice.
+            let lane = unsafe { slot.lane.enter() };
+            return Ok(call(&mut ThreadLane { lane, lanes: self, index }));
+        }
+        self.with_new(call)
+    }
+
+    #[cold]
+    fn with_new<R>(&'static self, call: impl FnOnce(&mut ThreadLane<'_>) -> R) -> Result<R, LaneError> {
+        let (index, own) = self.take(thread::can_keep())?;
+        let slot = self.slot(index).ok_or(LaneError::Lost)?;
+        if own {
+            thread::keep(self, index);
+            // SAFETY: `take` gave the lane to this thread alone, or it was shared; `Inside` keeps it from entering twice.
+            let lane = unsafe { slot.lane.enter() };
+            return Ok(call(&mut ThreadLane { lane, lanes: self, index }));
+        }
+        let result = call(&mut ThreadLane { lane: slot.lane.lock(), lanes: self, index });
+        self.release(index);
+        Ok(result)
+    }
+
+    /// Takes a lane: to `keep` until the thread's end (`true` in the answer), or for one call, to be locked.
+    fn take(&self, keep: bool) -> Result<(usize, bool), LaneError> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.len.load(Ordering::Acquire);
+        let free = (0..len).find(|&index| users[index] == 0);
+        let index = match free {
+            Some(index) => {
+                if let Some(slot) = self.slot(index) {
+                    // SAFETY: without users, nobody is inside, and nobody enters before being told of this lane.
+                    unsafe { slot.lane.reset() };
+                }
+                index
+            }
+            None if keep || len == 0 => match self.grow(len) {
+                Ok(index) => index,
+                Err(LaneError::Agent(ConnectionError::Refused { status: status::LIMIT, .. })) if len > 0 => {
+                    self.least_used(&users, len)
+                }
+                Err(error) => return Err(error),
+            },
+            None => self.least_used(&users, len),
+        };
+        users[index] += 1;
+        let shared = users[index] > 1;
+        // The owner may be inside a long call: it must not hold up threads that come and go.
+        drop(users);
+        if (shared || !keep)
+            && let Some(slot) = self.slot(index)
+        {
+            slot.lane.share();
+        }
+        Ok((index, keep))
+    }
+
+    /// A new lane from the agent, as number `len`. The caller holds `users`.
+    fn grow(&self, len: usize) -> Result<usize, LaneError> {
+        let Some(place) = self.slots.get(len) else {
+            return Err(ConnectionError::Refused { what: "a lane", status: status::LIMIT }.into());
+        };
+        let lane = Lane::new(self.connection.lane()?)?;
+        crate::debug!("lane {} is in use ({} in all)", lane.queue(), len + 1);
+        let slot = Slot { order: lane.order().clone(), stats: lane.stats().clone(), lane: Biased::new(lane) };
+        let _ = place.set(slot);
+        self.len.store(len + 1, Ordering::Release);
+        Ok(len)
+    }
+
+    fn least_used(&self, users: &[u32; MAX_LANES], len: usize) -> usize {
+        let busy = |index| self.slot(index).is_some_and(|slot| slot.lane.busy());
+        (0..len).min_by_key(|&index| (users[index], busy(index))).unwrap_or(0)
+    }
+
+    /// A user of a lane is gone.
+    fn release(&self, index: usize) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = users.get_mut(index) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    #[inline]
+    fn slot(&self, index: usize) -> Option<&Slot> {
+        self.slots.get(index)?.get()
+    }
+
+    /// What a call that begins now on lane `index` must come after.
+    #[inline]
+    fn dependencies(&self, index: usize) -> Dependencies {
+        let mut dependencies = Dependencies::new();
+        let len = self.len.load(Ordering::Acquire);
+        if len > 1 {
+            let others = self.slots.iter().take(len).enumerate().filter(|(other, _)| *other != index);
+            for (_, slot) in others {
+                if let Some(dependency) = slot.get().and_then(|slot| slot.order.dependency()) {
+                    dependencies.push(dependency);
+                }
+            }
+        }
+        dependencies
+    }
+
+    /// The counters of all lanes, those of ended threads included.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for slot in self.slots.iter().filter_map(|slot| slot.get()) {
+            totals.add(&slot.stats);
+        }
+        totals
+    }
+
+    /// For the shim's exit: prints the counters if `VGPU_STATS=1`.
+    pub fn print_stats(&self) {
+        if !crate::fork::forked() {
+            self.totals().print_if_wanted();
+        }
+    }
+
+    /// Whether the worker is gone, as any lane says.
+    pub fn lost(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.get()).any(|slot| slot.order.lost())
+    }
+}
+
+impl ThreadLane<'_> {
+    /// As [`Lane::begin`], for the calling thread and with the order across threads.
+    #[inline]
+    pub fn begin(
+        &mut self,
+        function: u32,
+        context: u32,
+        args_len: usize,
+        reply_len: Option<usize>,
+    ) -> Result<MessageWriter<'_>, LaneError> {
+        let dependencies = self.lanes.dependencies(self.index);
+        let meta = MessageMeta { thread: thread::number(), context };
+        self.lane.begin(function, meta, dependencies.as_slice(), args_len, reply_len)
+    }
+
+    /// As [`Lane::take_error`].
+    #[inline]
+    pub fn take_error(&mut self) -> Option<(u32, u32)> {
+        self.lane.take_error()
+    }
+
+    /// The lane itself.
+    pub fn lane(&mut self) -> &mut Lane {
+        &mut self.lane
+    }
+
+    /// Counts bytes that the shim copied between the program's memory and windows.
+    pub fn count_bytes_copied(&self, bytes: u64) {
+        self.lane.stats().bytes_copied.add(bytes);
+    }
+}
+
+/// The calling thread's number, as its messages carry it: from 1.
+pub fn thread_number() -> u32 {
+    thread::number()
+}

@@ -1,0 +1,81 @@
+//! What a thread knows of its lane, in thread-local data.
+//!
+//! The fast path reads cells without a destructor, so they can be read at any time, in other destructors too. The guard, which
+//! has one, gives the lane back.
+
+use super::Lanes;
+use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+thread_local! {
+    /// Whose lane the thread has (null for none), and which.
+    static CURRENT: Cell<(*const Lanes, usize)> = const { Cell::new((ptr::null(), 0)) };
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    static NUMBER: Cell<u32> = const { Cell::new(0) };
+    static GUARD: Guard = const { Guard(Cell::new(None)) };
+}
+
+/// Gives the lane back at the thread's end.
+struct Guard(Cell<Option<(&'static Lanes, usize)>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        CURRENT.set((ptr::null(), 0));
+        if let Some((lanes, index)) = self.0.take()
+            && !crate::fork::forked()
+        {
+            lanes.release(index);
+        }
+    }
+}
+
+/// The thread is inside a call until this is dropped.
+pub(super) struct Inside(());
+
+impl Inside {
+    /// `None` if the thread is inside a call already.
+    #[inline]
+    pub fn enter() -> Option<Self> {
+        (!INSIDE.replace(true)).then_some(Inside(()))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+/// Which of `lanes` the thread has.
+#[inline]
+pub(super) fn current(lanes: &'static Lanes) -> Option<usize> {
+    let (owner, index) = CURRENT.get();
+    ptr::eq(owner, lanes).then_some(index)
+}
+
+/// Whether the thread may keep a lane: it has none yet, and its end can still be noticed.
+pub(super) fn can_keep() -> bool {
+    GUARD.try_with(|guard| {
+        let kept = guard.0.take();
+        guard.0.set(kept);
+        kept.is_none()
+    }) == Ok(true)
+}
+
+/// Keeps lane `index` until the thread's end; after [`can_keep`] said yes.
+pub(super) fn keep(lanes: &'static Lanes, index: usize) {
+    if GUARD.try_with(|guard| guard.0.set(Some((lanes, index)))).is_ok() {
+        CURRENT.set((lanes, index));
+    }
+}
+
+/// The thread's number: from 1, never used twice.
+#[inline]
+pub(super) fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    if NUMBER.get() == 0 {
+        NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    NUMBER.get()
+}

@@ -1,0 +1,83 @@
+//! Order across threads: how far the calls of each lane have returned, for other threads to read.
+//!
+//! A call that returned in one thread before a call began in another must be issued first. The second carries a dependency on
+//! the first's lane whenever that lane has unfinished entries. Since a message only depends on calls that had returned before
+//! it was published, dependencies cannot form a circle.
+
+use crate::page::Page;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use vgpu_spec::wire::lane::{Dependency, MAX_DEPENDENCIES, state};
+
+/// What other threads may know of a lane. On cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Order {
+    /// Messages whose call has returned, counted from the attachment.
+    returned: AtomicU32,
+    /// Ring index with which the lane started.
+    start: u16,
+    queue: u16,
+    page: Arc<Page>,
+}
+
+impl Order {
+    pub fn new(queue: u16, start: u16, page: Arc<Page>) -> Self {
+        Order { returned: AtomicU32::new(0), start, queue, page }
+    }
+
+    /// All of the lane's first `count` messages belong to calls that have returned, or return now.
+    #[inline]
+    pub fn set_returned(&self, count: u64) {
+        self.returned.store(count as u32, Ordering::Release);
+    }
+
+    /// Messages whose call has returned.
+    pub fn returned(&self) -> u32 {
+        self.returned.load(Ordering::Acquire)
+    }
+
+    /// Whether the lane's worker is gone.
+    pub fn lost(&self) -> bool {
+        self.page.state().load(Ordering::Relaxed) == state::LOST
+    }
+
+    /// The dependency on this lane of a call that begins now, if any.
+    #[inline]
+    pub fn dependency(&self) -> Option<Dependency> {
+        let returned = self.returned();
+        let used = self.page.used_idx().load(Ordering::Acquire);
+        let ahead = (returned as u16).wrapping_add(self.start).wrapping_sub(used);
+        // The device may have finished more than what has returned: negative.
+        (ahead.cast_signed() > 0).then_some(Dependency { lane: self.queue, reserved: 0, count: returned })
+    }
+}
+
+/// The dependencies of one message, on the stack.
+pub(crate) struct Dependencies {
+    list: [MaybeUninit<Dependency>; MAX_DEPENDENCIES],
+    len: usize,
+}
+
+impl Dependencies {
+    #[inline]
+    pub fn new() -> Self {
+        Dependencies { list: [const { MaybeUninit::uninit() }; MAX_DEPENDENCIES], len: 0 }
+    }
+
+    /// Adds one; lanes are at most [`MAX_DEPENDENCIES`], so it fits.
+    #[inline]
+    pub fn push(&mut self, dependency: Dependency) {
+        if let Some(place) = self.list.get_mut(self.len) {
+            place.write(dependency);
+            self.len += 1;
+        }
+    }
+
+    #[inline]
+    pub fn as_slice(&self) -> &[Dependency] {
+        // SAFETY: the first `len` elements were written by `push`.
+        unsafe { std::slice::from_raw_parts(self.list.as_ptr().cast(), self.len) }
+    }
+}

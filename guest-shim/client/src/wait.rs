@@ -1,0 +1,92 @@
+//! How long a thread polls before it sleeps.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Environment variable: microseconds of polling before sleep.
+pub const VARIABLE: &str = "VGPU_SPIN_US";
+const DEFAULT: Duration = Duration::from_micros(50);
+/// With one CPU, polling keeps the other side from running: long enough for a reply that is there already, no more.
+const SINGLE_CPU: Duration = Duration::from_micros(2);
+/// Looks between two looks at the clock.
+const LOOKS: u32 = 32;
+
+/// Polling time, adapted to how long waits take: between a quarter of the limit and the limit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spin {
+    limit: Duration,
+    now: Duration,
+}
+
+impl Spin {
+    /// The limit from the environment and the CPUs that this thread may use.
+    pub fn from_environment() -> Self {
+        static LIMIT: OnceLock<Duration> = OnceLock::new();
+        let limit = *LIMIT.get_or_init(|| {
+            let wanted = std::env::var(VARIABLE).ok().and_then(|text| text.trim().parse().ok());
+            let wanted = wanted.map_or(DEFAULT, |us: u64| Duration::from_micros(us.min(1_000_000)));
+            let cpus = rustix::thread::sched_getaffinity(None).map_or(2, |set| set.count());
+            if cpus < 2 { wanted.min(SINGLE_CPU) } else { wanted }
+        });
+        Spin { limit, now: limit }
+    }
+
+    /// Polls `done` for a bounded time; whether it came true.
+    pub fn until(&mut self, mut done: impl FnMut() -> bool) -> bool {
+        if done() {
+            return true;
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if done() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed() >= self.now {
+                return false;
+            }
+        }
+    }
+
+    /// Learns from a wait that took `total`, polling and sleep together: waits that polling could have covered lengthen it,
+    /// waits far beyond shorten it.
+    pub fn learn(&mut self, total: Duration) {
+        if total <= self.limit * 2 {
+            self.now = (self.now * 2).min(self.limit);
+        } else if total > self.limit * 8 {
+            self.now = (self.now / 2).max(self.limit / 4);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_shrinks_under_long_waits_and_recovers() {
+        let limit = Duration::from_micros(40);
+        let mut spin = Spin { limit, now: limit };
+        for _ in 0..10 {
+            spin.learn(Duration::from_millis(5));
+        }
+        assert_eq!(spin.now, limit / 4);
+        for _ in 0..10 {
+            spin.learn(Duration::from_micros(60));
+        }
+        assert_eq!(spin.now, limit);
+    }
+
+    #[test]
+    fn polling_ends() {
+        let mut spin = Spin { limit: Duration::from_micros(50), now: Duration::from_micros(50) };
+        assert!(!spin.until(|| false));
+        let mut looks = 0;
+        assert!(spin.until(|| {
+            looks += 1;
+            looks > 3
+        }));
+    }
+}

@@ -1,0 +1,171 @@
+//! How a call enters the shim, and how a message leaves it.
+
+use crate::{client, context, error, output, record};
+use std::{
+    ffi::{CStr, c_char},
+    panic::{AssertUnwindSafe, catch_unwind},
+    slice,
+};
+use vgpu_client::LaneError;
+use vgpu_spec::{
+    plain::Plain,
+    wire::args::{Reader, Writer, bytes_len},
+};
+
+/// CU_STREAM_PER_THREAD.
+const PER_THREAD_STREAM: u64 = 2;
+
+/// Runs an exported function's body. Nothing unwinds into the program.
+#[inline]
+pub fn enter(name: &'static str, needs_context: bool, body: impl FnOnce() -> error::Result) -> u32 {
+    record::call(name);
+    let checked = || {
+        if needs_context {
+            context::require()?;
+        }
+        body()
+    };
+    let status = match catch_unwind(AssertUnwindSafe(checked)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(status)) => status,
+        Err(_) => error::UNKNOWN,
+    };
+    if vgpu_client::log::enabled(vgpu_client::log::Level::Trace) {
+        vgpu_client::trace!("{name} = {status}");
+    }
+    status
+}
+
+/// Sends a message that nobody waits for; `in_context`: the worker is to run it in the current context. With CUDA_LAUNCH_BLOCKING=1 it is waited for, and its error returned at once.
+#[inline]
+pub fn post(function: u32, in_context: bool, args_len: usize, write: impl FnOnce(&mut Writer<'_>)) -> error::Result {
+    let client = client::get()?;
+    let context = if in_context { context::index() } else { 0 };
+    let sent = client.lanes.with(|lane| {
+        let mut message = lane.begin(function, context, args_len, None)?;
+        write(&mut message);
+        if !client.blocking {
+            return message.submit().map(|()| None);
+        }
+        message.submit_and_wait()?;
+        Ok(lane.take_error())
+    });
+    match flatten(sent)? {
+        None => Ok(()),
+        Some((status, _)) => Err(status),
+    }
+}
+
+/// Sends a message and waits for its reply, which `read` takes apart. With `reports`, the error of an earlier asynchronous call is
+/// returned if this call has none.
+pub fn request(
+    function: u32,
+    in_context: bool,
+    reports: bool,
+    args_len: usize,
+    reply_len: usize,
+    write: impl FnOnce(&mut Writer<'_>),
+    read: impl FnOnce(&mut Reader<'_>) -> Option<()>,
+) -> error::Result {
+    let client = client::get()?;
+    let context = if in_context { context::index() } else { 0 };
+    let answer = client.lanes.with(|lane| {
+        let mut message = lane.begin(function, context, args_len, Some(reply_len))?;
+        write(&mut message);
+        let reply = message.submit_and_wait()?;
+        let (status, flags) = (reply.status, reply.flags);
+        let complete = status != 0 || read(&mut reply.reader()).is_some();
+        let earlier = if reports { lane.take_error() } else { None };
+        Ok((status, flags, complete, earlier))
+    });
+    let (status, flags, complete, earlier) = flatten(answer)?;
+    if flags & vgpu_spec::wire::lane::reply_flags::OUTPUT != 0 {
+        output::fetch();
+    }
+    match (status, earlier) {
+        (0, Some((earlier, id))) => {
+            vgpu_client::info!("{} failed earlier: error {earlier}", crate::proc_address::name(id));
+            Err(earlier)
+        }
+        (0, None) if complete => Ok(()),
+        (0, None) => {
+            vgpu_client::error!("reading the reply of {}: it is too short", crate::proc_address::name(function));
+            Err(error::UNKNOWN)
+        }
+        (status, _) => Err(status),
+    }
+}
+
+fn flatten<T>(result: Result<Result<T, LaneError>, LaneError>) -> error::Result<T> {
+    match result {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) | Err(e) => Err(error::lane(&e)),
+    }
+}
+
+/// What stream 0 means in a `_ptsz` symbol.
+#[inline]
+pub fn per_thread(stream: u64) -> u64 {
+    if stream == 0 { PER_THREAD_STREAM } else { stream }
+}
+
+/// Bytes of an array on the wire, which may be NULL.
+#[inline]
+pub fn padded_slice<T>(values: Option<&[T]>) -> usize {
+    bytes_len(values.map_or(0, size_of_val))
+}
+
+/// A string argument.
+///
+/// # Safety
+/// `text` is NULL or NUL-terminated, for the life of the call.
+pub unsafe fn text<'a>(text: *const c_char) -> Option<&'a CStr> {
+    // SAFETY: the caller's promise.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
+}
+
+/// An array argument that is read.
+///
+/// # Safety
+/// `values` is NULL or points to `count` values, for the life of the call.
+pub unsafe fn slice<'a, T: Plain>(values: *const T, count: usize) -> Option<&'a [T]> {
+    // SAFETY: the caller's promise.
+    (!values.is_null()).then(|| unsafe { slice::from_raw_parts(values, count) })
+}
+
+/// An array argument that is written.
+///
+/// # Safety
+/// `values` is NULL or points to room for `count` values, for the life of the call.
+#[allow(dead_code)] // for derived exports with arrays
+pub unsafe fn slice_mut<'a, T: Plain>(values: *mut T, count: usize) -> Option<&'a mut [T]> {
+    // SAFETY: the caller's promise.
+    (!values.is_null()).then(|| unsafe { slice::from_raw_parts_mut(values, count) })
+}
+
+/// Writes one result of a call, where NULL is an error.
+///
+/// # Safety
+/// `place` is NULL or valid for a write.
+pub unsafe fn put<T>(place: *mut T, value: T) -> error::Result {
+    if place.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { place.write(value) };
+    Ok(())
+}
+
+/// Waits until this thread's messages are used, and returns the error of one that failed.
+pub fn settle() -> error::Result {
+    let client = client::get()?;
+    let settled = client.lanes.with(|lane| {
+        let issued = lane.lane().issued();
+        lane.lane().wait(issued)?;
+        Ok(lane.take_error())
+    });
+    match flatten(settled)? {
+        None => Ok(()),
+        Some((status, _)) => Err(status),
+    }
+}

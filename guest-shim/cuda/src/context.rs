@@ -1,0 +1,261 @@
+//! Contexts: the stack of each thread is kept here, and each message names the current one.
+//!
+//! A context's words in the handle table: device ordinal, flags.
+
+use crate::{call::put, calls, client, error, export_table, handles};
+use std::cell::{Cell, RefCell};
+use vgpu_spec::{handle, handle::Kind, plain::{Blob4, Blob8}};
+
+/// What cuCtxGetApiVersion says of contexts made by cuCtxCreate_v2 and later.
+const API_VERSION: u32 = 3020;
+/// All flags of cuCtxCreate (CU_CTX_FLAGS_MASK).
+const FLAGS: u32 = 0xff;
+
+thread_local! {
+    /// The current context; apart from the stack, since every call reads it.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    /// What cuCtxPopCurrent goes back to. Gone when the thread's data are destroyed; then the stack is empty.
+    static BELOW: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The current context, or 0.
+#[inline]
+pub fn current() -> u64 {
+    CURRENT.get()
+}
+
+/// The current context's index for a message's header, or 0.
+#[inline]
+pub fn index() -> u32 {
+    handle::split(CURRENT.get()).map_or(0, |p| p.index)
+}
+
+/// Refuses when there is no current context.
+#[inline]
+pub fn require() -> error::Result {
+    if CURRENT.get() != 0 {
+        return Ok(());
+    }
+    client::get()?;
+    Err(error::INVALID_CONTEXT)
+}
+
+/// The current context's device.
+pub fn device() -> error::Result<i32> {
+    device_of(current())
+}
+
+/// A context's device.
+pub fn device_of(context: u64) -> error::Result<i32> {
+    let (device, _) = handles::words(Kind::Context, context).map_err(|_| error::INVALID_CONTEXT)?;
+    i32::try_from(device).map_err(|_| error::INVALID_CONTEXT)
+}
+
+/// `context`, or the current one for NULL.
+fn resolve(context: u64) -> error::Result<u64> {
+    let context = if context == 0 { current() } else { context };
+    handles::check_context(context)?;
+    Ok(context)
+}
+
+fn push(context: u64) {
+    let below = CURRENT.replace(context);
+    let _ = BELOW.try_with(|stack| stack.borrow_mut().push(below));
+}
+
+fn pop() -> u64 {
+    let below = BELOW.try_with(|stack| stack.borrow_mut().pop()).ok().flatten().unwrap_or(0);
+    CURRENT.replace(below)
+}
+
+/// Ends what belongs to `context`: handles whose second word is it, and context-local storage.
+pub fn forget(context: u64) {
+    for kind in [Kind::Stream, Kind::Event, Kind::Module] {
+        for number in handles::all(kind) {
+            if handles::words(kind, number).is_ok_and(|w| w.1 == context) {
+                if kind == Kind::Module {
+                    crate::module::forget_functions(number);
+                }
+                handles::remove(number);
+            }
+        }
+    }
+    crate::memory::forget_context(context);
+    export_table::context_destroyed(context);
+}
+
+fn create(place: *mut u64, flags: u32, device: i32) -> error::Result {
+    if place.is_null() || flags & !FLAGS != 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    let host = client::get()?.devices.host_ordinal(device)?;
+    let context = handles::create_with(Kind::Context, u64::from(device.cast_unsigned()), u64::from(flags))?;
+    if let Err(status) = calls::vgpuContextCreate(context, flags, host) {
+        handles::remove(context);
+        return Err(status);
+    }
+    push(context);
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(place, context) }
+}
+
+pub unsafe fn cuCtxCreate(pctx: *mut u64, flags: u32, dev: i32) -> error::Result {
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxCreate_v2(pctx: *mut u64, flags: u32, dev: i32) -> error::Result {
+    create(pctx, flags, dev)
+}
+
+/// Execution affinity needs MPS, which does not reach into a guest.
+pub unsafe fn cuCtxCreate_v3(pctx: *mut u64, _params: *mut Blob4<8>, numParams: i32, flags: u32, dev: i32) -> error::Result {
+    if numParams != 0 {
+        return Err(vgpu_spec::result::CudaError::UnsupportedExecAffinity as u32);
+    }
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32, dev: i32) -> error::Result {
+    // SAFETY: the program's pointer, or NULL.
+    let wanted = unsafe { params.as_ref() };
+    if wanted.is_some_and(|p| p.0.iter().any(|&b| b != 0)) {
+        return Err(error::NOT_SUPPORTED);
+    }
+    create(pctx, flags, dev)
+}
+
+pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
+    handles::check_context(ctx)?;
+    if client::get()?.devices.primary(device_of(ctx)?)? == ctx {
+        return Err(error::INVALID_CONTEXT);
+    }
+    if current() == ctx {
+        pop();
+    }
+    let result = calls::vgpuContextDestroy(ctx);
+    forget(ctx);
+    handles::remove(ctx);
+    result
+}
+
+pub unsafe fn cuCtxDestroy(ctx: u64) -> error::Result {
+    // SAFETY: no pointers.
+    unsafe { cuCtxDestroy_v2(ctx) }
+}
+
+pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
+    client::get()?;
+    handles::check_context(ctx)?;
+    push(ctx);
+    Ok(())
+}
+
+pub unsafe fn cuCtxPushCurrent(ctx: u64) -> error::Result {
+    // SAFETY: no pointers.
+    unsafe { cuCtxPushCurrent_v2(ctx) }
+}
+
+pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut u64) -> error::Result {
+    require()?;
+    let context = pop();
+    // SAFETY: the program's pointer, which may be NULL.
+    if let Some(place) = unsafe { pctx.as_mut() } {
+        *place = context;
+    }
+    Ok(())
+}
+
+pub unsafe fn cuCtxPopCurrent(pctx: *mut u64) -> error::Result {
+    // SAFETY: as there.
+    unsafe { cuCtxPopCurrent_v2(pctx) }
+}
+
+/// Replaces the top of the stack; NULL takes it off.
+pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
+    client::get()?;
+    if ctx == 0 {
+        if current() != 0 {
+            pop();
+        }
+        return Ok(());
+    }
+    handles::check_context(ctx)?;
+    if current() == 0 {
+        push(ctx);
+    } else {
+        CURRENT.set(ctx);
+    }
+    Ok(())
+}
+
+pub unsafe fn cuCtxGetCurrent(pctx: *mut u64) -> error::Result {
+    client::get()?;
+    // SAFETY: the program's pointer.
+    unsafe { put(pctx, current()) }
+}
+
+pub unsafe fn cuCtxGetApiVersion(ctx: u64, version: *mut u32) -> error::Result {
+    client::get()?;
+    resolve(ctx)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(version, API_VERSION) }
+}
+
+/// A number unique in this process's life: the handle itself is one.
+pub fn id_of(context: u64) -> error::Result<u64> {
+    resolve(context)
+}
+
+pub unsafe fn cuCtxGetId(ctx: u64, ctxId: *mut u64) -> error::Result {
+    client::get()?;
+    let id = id_of(ctx)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(ctxId, id) }
+}
+
+/// Deprecated since CUDA 4: counts uses of the current context, and nothing else depends on the count.
+pub unsafe fn cuCtxAttach(pctx: *mut u64, flags: u32) -> error::Result {
+    require()?;
+    if flags != 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the program's pointer.
+    unsafe { put(pctx, current()) }
+}
+
+pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
+    client::get()?;
+    handles::check_context(ctx)
+}
+
+pub unsafe fn cuCtxGetDevice(device: *mut i32) -> error::Result {
+    let ordinal = self::device()?;
+    // SAFETY: the program's pointer.
+    unsafe { put(device, ordinal) }
+}
+
+pub unsafe fn cuCtxGetDevice_v2(device: *mut i32, ctx: u64) -> error::Result {
+    let ordinal = device_of(resolve(ctx)?)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(device, ordinal) }
+}
+
+pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
+    let (_, value) = handles::words(Kind::Context, current()).map_err(|_| error::INVALID_CONTEXT)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(flags, value as u32) }
+}
+
+pub unsafe fn cuCtxGetStreamPriorityRange(leastPriority: *mut i32, greatestPriority: *mut i32) -> error::Result {
+    let (least, greatest) = client::get()?.devices.priorities(device()?)?;
+    // SAFETY: the program's pointers, which may be NULL.
+    unsafe {
+        if let Some(place) = leastPriority.as_mut() {
+            *place = least;
+        }
+        if let Some(place) = greatestPriority.as_mut() {
+            *place = greatest;
+        }
+    }
+    Ok(())
+}

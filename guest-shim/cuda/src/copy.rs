@@ -1,0 +1,162 @@
+//! Copies between host and device in one dimension.
+//!
+//! Pinned memory goes straight from and to its window. Pageable memory travels inside the message when it is small, and through
+//! staging when it is large.
+
+use crate::{
+    call, calls, client, error, handles, host_memory, memory,
+    staging::{from_device, to_device},
+};
+use std::ffi::c_void;
+
+/// Up to so many bytes travel inside a message.
+const INLINE: usize = 64 << 10;
+
+/// Counts bytes that the shim copied.
+pub fn count(bytes: usize) {
+    if let Ok(client) = client::get() {
+        let _ = client.lanes.with(|lane| lane.count_bytes_copied(bytes as u64));
+    }
+}
+
+/// What an address is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Device,
+    Pinned,
+    Pageable,
+}
+
+fn side(address: u64) -> Side {
+    if memory::find(address).is_some() {
+        Side::Device
+    } else if host_memory::find(address).is_some() {
+        Side::Pinned
+    } else {
+        Side::Pageable
+    }
+}
+
+/// Host to device. `wait`: the program's call returns when the copy is done, which for pageable memory it is once the bytes are taken.
+///
+/// # Safety
+/// `src` is `n` readable bytes.
+unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: bool) -> error::Result {
+    handles::check_stream(stream)?;
+    if n == 0 {
+        return Ok(());
+    }
+    if src.is_null() || dst == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    if host_memory::holds(src.addr() as u64, n as u64) {
+        calls::vgpuCopyHostToDevice(dst, src.addr() as u64, n, stream)?;
+        return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
+    }
+    if n > INLINE {
+        // SAFETY: the caller's promise.
+        return unsafe { to_device(dst, src, n, stream) };
+    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { std::slice::from_raw_parts(src, n) };
+    calls::vgpuCopyInlineToDevice(dst, bytes, n, stream)?;
+    count(n);
+    // An address that is not known may be wrong: the program learns it from this call, as natively.
+    if memory::known(dst, n as u64) { Ok(()) } else { call::settle() }
+}
+
+/// Device to host.
+///
+/// # Safety
+/// `dst` is `n` writable bytes.
+unsafe fn device_to_host(dst: *mut u8, src: u64, n: usize, stream: u64, wait: bool) -> error::Result {
+    handles::check_stream(stream)?;
+    if n == 0 {
+        return Ok(());
+    }
+    if dst.is_null() || src == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    if host_memory::holds(dst.addr() as u64, n as u64) {
+        calls::vgpuCopyDeviceToHost(dst.addr() as u64, src, n, stream)?;
+        return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
+    }
+    if n > INLINE {
+        // SAFETY: the caller's promise.
+        return unsafe { from_device(dst, src, n, stream) };
+    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(dst, n) };
+    calls::vgpuCopyInlineFromDevice(bytes, n, src, stream)?;
+    count(n);
+    Ok(())
+}
+
+/// A copy whose direction the addresses tell (unified addressing).
+///
+/// # Safety
+/// What is host memory is `n` readable or writable bytes.
+unsafe fn copy(dst: u64, src: u64, n: usize, stream: u64, wait: bool) -> error::Result {
+    let host = |address: u64| std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
+    match (side(dst), side(src)) {
+        (Side::Device, Side::Device) => device_to_device(dst, src, n, stream),
+        // SAFETY: the caller's promise.
+        (Side::Device, _) => unsafe { host_to_device(dst, host(src), n, stream, wait) },
+        // SAFETY: the caller's promise.
+        (_, Side::Device) => unsafe { device_to_host(host(dst), src, n, stream, wait) },
+        _ => {
+            if n > 0 && (dst == 0 || src == 0) {
+                return Err(error::INVALID_VALUE);
+            }
+            calls::cuStreamSynchronize(stream)?;
+            // SAFETY: both are host memory, by the caller's promise; they may overlap.
+            unsafe { std::ptr::copy(host(src), host(dst), n) };
+            Ok(())
+        }
+    }
+}
+
+fn device_to_device(dst: u64, src: u64, n: usize, stream: u64) -> error::Result {
+    handles::check_stream(stream)?;
+    if n == 0 {
+        return Ok(());
+    }
+    calls::cuMemcpyDtoDAsync_v2(dst, src, n, stream)?;
+    let known = |address| memory::known(address, n as u64);
+    if known(dst) && known(src) { Ok(()) } else { call::settle() }
+}
+
+pub unsafe fn cuMemcpy(dst: u64, src: u64, ByteCount: usize, stream: u64) -> error::Result {
+    // SAFETY: the program's pointers.
+    unsafe { copy(dst, src, ByteCount, stream, true) }
+}
+
+pub unsafe fn cuMemcpyAsync(dst: u64, src: u64, ByteCount: usize, hStream: u64) -> error::Result {
+    handles::check_stream(hStream)?;
+    // SAFETY: the program's pointers.
+    unsafe { copy(dst, src, ByteCount, hStream, false) }
+}
+
+pub unsafe fn cuMemcpyHtoD_v2(dstDevice: u64, srcHost: *mut c_void, ByteCount: usize, stream: u64) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { host_to_device(dstDevice, srcHost.cast(), ByteCount, stream, true) }
+}
+
+pub unsafe fn cuMemcpyDtoH_v2(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize, stream: u64) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { device_to_host(dstHost.cast(), srcDevice, ByteCount, stream, true) }
+}
+
+pub unsafe fn cuMemcpyDtoD_v2(dstDevice: u64, srcDevice: u64, ByteCount: usize, stream: u64) -> error::Result {
+    device_to_device(dstDevice, srcDevice, ByteCount, stream)
+}
+
+pub unsafe fn cuMemcpyHtoDAsync_v2(dstDevice: u64, srcHost: *mut c_void, ByteCount: usize, hStream: u64) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { host_to_device(dstDevice, srcHost.cast(), ByteCount, hStream, false) }
+}
+
+pub unsafe fn cuMemcpyDtoHAsync_v2(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize, hStream: u64) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { device_to_host(dstHost.cast(), srcDevice, ByteCount, hStream, false) }
+}

@@ -1,0 +1,103 @@
+//! Functions and kernels: name and parameter layout are kept from the look-up, so that a launch asks nothing.
+//!
+//! Words in the handle table: address of the [`Info`], and the module (function), the kernel (function of a kernel) or the library
+//! (kernel).
+
+use crate::{call::put, error, handles};
+use std::ffi::{CStr, CString, c_void};
+use vgpu_spec::handle::Kind;
+
+/// What is known of a function or kernel. Never freed: a launch reads it without a lock, and there are few.
+pub struct Info {
+    pub name: CString,
+    /// Offset and size of each parameter, in bytes.
+    pub layout: Vec<(u32, u32)>,
+    /// Bytes of all parameters together.
+    pub size: usize,
+}
+
+impl Info {
+    /// Takes a layout as the worker sends it: offset and size, u32 each.
+    pub fn new(name: &CStr, bytes: &[u8]) -> &'static Self {
+        let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let layout: Vec<(u32, u32)> = bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
+        let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
+        Box::leak(Box::new(Info { name: name.to_owned(), layout, size }))
+    }
+
+    /// The word of the handle table.
+    pub fn word(&'static self) -> u64 {
+        (&raw const *self).expose_provenance() as u64
+    }
+}
+
+/// What is known of a live function or kernel.
+#[inline]
+pub fn info(callable: u64) -> error::Result<&'static Info> {
+    let kind = if handles::is(Kind::Kernel, callable) { Kind::Kernel } else { Kind::Function };
+    let (word, _) = handles::words(kind, callable)?;
+    let address = std::ptr::with_exposed_provenance::<Info>(word as usize);
+    // SAFETY: the first word of functions and kernels is always the address of a leaked Info, or 0.
+    unsafe { address.as_ref() }.ok_or(error::INVALID_HANDLE)
+}
+
+/// The layout of parameter `index`.
+///
+/// # Safety
+/// The places are NULL or valid for a write.
+pub unsafe fn parameter(info: &Info, index: usize, offset: *mut usize, size: *mut usize) -> error::Result {
+    let &(at, len) = info.layout.get(index).ok_or(error::INVALID_VALUE)?;
+    // SAFETY: the caller's promise; `size` may be NULL.
+    unsafe {
+        put(offset, at as usize)?;
+        if let Some(place) = size.as_mut() {
+            *place = len as usize;
+        }
+    }
+    Ok(())
+}
+
+/// Measured on the real driver: a kernel given here is CUDA_ERROR_INVALID_HANDLE.
+pub unsafe fn cuFuncGetParamInfo(func: u64, paramIndex: usize, paramOffset: *mut usize, paramSize: *mut usize) -> error::Result {
+    handles::words(Kind::Function, func)?;
+    // SAFETY: the program's pointers.
+    unsafe { parameter(info(func)?, paramIndex, paramOffset, paramSize) }
+}
+
+pub unsafe fn cuFuncGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
+    let text = info(hfunc)?.name.as_ptr();
+    // SAFETY: the program's pointer; the text is never freed.
+    unsafe { put(name, text.cast_mut().cast()) }
+}
+
+pub unsafe fn cuFuncGetModule(hmod: *mut u64, hfunc: u64) -> error::Result {
+    let (_, owner) = handles::words(Kind::Function, hfunc)?;
+    let module = if handles::is(Kind::Kernel, owner) {
+        let (_, library) = handles::words(Kind::Kernel, owner)?;
+        crate::library::module(library)?
+    } else {
+        owner
+    };
+    // SAFETY: the program's pointer.
+    unsafe { put(hmod, module) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_gives_offsets_sizes_and_the_whole_size() {
+        let bytes: Vec<u8> = [0_u32, 8, 8, 4, 16, 8].iter().flat_map(|n| n.to_le_bytes()).collect();
+        let info = Info::new(c"kernel", &bytes);
+        assert_eq!(info.layout, [(0, 8), (8, 4), (16, 8)]);
+        assert_eq!(info.size, 24);
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: places of our own.
+        assert_eq!(unsafe { parameter(info, 1, &raw mut offset, &raw mut size) }, Ok(()));
+        assert_eq!((offset, size), (8, 4));
+        // SAFETY: places of our own.
+        assert_eq!(unsafe { parameter(info, 3, &raw mut offset, &raw mut size) }, Err(1));
+        assert_eq!(Info::new(c"empty", &[]).size, 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! Handles are made here: numbers whose parts tell kind, index and generation ([`vgpu_spec::handle`]).
+//!
+//! The table says which are alive and keeps two words with each, so that getters need not ask and a launch finds its function without
+//! a lock.
+
+use crate::error;
+use std::sync::{
+    Mutex, OnceLock, PoisonError,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
+use vgpu_spec::handle::{self, KINDS, Kind, MAX_INDEX, next_generation};
+
+const CHUNK: usize = 4096;
+const CHUNKS: usize = (MAX_INDEX as usize + 1) / CHUNK;
+/// Set in `tag` while the handle is alive; the generation is below.
+const LIVE: u32 = 1 << 31;
+
+/// The special streams: default, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD.
+pub const SPECIAL_STREAMS: u64 = 2;
+
+#[derive(Default)]
+struct Slot {
+    tag: AtomicU32,
+    words: [AtomicU64; 2],
+}
+
+struct Table {
+    chunks: [OnceLock<Box<[Slot]>>; CHUNKS],
+    free: Mutex<Free>,
+}
+
+/// Indexes to use: those given back first, then the next new one.
+struct Free {
+    again: Vec<u32>,
+    next: u32,
+}
+
+impl Table {
+    const fn new() -> Self {
+        Table {
+            chunks: [const { OnceLock::new() }; CHUNKS],
+            free: Mutex::new(Free { again: Vec::new(), next: 1 }),
+        }
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.chunks.get(index as usize / CHUNK)?.get()?.get(index as usize % CHUNK)
+    }
+}
+
+static TABLES: [Table; KINDS + 1] = [const { Table::new() }; KINDS + 1];
+
+fn live(number: u64) -> Option<&'static Slot> {
+    let parts = handle::split(number)?;
+    let slot = TABLES.get(parts.kind as usize)?.slot(parts.index)?;
+    (slot.tag.load(Ordering::Acquire) == LIVE | u32::from(parts.generation)).then_some(slot)
+}
+
+/// Makes a handle.
+///
+/// # Errors
+/// CUDA_ERROR_OUT_OF_MEMORY when there are too many.
+pub fn create(kind: Kind) -> error::Result<u64> {
+    create_with(kind, 0, 0)
+}
+
+/// Makes a handle with two words of its own.
+pub fn create_with(kind: Kind, first: u64, second: u64) -> error::Result<u64> {
+    let table = &TABLES[kind as usize];
+    let mut free = table.free.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = match free.again.pop() {
+        Some(index) => index,
+        None if free.next <= MAX_INDEX => {
+            free.next += 1;
+            free.next - 1
+        }
+        None => return Err(error::OUT_OF_MEMORY),
+    };
+    drop(free);
+    let chunk = table.chunks.get(index as usize / CHUNK).ok_or(error::OUT_OF_MEMORY)?;
+    let slots = chunk.get_or_init(|| (0..CHUNK).map(|_| Slot::default()).collect());
+    let slot = slots.get(index as usize % CHUNK).ok_or(error::OUT_OF_MEMORY)?;
+    let generation = (slot.tag.load(Ordering::Relaxed) & !LIVE) as u16;
+    slot.words[0].store(first, Ordering::Relaxed);
+    slot.words[1].store(second, Ordering::Relaxed);
+    slot.tag.store(LIVE | u32::from(generation), Ordering::Release);
+    Ok(handle::make(kind, index, generation))
+}
+
+/// Ends a handle; its index may be used again, with another generation. Nothing for one that is not alive.
+pub fn remove(number: u64) {
+    let (Some(slot), Some(parts)) = (live(number), handle::split(number)) else { return };
+    let next = u32::from(next_generation(parts.generation));
+    let ended = slot.tag.compare_exchange(
+        LIVE | u32::from(parts.generation),
+        next,
+        Ordering::AcqRel,
+        Ordering::Relaxed,
+    );
+    if ended.is_ok() {
+        let table = &TABLES[parts.kind as usize];
+        table.free.lock().unwrap_or_else(PoisonError::into_inner).again.push(parts.index);
+    }
+}
+
+/// The two words of a live handle of `kind`.
+#[inline]
+pub fn words(kind: Kind, number: u64) -> error::Result<(u64, u64)> {
+    let slot = live(number).filter(|_| is(kind, number)).ok_or(error::INVALID_HANDLE)?;
+    Ok((slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
+}
+
+/// Sets a word of a live handle.
+pub fn set_word(number: u64, word: usize, value: u64) {
+    if let Some(place) = live(number).and_then(|s| s.words.get(word)) {
+        place.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Live handles of `kind`, in ascending order.
+pub fn all(kind: Kind) -> Vec<u64> {
+    let table = &TABLES[kind as usize];
+    let mut found = Vec::new();
+    for (chunk, slots) in table.chunks.iter().enumerate().filter_map(|(i, c)| Some((i, c.get()?))) {
+        for (place, slot) in slots.iter().enumerate() {
+            let tag = slot.tag.load(Ordering::Acquire);
+            if tag & LIVE != 0 {
+                let index = u32::try_from(chunk * CHUNK + place).unwrap_or(MAX_INDEX);
+                found.push(handle::make(kind, index, (tag & !LIVE) as u16));
+            }
+        }
+    }
+    found
+}
+
+/// Whether `number` looks like a handle of `kind`, alive or not.
+pub fn is(kind: Kind, number: u64) -> bool {
+    handle::split(number).is_some_and(|p| p.kind == kind as u8)
+}
+
+fn check(kind: Kind, number: u64, otherwise: u32) -> error::Result {
+    if is(kind, number) && live(number).is_some() { Ok(()) } else { Err(otherwise) }
+}
+
+macro_rules! checks {
+    ($($name:ident, $kind:ident, $error:ident;)*) => {$(
+        #[doc = concat!("Refuses what is no live ", stringify!($kind), ".")]
+        #[inline]
+        pub fn $name(number: u64) -> error::Result {
+            check(Kind::$kind, number, error::$error)
+        }
+    )*};
+}
+checks! {
+    check_context, Context, INVALID_CONTEXT;
+    check_event, Event, INVALID_HANDLE;
+    check_module, Module, INVALID_HANDLE;
+    check_library, Library, INVALID_HANDLE;
+    check_kernel, Kernel, INVALID_HANDLE;
+}
+
+/// Refuses what is no stream: the special ones are.
+#[inline]
+pub fn check_stream(number: u64) -> error::Result {
+    if number <= SPECIAL_STREAMS { Ok(()) } else { check(Kind::Stream, number, error::INVALID_HANDLE) }
+}
+
+/// Refuses what cannot be launched.
+#[inline]
+pub fn check_callable(number: u64) -> error::Result {
+    let kind = if is(Kind::Kernel, number) { Kind::Kernel } else { Kind::Function };
+    check(kind, number, error::INVALID_HANDLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_handle_is_not_alive_although_its_index_is_used_again() {
+        let first = create_with(Kind::Event, 5, 6).unwrap();
+        assert_eq!(words(Kind::Event, first), Ok((5, 6)));
+        assert_eq!(words(Kind::Stream, first), Err(error::INVALID_HANDLE));
+        remove(first);
+        remove(first);
+        assert_eq!(check_event(first), Err(error::INVALID_HANDLE));
+        let second = create(Kind::Event).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(check_event(second), Ok(()));
+        assert_eq!(check_event(first), Err(error::INVALID_HANDLE));
+    }
+
+    #[test]
+    fn special_streams_are_streams_and_null_is_nothing_else() {
+        for stream in 0..=2 {
+            assert_eq!(check_stream(stream), Ok(()));
+        }
+        assert_eq!(check_stream(3), Err(error::INVALID_HANDLE));
+        assert_eq!(check_context(0), Err(error::INVALID_CONTEXT));
+        assert_eq!(check_callable(0), Err(error::INVALID_HANDLE));
+    }
+}

@@ -1,0 +1,55 @@
+//! Kernels of libraries.
+
+use crate::{call::put, calls, context, error, function, handles};
+use std::{
+    collections::HashMap,
+    ffi::c_void,
+    sync::{Mutex, PoisonError},
+};
+use vgpu_spec::handle::Kind;
+
+/// (kernel, context) → function: the driver gives the same one each time.
+static FUNCTIONS: Mutex<Option<HashMap<(u64, u64), u64>>> = Mutex::new(None);
+
+/// The function of a kernel in the current context.
+pub fn function_of(kernel: u64) -> error::Result<u64> {
+    let info = function::info(kernel)?;
+    let key = (kernel, context::current());
+    let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let functions = functions.get_or_insert_with(HashMap::new);
+    if let Some(&function) = functions.get(&key).filter(|&&f| handles::check_callable(f).is_ok()) {
+        return Ok(function);
+    }
+    let function = handles::create_with(Kind::Function, info.word(), kernel)?;
+    if let Err(status) = calls::vgpuKernelGetFunction(function, kernel) {
+        handles::remove(function);
+        return Err(status);
+    }
+    functions.insert(key, function);
+    Ok(function)
+}
+
+pub unsafe fn cuKernelGetFunction(pFunc: *mut u64, kernel: u64) -> error::Result {
+    handles::check_kernel(kernel)?;
+    let function = function_of(kernel)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(pFunc, function) }
+}
+
+pub unsafe fn cuKernelGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
+    handles::check_kernel(hfunc)?;
+    // SAFETY: the program's pointer.
+    unsafe { function::cuFuncGetName(name, hfunc) }
+}
+
+pub unsafe fn cuKernelGetParamInfo(kernel: u64, paramIndex: usize, paramOffset: *mut usize, paramSize: *mut usize) -> error::Result {
+    handles::check_kernel(kernel)?;
+    // SAFETY: the program's pointers.
+    unsafe { function::parameter(function::info(kernel)?, paramIndex, paramOffset, paramSize) }
+}
+
+pub unsafe fn cuKernelGetLibrary(pLib: *mut u64, kernel: u64) -> error::Result {
+    let (_, library) = handles::words(Kind::Kernel, kernel)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(pLib, library) }
+}

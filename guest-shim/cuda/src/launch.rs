@@ -1,0 +1,294 @@
+//! Kernel launches: what the driver would refuse at once is refused here, the rest goes to the lane and is not waited for.
+
+use crate::{
+    call, calls, client, context,
+    device::attribute,
+    error,
+    function::{self, Info},
+    handles,
+};
+use std::{ffi::c_void, slice};
+use vgpu_spec::plain::Blob8;
+
+/// CU_LAUNCH_PARAM_END, _BUFFER_POINTER and _BUFFER_SIZE.
+const END: usize = 0;
+const BUFFER_POINTER: usize = 1;
+const BUFFER_SIZE: usize = 2;
+/// The largest parameter area of a kernel (CUDA 12.1 and later).
+const MAX_PARAMETERS: usize = 32764;
+/// Parameters up to this size are gathered on the stack.
+const ON_STACK: usize = 4096;
+/// Bytes of a CUlaunchAttribute: id u32, padding, value of 64 bytes.
+const ATTRIBUTE: usize = 72;
+/// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
+const COOPERATIVE: u32 = 2;
+/// Attributes whose value is plain numbers: see the worker's launch.rs, which refuses the others too.
+const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
+
+/// Grid and block, three dimensions each, and dynamic shared memory in bytes.
+#[derive(Clone, Copy)]
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+}
+
+impl Shape {
+    /// Refuses what no device can run.
+    fn check(&self) -> error::Result {
+        if self.grid.contains(&0) || self.block.contains(&0) {
+            return Err(error::INVALID_VALUE);
+        }
+        let devices = &client::get()?.devices;
+        let device = context::device()?;
+        let limit = |id| devices.attribute(device, id).map_or(u32::MAX, i32::cast_unsigned);
+        let first = [(attribute::MAX_GRID_DIM_X, &self.grid), (attribute::MAX_BLOCK_DIM_X, &self.block)];
+        for (base, dimensions) in first {
+            for (id, &n) in (base..).zip(dimensions) {
+                if n > limit(id) {
+                    return Err(error::INVALID_VALUE);
+                }
+            }
+        }
+        let threads: u64 = self.block.iter().map(|&n| u64::from(n)).product();
+        if threads > u64::from(limit(attribute::MAX_THREADS_PER_BLOCK)) {
+            return Err(error::INVALID_VALUE);
+        }
+        Ok(())
+    }
+}
+
+/// The program's parameters, either as a list of pointers or as one buffer.
+struct Arguments {
+    list: *mut *mut c_void,
+    extra: *mut *mut c_void,
+}
+
+impl Arguments {
+    /// Calls `send` with the parameters as one buffer.
+    ///
+    /// # Safety
+    /// The pointers are as cuLaunchKernel documents them for a kernel of this layout.
+    #[inline]
+    unsafe fn with<R>(&self, info: &Info, send: impl FnOnce(&[u8]) -> error::Result<R>) -> error::Result<R> {
+        if !self.extra.is_null() {
+            if !self.list.is_null() {
+                return Err(error::INVALID_VALUE);
+            }
+            // SAFETY: the caller's promise.
+            return send(unsafe { extra_buffer(self.extra) }?);
+        }
+        if info.size > MAX_PARAMETERS || (self.list.is_null() && info.size > 0) {
+            return Err(error::INVALID_VALUE);
+        }
+        if info.size <= ON_STACK {
+            let mut buffer = [0; ON_STACK];
+            let buffer = &mut buffer[..info.size];
+            // SAFETY: the caller's promise.
+            unsafe { gather(info, self.list, buffer) }?;
+            return send(buffer);
+        }
+        let mut buffer = vec![0; info.size];
+        // SAFETY: the caller's promise.
+        unsafe { gather(info, self.list, &mut buffer) }?;
+        send(&buffer)
+    }
+}
+
+/// Copies each parameter to its offset.
+///
+/// # Safety
+/// `list` has a pointer for each parameter, to as many bytes as the layout says.
+#[inline]
+unsafe fn gather(info: &Info, list: *mut *mut c_void, buffer: &mut [u8]) -> error::Result {
+    for (i, &(offset, size)) in info.layout.iter().enumerate() {
+        let place = buffer.get_mut(offset as usize..).and_then(|b| b.get_mut(..size as usize)).ok_or(error::INVALID_VALUE)?;
+        // SAFETY: the caller's promise.
+        let value = unsafe { list.add(i).read() }.cast::<u8>();
+        if value.is_null() {
+            return Err(error::INVALID_VALUE);
+        }
+        // SAFETY: the caller's promise; `place` is as long as the parameter.
+        unsafe { std::ptr::copy_nonoverlapping(value, place.as_mut_ptr(), place.len()) };
+    }
+    Ok(())
+}
+
+/// The buffer of an `extra` list.
+///
+/// # Safety
+/// `extra` is a list of names and values that ends with CU_LAUNCH_PARAM_END, and its buffer is as long as it says.
+unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> error::Result<&'a [u8]> {
+    let (mut data, mut size) = (std::ptr::null::<u8>(), 0_usize);
+    // Both names and the end are five entries; more would be repetition.
+    for i in 0..4 {
+        // SAFETY: the caller's promise; the end was not reached yet.
+        let name = unsafe { extra.add(2 * i).read() }.addr();
+        if name == END {
+            return match (data.is_null(), size) {
+                (_, 0) => Ok(&[]),
+                (false, n) if n <= MAX_PARAMETERS => {
+                    // SAFETY: the caller's promise.
+                    Ok(unsafe { slice::from_raw_parts(data, n) })
+                }
+                _ => Err(error::INVALID_VALUE),
+            };
+        }
+        // SAFETY: the caller's promise: a name has a value.
+        let value = unsafe { extra.add(2 * i + 1).read() };
+        match name {
+            BUFFER_POINTER => data = value.cast(),
+            // SAFETY: the value points to the size, or is NULL.
+            BUFFER_SIZE => size = *unsafe { value.cast::<usize>().as_ref() }.ok_or(error::INVALID_VALUE)?,
+            _ => return Err(error::INVALID_VALUE),
+        }
+    }
+    Err(error::INVALID_VALUE)
+}
+
+/// Launches.
+///
+/// # Safety
+/// As [`Arguments::with`].
+#[inline]
+unsafe fn launch(f: u64, shape: Shape, stream: u64, arguments: &Arguments, attributes: &[u8]) -> error::Result {
+    let info = function::info(f)?;
+    handles::check_stream(stream)?;
+    shape.check()?;
+    let Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared } = shape;
+    // SAFETY: the caller's promise.
+    unsafe {
+        arguments.with(info, |p| {
+            if attributes.is_empty() {
+                calls::vgpuLaunch(f, gx, gy, gz, bx, by, bz, shared, stream, p, p.len())
+            } else {
+                calls::vgpuLaunchEx(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, attributes.len(), p, p.len())
+            }
+        })
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // the driver API's parameters
+pub unsafe fn cuLaunchKernel(
+    f: u64,
+    gridDimX: u32,
+    gridDimY: u32,
+    gridDimZ: u32,
+    blockDimX: u32,
+    blockDimY: u32,
+    blockDimZ: u32,
+    sharedMemBytes: u32,
+    hStream: u64,
+    kernelParams: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> error::Result {
+    let shape = Shape {
+        grid: [gridDimX, gridDimY, gridDimZ],
+        block: [blockDimX, blockDimY, blockDimZ],
+        shared: sharedMemBytes,
+    };
+    // SAFETY: the program's pointers.
+    unsafe { launch(f, shape, hStream, &Arguments { list: kernelParams, extra }, &[]) }
+}
+
+#[allow(clippy::too_many_arguments)] // the driver API's parameters
+pub unsafe fn cuLaunchCooperativeKernel(
+    f: u64,
+    gridDimX: u32,
+    gridDimY: u32,
+    gridDimZ: u32,
+    blockDimX: u32,
+    blockDimY: u32,
+    blockDimZ: u32,
+    sharedMemBytes: u32,
+    hStream: u64,
+    kernelParams: *mut *mut c_void,
+) -> error::Result {
+    let shape = Shape {
+        grid: [gridDimX, gridDimY, gridDimZ],
+        block: [blockDimX, blockDimY, blockDimZ],
+        shared: sharedMemBytes,
+    };
+    let mut attribute = [0; ATTRIBUTE];
+    attribute[..4].copy_from_slice(&COOPERATIVE.to_le_bytes());
+    attribute[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    let arguments = Arguments { list: kernelParams, extra: std::ptr::null_mut() };
+    // SAFETY: the program's pointers.
+    unsafe { launch(f, shape, hStream, &arguments, &attribute) }
+}
+
+/// CUlaunchConfig, as cuda.h lays it out.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Config {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: u64,
+    attributes: *const u8,
+    count: u32,
+}
+
+/// `per_thread`: the `_ptsz` form, in which stream 0 of the configuration is the per-thread stream.
+pub unsafe fn cuLaunchKernelEx(
+    config: *const Blob8<56>,
+    f: u64,
+    kernelParams: *mut *mut c_void,
+    extra: *mut *mut c_void,
+    per_thread: bool,
+) -> error::Result {
+    // SAFETY: the program's pointer; a Config has the size and alignment of the blob.
+    let config = unsafe { config.cast::<Config>().as_ref() }.ok_or(error::INVALID_VALUE)?;
+    let shape = Shape { grid: config.grid, block: config.block, shared: config.shared };
+    let count = config.count as usize;
+    // SAFETY: the program's array of `count` attributes.
+    let attributes = unsafe { call::slice(config.attributes, count * ATTRIBUTE) };
+    let attributes = match attributes {
+        Some(bytes) => bytes,
+        None if count == 0 => &[],
+        None => return Err(error::INVALID_VALUE),
+    };
+    for attribute in attributes.chunks_exact(ATTRIBUTE) {
+        let id = u32::from_le_bytes([attribute[0], attribute[1], attribute[2], attribute[3]]);
+        if !PLAIN_ATTRIBUTES.contains(&id) {
+            vgpu_client::warn!("cuLaunchKernelEx: launch attribute {id} is not supported yet");
+            return Err(error::NOT_SUPPORTED);
+        }
+    }
+    let stream = if per_thread { call::per_thread(config.stream) } else { config.stream };
+    // SAFETY: the program's pointers.
+    unsafe { launch(f, shape, stream, &Arguments { list: kernelParams, extra }, attributes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_gathered_at_their_offsets() {
+        let layout: Vec<u8> = [0_u32, 4, 8, 8].iter().flat_map(|n| n.to_le_bytes()).collect();
+        let info = Info::new(c"k", &layout);
+        let (mut a, mut b) = (0x0102_0304_u32, u64::MAX);
+        let mut list = [(&raw mut a).cast::<c_void>(), (&raw mut b).cast::<c_void>()];
+        let arguments = Arguments { list: list.as_mut_ptr(), extra: std::ptr::null_mut() };
+        // SAFETY: a list of two parameters of the sizes given.
+        let bytes = unsafe { arguments.with(info, |p| Ok(p.to_vec())) }.unwrap();
+        assert_eq!(bytes, [4, 3, 2, 1, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
+        let none = Arguments { list: std::ptr::null_mut(), extra: std::ptr::null_mut() };
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { none.with(info, |_| Ok(())) }, Err(error::INVALID_VALUE));
+    }
+
+    #[test]
+    fn an_extra_buffer_is_found_and_a_malformed_list_refused() {
+        let data = [7_u8; 12];
+        let mut size = data.len();
+        let name = |n: usize| std::ptr::without_provenance_mut::<c_void>(n);
+        let mut list = [name(1), data.as_ptr().cast_mut().cast(), name(2), (&raw mut size).cast(), name(0)];
+        // SAFETY: a well-formed list.
+        assert_eq!(unsafe { extra_buffer(list.as_mut_ptr()) }, Ok(&data[..]));
+        list[0] = name(9);
+        // SAFETY: nothing is read beyond the unknown name.
+        assert_eq!(unsafe { extra_buffer(list.as_mut_ptr()) }, Err(error::INVALID_VALUE));
+    }
+}

@@ -1,0 +1,39 @@
+//! The guest's `libcuda.so.1`: every symbol of the CUDA driver, answered here or sent to the worker over a lane.
+//!
+//! [`exports`], [`calls`] and the table of [`proc_address`] derive from the description in `spec/api/cuda`; what needs thought
+//! stands in the file of its noun. Names are the driver API's own.
+#![allow(non_snake_case)]
+
+mod call;
+mod calls;
+mod capture;
+mod client;
+mod context;
+mod copy;
+mod device;
+mod entry;
+mod error;
+mod event;
+mod export_table;
+mod exports;
+mod function;
+mod handles;
+mod host_memory;
+mod host_tables;
+mod image;
+mod kernel;
+mod launch;
+mod library;
+mod memory;
+mod memory_pool;
+mod memset;
+mod module;
+mod output;
+mod pointer;
+mod primary_context;
+mod proc_address;
+mod record;
+mod staging;
+mod stream;
+mod unsupported;
+mod visible;

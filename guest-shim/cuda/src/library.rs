@@ -1,0 +1,167 @@
+//! Libraries.
+
+use crate::{
+    call,
+    call::put,
+    calls, context, error,
+    function::Info,
+    handles, image, memory,
+    module::{self, LAYOUT_ROOM, Options},
+};
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_char, c_void},
+    sync::{Mutex, PoisonError},
+};
+use vgpu_spec::handle::Kind;
+
+#[derive(Default)]
+struct Known {
+    /// (library, name) → kernel.
+    kernels: HashMap<(u64, CString), u64>,
+    /// (library, context) → module.
+    modules: HashMap<(u64, u64), u64>,
+}
+
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+
+fn load(place: *mut u64, image: &[u8], options: &Options) -> error::Result {
+    if place.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let library = handles::create(Kind::Library)?;
+    let sent = image::share(image, |address| {
+        calls::vgpuLibraryLoad(library, address, image.len(), &options.names, &options.values, options.names.len())
+    });
+    if let Err(status) = sent {
+        handles::remove(library);
+        return Err(status);
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(place, library) }
+}
+
+/// Library options only say how the caller keeps the image (CU_LIBRARY_BINARY_IS_PRESERVED, CU_LIBRARY_HOST_UNIVERSAL_FUNCTION_AND_DATA_TABLE):
+/// the image is copied, so they change nothing. Their values may be NULL.
+#[allow(clippy::too_many_arguments)] // the driver API's parameters
+pub unsafe fn cuLibraryLoadData(
+    library: *mut u64,
+    code: *mut c_void,
+    jitOptions: *mut u32,
+    jitOptionsValues: *mut *mut c_void,
+    numJitOptions: u32,
+    _libraryOptions: *mut u32,
+    _libraryOptionValues: *mut *mut c_void,
+    _numLibraryOptions: u32,
+) -> error::Result {
+    // SAFETY: the program's image and options.
+    let (bytes, options) = unsafe {
+        (image::find(code.cast::<u8>())?, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
+    };
+    load(library, bytes, &options)
+}
+
+#[allow(clippy::too_many_arguments)] // the driver API's parameters
+pub unsafe fn cuLibraryLoadFromFile(
+    library: *mut u64,
+    fileName: *const c_char,
+    jitOptions: *mut u32,
+    jitOptionsValues: *mut *mut c_void,
+    numJitOptions: u32,
+    _libraryOptions: *mut u32,
+    _libraryOptionValues: *mut *mut c_void,
+    _numLibraryOptions: u32,
+) -> error::Result {
+    // SAFETY: the program's text and options.
+    let (path, options) = unsafe {
+        let path = call::text(fileName).ok_or(error::INVALID_VALUE)?;
+        (path, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
+    };
+    load(library, &image::read(path)?, &options)
+}
+
+pub unsafe fn cuLibraryUnload(library: u64) -> error::Result {
+    handles::check_library(library)?;
+    let result = calls::cuLibraryUnload(library);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = known.as_mut() {
+        known.kernels.retain(|key, kernel| {
+            let keep = key.0 != library;
+            if !keep {
+                handles::remove(*kernel);
+            }
+            keep
+        });
+        known.modules.retain(|key, module| {
+            let keep = key.0 != library;
+            if !keep {
+                module::forget_functions(*module);
+                handles::remove(*module);
+            }
+            keep
+        });
+    }
+    memory::forget_module(library);
+    handles::remove(library);
+    result
+}
+
+pub unsafe fn cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) -> error::Result {
+    handles::check_library(library)?;
+    // SAFETY: the program's text.
+    let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let kernels = &mut known.get_or_insert_with(Known::default).kernels;
+    let key = (library, name.to_owned());
+    let kernel = match kernels.get(&key) {
+        Some(&kernel) => kernel,
+        None => {
+            let kernel = handles::create_with(Kind::Kernel, 0, library)?;
+            let (mut layout, mut len) = (vec![0; LAYOUT_ROOM], 0);
+            if let Err(status) = calls::vgpuLibraryGetKernel(kernel, library, name, &mut layout, &mut len) {
+                handles::remove(kernel);
+                return Err(status);
+            }
+            layout.truncate(usize::try_from(len).unwrap_or(0));
+            handles::set_word(kernel, 0, Info::new(name, &layout).word());
+            kernels.insert(key, kernel);
+            kernel
+        }
+    };
+    // SAFETY: the program's pointer.
+    unsafe { put(pKernel, kernel) }
+}
+
+/// The module of a library in the current context.
+pub fn module(library: u64) -> error::Result<u64> {
+    handles::check_library(library)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let modules = &mut known.get_or_insert_with(Known::default).modules;
+    let key = (library, context::current());
+    if let Some(&module) = modules.get(&key).filter(|&&m| handles::check_module(m).is_ok()) {
+        return Ok(module);
+    }
+    let module = handles::create_with(Kind::Module, library, key.1)?;
+    if let Err(status) = calls::vgpuLibraryGetModule(module, library) {
+        handles::remove(module);
+        return Err(status);
+    }
+    modules.insert(key, module);
+    Ok(module)
+}
+
+pub unsafe fn cuLibraryGetModule(pMod: *mut u64, library: u64) -> error::Result {
+    let module = module(library)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(pMod, module) }
+}
+
+pub unsafe fn cuLibraryGetGlobal(dptr: *mut u64, bytes: *mut usize, library: u64, name: *const c_char) -> error::Result {
+    handles::check_library(library)?;
+    // SAFETY: the program's text.
+    let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
+    let (mut address, mut len) = (0, 0);
+    calls::cuLibraryGetGlobal(Some(&mut address), Some(&mut len), library, name)?;
+    // SAFETY: the program's pointers.
+    unsafe { module::put_variable(library, address, len, dptr, bytes) }
+}

@@ -1,0 +1,276 @@
+//! Device memory: what the program owns, so that pointer queries and copies of unknown direction need not ask, and the addresses that
+//! this process keeps free of host memory.
+
+use crate::{call::put, calls, client, context, error};
+use std::{
+    collections::BTreeMap,
+    ffi::c_void,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use vgpu_spec::wire::Range;
+
+/// How often an allocation that collides with host memory is tried again.
+const TRIES: usize = 8;
+const PAGE: u64 = 4096;
+
+/// What a range of device memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Allocated,
+    /// A variable of this module or library.
+    Variable(u64),
+}
+
+/// A range of device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub base: u64,
+    pub len: u64,
+    pub context: u64,
+    pub origin: Origin,
+    /// A number unique in this process's life (CU_POINTER_ATTRIBUTE_BUFFER_ID).
+    pub id: u64,
+}
+
+struct State {
+    blocks: BTreeMap<u64, Block>,
+    /// Ranges in which this process has nothing mapped and never will.
+    reserved: Vec<Range>,
+    next_id: u64,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { blocks: BTreeMap::new(), reserved: Vec::new(), next_id: 1 });
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn find(&self, address: u64) -> Option<Block> {
+        let (_, block) = self.blocks.range(..=address).next_back()?;
+        (address - block.base < block.len).then_some(*block)
+    }
+
+    fn insert(&mut self, base: u64, len: u64, origin: Origin) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.blocks.insert(base, Block { base, len, context: context::current(), origin, id });
+    }
+}
+
+/// Says which addresses are kept free for device memory.
+pub fn set_reserved(ranges: Vec<Range>) {
+    state().reserved = ranges;
+}
+
+/// The block in which `address` lies.
+pub fn find(address: u64) -> Option<Block> {
+    state().find(address)
+}
+
+/// Whether `[address, address + len)` lies in one known block.
+pub fn known(address: u64, len: u64) -> bool {
+    find(address).is_some_and(|b| address.checked_add(len).is_some_and(|end| end <= b.base + b.len))
+}
+
+/// Remembers a variable of a module or library.
+pub fn insert_variable(owner: u64, base: u64, len: usize) {
+    state().insert(base, len as u64, Origin::Variable(owner));
+}
+
+/// Remembers memory that the driver gave.
+pub fn insert(base: u64, len: usize) {
+    state().insert(base, len as u64, Origin::Allocated);
+}
+
+/// Forgets a block; `false` if `base` is not where allocated memory begins.
+pub fn remove(base: u64) -> bool {
+    let mut state = state();
+    match state.blocks.get(&base) {
+        Some(block) if block.origin == Origin::Allocated => state.blocks.remove(&base).is_some(),
+        _ => false,
+    }
+}
+
+/// Forgets the variables of a module or library that ends.
+pub fn forget_module(owner: u64) {
+    state().blocks.retain(|_, b| b.origin != Origin::Variable(owner));
+}
+
+/// Forgets what belongs to a context that ends.
+pub fn forget_context(context: u64) {
+    state().blocks.retain(|_, b| b.context != context);
+}
+
+/// Whether this process keeps the range free: reserved at the start, or reserved now. `false` if something is mapped there, so that a
+/// device pointer would also be a host pointer.
+fn keep_free(base: u64, len: u64) -> bool {
+    let mut state = state();
+    let start = base & !(PAGE - 1);
+    let Some(end) = base.checked_add(len).map(|e| e.next_multiple_of(PAGE)) else { return false };
+    // Neighbours share pages, so only what no range covers yet is reserved.
+    let mut at = start;
+    while at < end {
+        let covering = state.reserved.iter().find(|r| r.contains(at, 1)).and_then(Range::end);
+        if let Some(covered) = covering {
+            at = covered;
+            continue;
+        }
+        let next = state.reserved.iter().map(|r| r.base).filter(|&b| b > at).min().unwrap_or(end).min(end);
+        if !reserve(at, next - at) {
+            return false;
+        }
+        state.reserved.push(Range { base: at, len: next - at });
+        at = next;
+    }
+    true
+}
+
+fn reserve(base: u64, len: u64) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let place = std::ptr::with_exposed_provenance_mut::<c_void>(base as usize);
+    // SAFETY: NOREPLACE: nothing that is mapped is touched.
+    let got = unsafe { libc::mmap(place, len as usize, libc::PROT_NONE, flags, -1, 0) };
+    if got == libc::MAP_FAILED {
+        return false;
+    }
+    if got != place {
+        // Kernels before 4.17 take the address as a hint.
+        // SAFETY: the mapping just made.
+        unsafe { libc::munmap(got, len as usize) };
+        return false;
+    }
+    true
+}
+
+/// Allocates with `ask` until the address is one that this process can keep free; those that are not are given back with `release`.
+pub fn allocate(
+    len: usize,
+    mut ask: impl FnMut(&mut u64) -> error::Result,
+    release: impl Fn(u64) -> error::Result,
+) -> error::Result<u64> {
+    let mut colliding = Vec::new();
+    let mut result = Err(error::OUT_OF_MEMORY);
+    for _ in 0..TRIES {
+        let mut address = 0;
+        if let Err(status) = ask(&mut address) {
+            result = Err(status);
+            break;
+        }
+        if keep_free(address, len as u64) {
+            insert(address, len);
+            result = Ok(address);
+            break;
+        }
+        vgpu_client::debug!("device memory at {address:#x} collides with host memory here; asking again");
+        colliding.push(address);
+    }
+    for address in colliding {
+        let _ = release(address);
+    }
+    result
+}
+
+pub unsafe fn cuMemAlloc_v2(dptr: *mut u64, bytesize: usize) -> error::Result {
+    if dptr.is_null() || bytesize == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    let address = allocate(bytesize, |place| calls::cuMemAlloc_v2(place, bytesize), calls::cuMemFree_v2)?;
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(dptr, address) }
+}
+
+pub unsafe fn cuMemAllocPitch_v2(
+    dptr: *mut u64,
+    pPitch: *mut usize,
+    WidthInBytes: usize,
+    Height: usize,
+    ElementSizeBytes: u32,
+) -> error::Result {
+    if dptr.is_null() || pPitch.is_null() || WidthInBytes == 0 || Height == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut pitch = 0;
+    // The pitch is only known with the answer; rows are never wider than twice the least pitch of 512 bytes and the width.
+    let most = WidthInBytes.next_multiple_of(512).checked_mul(Height).ok_or(error::OUT_OF_MEMORY)?;
+    let ask = |place: &mut u64| calls::cuMemAllocPitch_v2(place, &mut pitch, WidthInBytes, Height, ElementSizeBytes);
+    let address = allocate(most, ask, calls::cuMemFree_v2)?;
+    if let Some(len) = pitch.checked_mul(Height).filter(|&len| len != most) {
+        remove(address);
+        insert(address, len);
+    }
+    // SAFETY: checked above; the program's pointers.
+    unsafe { put(dptr, address).and_then(|()| put(pPitch, pitch)) }
+}
+
+/// NULL is freed without error, as the driver does.
+pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
+    if dptr == 0 {
+        return Ok(());
+    }
+    if !remove(dptr) {
+        return Err(error::INVALID_VALUE);
+    }
+    calls::cuMemFree_v2(dptr)
+}
+
+pub unsafe fn cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) -> error::Result {
+    let (base, len) = match find(dptr) {
+        Some(block) => (block.base, block.len),
+        None => client::get()?.heap.find(dptr).ok_or(vgpu_spec::result::CudaError::NotFound as u32)?,
+    };
+    // SAFETY: the program's pointers, which may be NULL.
+    unsafe {
+        if let Some(place) = pbase.as_mut() {
+            *place = base;
+        }
+        if let Some(place) = psize.as_mut() {
+            *place = usize::try_from(len).unwrap_or(usize::MAX);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_found_by_any_address_in_them() {
+        insert(0x1000_0000_0000, 512);
+        insert_variable(77, 0x1000_0000_0200, 8);
+        assert_eq!(find(0x1000_0000_01ff).map(|b| b.base), Some(0x1000_0000_0000));
+        assert_eq!(find(0x1000_0000_0200).map(|b| b.origin), Some(Origin::Variable(77)));
+        assert_eq!(find(0x1000_0000_0208), None);
+        assert!(known(0x1000_0000_0000, 512) && !known(0x1000_0000_0000, 513));
+        assert!(!remove(0x1000_0000_0200), "a variable is not freed");
+        forget_module(77);
+        assert_eq!(find(0x1000_0000_0200), None);
+        assert!(remove(0x1000_0000_0000) && !remove(0x1000_0000_0000));
+    }
+
+    #[test]
+    fn an_address_that_is_host_memory_here_is_asked_for_again() {
+        let host = vec![0_u8; 1 << 20];
+        let taken = host.as_ptr() as u64;
+        let free = 0x2f00_0000_0000_u64;
+        let mut answers = [taken, free].into_iter();
+        let released = Mutex::new(Vec::new());
+        let got = allocate(
+            8192,
+            |place| {
+                *place = answers.next().unwrap();
+                Ok(())
+            },
+            |address| {
+                released.lock().unwrap().push(address);
+                Ok(())
+            },
+        );
+        assert_eq!(got, Ok(free));
+        assert_eq!(*released.lock().unwrap(), [taken]);
+        // A neighbour on the same page needs no new reservation.
+        assert!(keep_free(free + 8192 - 512, 1024));
+        remove(free);
+    }
+}

@@ -1,0 +1,35 @@
+//! What kernels print: fetched when the worker says that there is something, and written as the driver would.
+
+use crate::calls;
+use std::{cell::Cell, ffi::c_void};
+
+/// Room for one fetch, as the message has it.
+const ROOM: usize = 65536;
+
+unsafe extern "C" {
+    /// The program's own stdout: the driver prints through it too, so order and redirection are the program's.
+    static stdout: *mut libc::FILE;
+}
+
+thread_local! {
+    static FETCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Fetches and writes all that was printed.
+#[cold]
+pub fn fetch() {
+    if FETCHING.replace(true) {
+        return;
+    }
+    let mut text = vec![0; ROOM];
+    let mut len = 0;
+    while calls::vgpuReadOutput(&mut text, &mut len).is_ok() && len > 0 {
+        let written = text.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
+        // SAFETY: libc's stdout is a valid FILE for the life of the process; the bytes are ours.
+        unsafe {
+            libc::fwrite(written.as_ptr().cast::<c_void>(), 1, written.len(), stdout);
+            libc::fflush(stdout);
+        }
+    }
+    FETCHING.set(false);
+}

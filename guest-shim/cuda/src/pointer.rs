@@ -1,0 +1,121 @@
+//! Pointer attributes, answered from what this process knows of its memory.
+
+use crate::{client, context, error, host_memory, memory};
+use std::ffi::c_void;
+
+/// CUpointer_attribute.
+mod attribute {
+    pub const CONTEXT: u32 = 1;
+    pub const MEMORY_TYPE: u32 = 2;
+    pub const DEVICE_POINTER: u32 = 3;
+    pub const HOST_POINTER: u32 = 4;
+    pub const SYNC_MEMOPS: u32 = 6;
+    pub const BUFFER_ID: u32 = 7;
+    pub const IS_MANAGED: u32 = 8;
+    pub const DEVICE_ORDINAL: u32 = 9;
+    pub const IS_LEGACY_CUDA_IPC_CAPABLE: u32 = 10;
+    pub const RANGE_START_ADDR: u32 = 11;
+    pub const RANGE_SIZE: u32 = 12;
+    pub const MAPPED: u32 = 13;
+    pub const ALLOWED_HANDLE_TYPES: u32 = 14;
+    pub const IS_GPU_DIRECT_RDMA_CAPABLE: u32 = 15;
+    pub const ACCESS_FLAGS: u32 = 16;
+    pub const MEMPOOL_HANDLE: u32 = 17;
+    pub const MAPPING_SIZE: u32 = 18;
+    pub const MAPPING_BASE_ADDR: u32 = 19;
+    pub const MEMORY_BLOCK_ID: u32 = 20;
+}
+
+/// CU_MEMORYTYPE_HOST and _DEVICE.
+const HOST: u64 = 1;
+const DEVICE: u64 = 2;
+/// CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE.
+const READ_WRITE: u64 = 3;
+
+/// What is known of a pointer.
+struct Known {
+    base: u64,
+    len: u64,
+    context: u64,
+    id: u64,
+    host: bool,
+}
+
+fn find(address: u64) -> Option<Known> {
+    if let Some(block) = memory::find(address) {
+        return Some(Known { base: block.base, len: block.len, context: block.context, id: block.id, host: false });
+    }
+    // Window addresses are never handed out twice at a time, so the base serves as id.
+    host_memory::find(address).map(|b| Known { base: b.base, len: b.len, context: b.context, id: b.base, host: true })
+}
+
+/// A value and its bytes in the program's place (4 for numbers, 1 for booleans, 8 for addresses and handles).
+fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usize)> {
+    let device = || context::device_of(known.context).map(|d| u64::from(d.cast_unsigned()));
+    Ok(match attribute {
+        attribute::CONTEXT => (known.context, 8),
+        attribute::MEMORY_TYPE => (if known.host { HOST } else { DEVICE }, 4),
+        attribute::DEVICE_POINTER => (address, 8),
+        attribute::HOST_POINTER if known.host => (address, 8),
+        attribute::HOST_POINTER => return Err(error::INVALID_VALUE),
+        attribute::SYNC_MEMOPS | attribute::IS_MANAGED | attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (0, 1),
+        attribute::BUFFER_ID => (known.id, 8),
+        attribute::DEVICE_ORDINAL => (device()?, 4),
+        attribute::RANGE_START_ADDR | attribute::MAPPING_BASE_ADDR => (known.base, 8),
+        attribute::RANGE_SIZE | attribute::MAPPING_SIZE => (known.len, 8),
+        attribute::MAPPED => (1, 1),
+        attribute::ALLOWED_HANDLE_TYPES | attribute::MEMPOOL_HANDLE => (0, 8),
+        attribute::IS_GPU_DIRECT_RDMA_CAPABLE => (0, 1),
+        attribute::ACCESS_FLAGS => (READ_WRITE, 4),
+        attribute::MEMORY_BLOCK_ID => (known.id, 8),
+        _ => return Err(error::NOT_SUPPORTED),
+    })
+}
+
+/// # Safety
+/// `place` has room for `len` bytes.
+unsafe fn write(place: *mut c_void, value: u64, len: usize) {
+    let bytes = value.to_le_bytes();
+    // SAFETY: the caller's promise; `len` is at most 8.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place.cast(), len) };
+}
+
+pub unsafe fn cuPointerGetAttribute(data: *mut c_void, attribute: u32, ptr: u64) -> error::Result {
+    client::get()?;
+    if data.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let known = find(ptr).ok_or(error::INVALID_VALUE)?;
+    let (value, len) = value(&known, attribute, ptr)?;
+    // SAFETY: the program's place, as long as the attribute's type.
+    unsafe { write(data, value, len) };
+    Ok(())
+}
+
+/// For a pointer that CUDA does not know every value is 0 and the call succeeds; device ordinal is −2 then.
+pub unsafe fn cuPointerGetAttributes(numAttributes: u32, attributes: *mut u32, data: *mut *mut c_void, ptr: u64) -> error::Result {
+    client::get()?;
+    if numAttributes == 0 || attributes.is_null() || data.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let known = find(ptr);
+    for i in 0..numAttributes as usize {
+        // SAFETY: the program's arrays of `numAttributes` elements.
+        let (attribute, place) = unsafe { (attributes.add(i).read(), data.add(i).read()) };
+        let nothing = Known { base: 0, len: 0, context: 0, id: 0, host: false };
+        let (value, len) = match &known {
+            Some(known) => value(known, attribute, ptr).or_else(|status| {
+                // What this memory does not have is 0 in this form of the call.
+                if attribute == attribute::HOST_POINTER { Ok((0, 8)) } else { Err(status) }
+            })?,
+            None if attribute == attribute::DEVICE_ORDINAL => (u64::from((-2_i32).cast_unsigned()), 4),
+            None if attribute == attribute::HOST_POINTER => (0, 8),
+            None => (0, value(&nothing, attribute, 0)?.1),
+        };
+        if !place.is_null() {
+            // SAFETY: the program's place, as long as the attribute's type.
+            unsafe { write(place, value, len) };
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Functions that are not supported: each exists, refuses, and is named once in the log.
+
+use crate::{error, record};
+use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
+
+static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+
+/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of `name`.
+pub fn report(name: &'static str, reason: &'static str) -> u32 {
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if seen.get_or_insert_with(HashSet::new).insert(name) {
+        vgpu_client::warn!("{name} is not supported: {reason}");
+    }
+    record::call(name);
+    error::NOT_SUPPORTED
+}

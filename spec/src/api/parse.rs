@@ -1,0 +1,208 @@
+//! Parses the lines of an `.api` file.
+
+use super::{Class, Count, Direction, Function, HANDLE_KINDS, Parameter, Type};
+
+/// Where and why a description does not parse.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {file}.api: line {line}: {reason}")]
+pub struct ParseError {
+    pub file: String,
+    pub line: usize,
+    pub reason: String,
+}
+
+const SCALARS: &[&str] = &["u8", "u16", "u32", "i32", "u64", "i64", "usize", "f32", "f64"];
+
+/// Parses a file of the description; `noun` is its name without ending.
+///
+/// # Errors
+/// The first line that does not parse.
+pub fn parse_file(noun: &str, text: &str) -> Result<Vec<Function>, ParseError> {
+    let mut functions = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let function = parse_line(noun, line).map_err(|reason| ParseError {
+            file: noun.into(),
+            line: number + 1,
+            reason,
+        })?;
+        functions.push(function);
+    }
+    Ok(functions)
+}
+
+fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
+    let (message, line) = match line.strip_prefix("message ") {
+        Some(rest) => (true, rest),
+        None => (false, line),
+    };
+    let (class, rest) = line.split_once(' ').ok_or("no class")?;
+    let class = parse_class(class)?;
+    let open = rest.find('(').ok_or("no parameter list")?;
+    let close = rest.rfind(')').ok_or("parameter list does not end")?;
+    let inside = rest.get(open + 1..close).ok_or("parameter list does not end")?;
+    let parameters = inside
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+        .map(parse_parameter)
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut function = Function {
+        name: rest[..open].trim().to_string(),
+        noun: noun.into(),
+        class,
+        parameters,
+        message,
+        by_hand_in_shim: class == Class::Local,
+        by_hand_in_worker: false,
+        needs_context: true,
+        reports: false,
+        reason: None,
+        ptsz: false,
+        ptds: false,
+    };
+    parse_modifiers(&mut function, rest[close + 1..].trim())?;
+    check(&function)?;
+    Ok(function)
+}
+
+fn parse_class(word: &str) -> Result<Class, String> {
+    [Class::Local, Class::Async, Class::Create, Class::Destroy, Class::Sync, Class::Unsupported]
+        .into_iter()
+        .find(|c| c.name() == word)
+        .ok_or_else(|| format!("class `{word}` is not known"))
+}
+
+fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
+    if let Some(reason) = text.strip_prefix('"') {
+        function.reason = Some(reason.trim_end_matches('"').into());
+        return Ok(());
+    }
+    for word in text.split_whitespace() {
+        match word {
+            "@shim" => function.by_hand_in_shim = true,
+            "@worker" => function.by_hand_in_worker = true,
+            "nocontext" => function.needs_context = false,
+            "reports" => function.reports = true,
+            other => return Err(format!("modifier `{other}` is not known")),
+        }
+    }
+    Ok(())
+}
+
+fn parse_parameter(text: &str) -> Result<Parameter, String> {
+    let (name, rest) = text.split_once(':').ok_or_else(|| format!("parameter `{text}` has no type"))?;
+    let mut rest = rest.trim();
+    let optional = rest.ends_with('?');
+    rest = rest.trim_end_matches('?').trim();
+    let mut direction = Direction::Value;
+    for (word, meaning) in [("in ", Direction::In), ("out ", Direction::Out), ("new ", Direction::New)] {
+        if let Some(after) = rest.strip_prefix(word) {
+            direction = meaning;
+            rest = after.trim();
+            break;
+        }
+    }
+    let mut count = None;
+    if let Some((ty, inside)) = rest.split_once('[') {
+        let inside = inside.strip_suffix(']').ok_or_else(|| format!("`{text}`: the count does not end"))?;
+        count = Some(match inside.parse() {
+            Ok(n) => Count::Fixed(n),
+            Err(_) => Count::Parameter(inside.into()),
+        });
+        rest = ty.trim();
+    }
+    Ok(Parameter { name: name.trim().into(), direction, ty: parse_type(rest)?, count, optional })
+}
+
+fn parse_type(word: &str) -> Result<Type, String> {
+    if let Some(scalar) = SCALARS.iter().find(|s| **s == word) {
+        return Ok(Type::Scalar(scalar));
+    }
+    if let Some(name) = word.strip_prefix("struct ") {
+        return Ok(Type::Struct(name.trim().into()));
+    }
+    Ok(match word {
+        "DevPtr" => Type::DevPtr,
+        "str" => Type::Str,
+        "ptr" => Type::Pointer,
+        "fn" => Type::Callback,
+        "Callable" => Type::Handle(word.into()),
+        kind if HANDLE_KINDS.contains(&kind) => Type::Handle(kind.into()),
+        other => return Err(format!("type `{other}` is not known")),
+    })
+}
+
+/// What derived code cannot do must be written by hand, and is refused here rather than sent wrongly.
+fn check(function: &Function) -> Result<(), String> {
+    if function.class == Class::Unsupported {
+        return function.reason.as_ref().map(|_| ()).ok_or_else(|| "an unsupported function needs a reason".into());
+    }
+    if function.message && !function.crosses() {
+        return Err("a message must cross the lane".into());
+    }
+    if !function.crosses() {
+        return Ok(());
+    }
+    for p in &function.parameters {
+        let followed = matches!(p.ty, Type::Pointer | Type::Callback);
+        if followed {
+            return Err(format!("`{}`: a bare pointer or callback cannot cross; make the call local", p.name));
+        }
+        if p.direction == Direction::Out && !function.class.waits() {
+            return Err(format!("`{}`: a call without a reply has no output", p.name));
+        }
+        if p.direction == Direction::New && !matches!(p.ty, Type::Handle(_)) {
+            return Err(format!("`{}`: only handles are made by the shim", p.name));
+        }
+        if p.direction == Direction::Out && matches!(p.ty, Type::Handle(_)) {
+            return Err(format!("`{}`: handles are made by the shim: use `new`", p.name));
+        }
+        if let Some(Count::Parameter(count)) = &p.count
+            && !function.parameters.iter().any(|q| q.name == *count)
+        {
+            return Err(format!("`{}`: count `{count}` is not a parameter", p.name));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(line: &str) -> Result<Function, ParseError> {
+        parse_file("test", line).map(|mut v| v.remove(0))
+    }
+
+    #[test]
+    fn a_line_gives_class_parameters_and_modifiers() {
+        let f = one("sync cuX(a: out f32, b: Event, c: in u32[n]?, n: usize) reports nocontext").unwrap();
+        assert_eq!(f.class, Class::Sync);
+        assert!(f.reports && !f.needs_context);
+        assert_eq!(f.parameters[0].direction, Direction::Out);
+        assert_eq!(f.parameters[1].ty, Type::Handle("Event".into()));
+        assert_eq!(f.parameters[2].count, Some(Count::Parameter("n".into())));
+        assert!(f.parameters[2].optional);
+    }
+
+    #[test]
+    fn what_cannot_cross_is_refused_with_its_line() {
+        for (line, part) in [
+            ("async cuX(p: ptr)", "bare pointer"),
+            ("async cuX(p: out u32)", "no output"),
+            ("sync cuX(p: in u8[m])", "not a parameter"),
+            ("sync cuX(p: out Event)", "made by the shim"),
+            ("quick cuX()", "class"),
+            ("sync cuX(p: Evnt)", "type"),
+            ("unsupported cuX()", "reason"),
+        ] {
+            let error = parse_file("test", &format!("\n{line}")).unwrap_err();
+            assert_eq!(error.line, 2);
+            assert!(error.reason.contains(part), "{line}: {}", error.reason);
+        }
+    }
+}
