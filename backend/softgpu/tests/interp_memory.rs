@@ -219,3 +219,20 @@ fn a_trap_ends_the_launch() {
     let Fault::Trap { place } = fault else { panic!("{fault}") };
     assert_eq!((place.kernel.as_str(), place.thread), ("k", [9, 0, 0]));
 }
+
+#[test]
+fn a_32_bit_address_wraps_with_its_offset() {
+    // Compilers fold constants so: a negative register and an offset beyond it.
+    let source = kernel(
+        1,
+        ".shared .align 4 .b32 s[4];
+         ld.param.u64 %rd1, [p0];
+         mov.u32 %r1, s; st.shared.u32 [%r1+8], 77;
+         sub.s32 %r2, %r1, 16; ld.shared.u32 %r3, [%r2+24]; st.global.u32 [%rd1], %r3;",
+    );
+    let mut device = Device::default();
+    let program = load(&mut device, &source);
+    let to = device.words(&[0]);
+    launch(&device, &program, "k", 1, 1, &params(&[to])).unwrap();
+    assert_eq!(device.read_u32(to, 1), [77]);
+}

@@ -73,20 +73,23 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
     let sockets = config.sockets.iter().map(|path| VmSocket::bind(path)).collect::<Result<Vec<_>, _>>()?;
     let config = Arc::new(config);
     let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread)?;
-    let snapshot = pool.first(FIRST_TIMEOUT)?;
+    let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| remove(config.sockets.iter()))?;
     log_devices(&snapshot);
-    let mut paths = Vec::new();
     for socket in sockets {
         tracing::info!("listening on {}", socket.path().display());
-        paths.push(socket.path().to_owned());
         socket.serve(Arc::clone(&config), Arc::clone(&pool)).map_err(BrokerError::Thread)?;
     }
     let signal = wait_signal(&signals).map_err(BrokerError::Signals);
+    remove(config.sockets.iter());
+    // Workers die with this process (PR_SET_PDEATHSIG).
+    signal
+}
+
+/// Removes the sockets, all of which this process has bound.
+fn remove<'a>(paths: impl Iterator<Item = &'a std::path::PathBuf>) {
     for path in paths {
         let _ = std::fs::remove_file(path);
     }
-    // Workers die with this process (PR_SET_PDEATHSIG).
-    signal
 }
 
 fn log_devices(snapshot: &Snapshot) {

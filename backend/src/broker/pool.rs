@@ -64,16 +64,16 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Starts the first worker, keeps it if it is to be kept warm, and returns what devices it saw.
+    /// Waits for the first worker, keeps it if any are to be kept warm, and returns what devices it saw.
     pub fn first(&self, timeout: Duration) -> Result<Arc<Snapshot>, PoolError> {
-        let worker = self.take(timeout, &AtomicBool::new(false))?;
-        let mut state = lock(&self.state);
-        if state.ready.len() < self.config.warm {
-            state.ready.push_front(worker);
+        let never = AtomicBool::new(false);
+        if self.config.warm == 0 {
+            self.take(timeout, &never)?.kill();
         } else {
-            worker.kill();
+            // The pool starts them anyway: none is asked for in addition.
+            self.wait_for(lock(&self.state), timeout, &never, |state| state.snapshot.as_ref().map(|_| ()))?;
         }
-        state.snapshot.clone().ok_or_else(|| PoolError::Start("no snapshot".into()))
+        self.snapshot().ok_or_else(|| PoolError::Start("no snapshot".into()))
     }
 
     /// What the host's devices are, as the latest worker saw them.
@@ -83,33 +83,43 @@ impl Pool {
 
     /// A worker that belongs to the caller from now on. Waits for one to start if none is warm.
     pub fn take(&self, timeout: Duration, cancelled: &AtomicBool) -> Result<Arc<Worker>, PoolError> {
-        let deadline = Instant::now() + timeout;
         let mut state = lock(&self.state);
         // One who waits does not wait for the pause after failures.
         state.not_before = None;
         state.waiting += 1;
-        let failures = state.failures;
         self.changed.notify_all();
-        let result = loop {
-            if let Some(worker) = take_alive(&mut state) {
-                break Ok(worker);
+        let result = self.wait_for(state, timeout, cancelled, take_alive);
+        lock(&self.state).waiting -= 1;
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until `ready` gives something, a start fails, or there is no point in waiting.
+    fn wait_for<T>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        timeout: Duration,
+        cancelled: &AtomicBool,
+        ready: impl Fn(&mut State) -> Option<T>,
+    ) -> Result<T, PoolError> {
+        let deadline = Instant::now() + timeout;
+        let failures = state.failures;
+        loop {
+            if let Some(value) = ready(&mut state) {
+                return Ok(value);
             }
             if state.failures > failures {
-                break Err(PoolError::Start(state.last_error.clone()));
+                return Err(PoolError::Start(state.last_error.clone()));
             }
             if cancelled.load(Ordering::Acquire) {
-                break Err(PoolError::Cancelled);
+                return Err(PoolError::Cancelled);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break Err(PoolError::Timeout(timeout));
+                return Err(PoolError::Timeout(timeout));
             }
             state = self.wait(state, left.min(Duration::from_millis(100)));
-        };
-        state.waiting -= 1;
-        drop(state);
-        self.changed.notify_all();
-        result
+        }
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {

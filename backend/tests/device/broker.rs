@@ -95,15 +95,12 @@ impl Broker {
         pids
     }
 
-    /// The worker of the client that was opened last, from the log.
-    pub fn client_worker(&self) -> u32 {
-        self.wait_log("client opened");
+    /// The worker of the `n`th client that was opened (from 1), from the log, which lags behind replies.
+    pub fn client_worker(&self, n: usize) -> u32 {
+        eventually("a client is opened", || self.log().matches("client opened").count() >= n, || self.log());
         let log = self.log();
-        let line = log.lines().rev().find(|l| l.contains("client opened")).unwrap().to_owned();
-        // With and without colours.
-        let digits: String =
-            line.rsplit("pid").next().unwrap().chars().filter(char::is_ascii_digit).collect();
-        digits.parse().unwrap_or_else(|_| panic!("no pid in {line:?}"))
+        let line = log.lines().filter(|l| l.contains("client opened")).nth(n - 1).unwrap();
+        line.rsplit("pid=").next().unwrap().trim().parse().unwrap_or_else(|_| panic!("no pid in {line:?}"))
     }
 
     pub fn is_alive(&mut self) -> bool {

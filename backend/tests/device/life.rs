@@ -42,7 +42,7 @@ fn block(guest: &mut Guest, count: u16) {
 fn killed_worker_loses_its_lanes_and_its_client_can_be_closed() {
     let broker = Broker::start("killed", &[]);
     let mut guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     guest.queues[2].call(&message(1, &[], &[]));
     post_event_buffer(&mut guest);
     block(&mut guest, 7);
@@ -74,7 +74,7 @@ fn killed_worker_loses_its_lanes_and_its_client_can_be_closed() {
 fn lost_worker_with_a_corrupt_ring_is_cleaned_up() {
     let mut broker = Broker::start("corrupt", &[]);
     let mut guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     guest.queues[2].publish(40_000);
     kill(worker, libc::SIGABRT);
     eventually("lost", || guest.queues[2].status().state == state::LOST, || broker.log());
@@ -87,7 +87,7 @@ fn lost_worker_with_a_corrupt_ring_is_cleaned_up() {
 fn event_waits_for_a_buffer() {
     let broker = Broker::start("event", &[]);
     let mut guest = ready(&broker);
-    kill(broker.client_worker(), libc::SIGABRT);
+    kill(broker.client_worker(1), libc::SIGABRT);
     broker.wait_log("worker lost: signal 6");
     post_event_buffer(&mut guest);
     guest.queues[1].finish();
@@ -99,7 +99,7 @@ fn event_waits_for_a_buffer() {
 fn closed_client_leaves_idle_lanes_and_no_worker() {
     let broker = Broker::start("close", &["--warm", "0"]);
     let mut guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     block(&mut guest, 3);
     assert_eq!(guest.close(1), status::OK);
     assert!(!runs(worker), "the worker still runs after the reply");
@@ -126,7 +126,7 @@ fn client_stuck_in_a_call_can_be_closed() {
 fn stopping_a_lane_that_is_stuck_in_a_call_ends_its_worker() {
     let broker = Broker::start("stuck-stop", &[]);
     let mut guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     guest.queues[2].post(0, &message(function_id("cuCtxSynchronize"), &[], &[]));
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(guest.frontend.get_vring_base(2).unwrap(), 0);
@@ -141,7 +141,7 @@ fn front_end_that_goes_away_takes_its_workers_along() {
     for round in 0..5 {
         let mut guest = ready(&broker);
         block(&mut guest, 3);
-        let worker = broker.client_worker();
+        let worker = broker.client_worker(round + 1);
         assert!(runs(worker));
         drop(guest);
         eventually("the worker ends", || !runs(worker), || broker.log());
@@ -165,7 +165,7 @@ fn front_end_that_goes_away_takes_its_workers_along() {
 fn device_reset_ends_the_workers() {
     let broker = Broker::start("reset", &["--warm", "0"]);
     let mut guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     guest.frontend.reset_device().unwrap();
     assert!(!runs(worker));
 }
@@ -174,7 +174,7 @@ fn device_reset_ends_the_workers() {
 fn stopped_device_ends_the_workers_after_a_while() {
     let broker = Broker::start("stopped", &["--warm", "0"]);
     let guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     for queue in 0..usize::from(QUEUES) {
         guest.frontend.get_vring_base(queue).unwrap();
     }
@@ -186,7 +186,7 @@ fn stopped_device_ends_the_workers_after_a_while() {
 fn device_started_anew_has_no_clients() {
     let broker = Broker::start("anew", &["--warm", "0"]);
     let mut guest = ready(&broker);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     for queue in 0..usize::from(QUEUES) {
         guest.frontend.get_vring_base(queue).unwrap();
     }
@@ -214,6 +214,27 @@ fn memory_table_that_keeps_the_regions_goes_on() {
 }
 
 #[test]
+fn worker_inherits_nothing_of_a_vm() {
+    let broker = Broker::start("inherit", &["--warm", "1"]);
+    let before = broker.workers();
+    let mut guest = ready(&broker);
+    let client = broker.client_worker(1);
+    // Executed while the broker held this VM's memory and eventfds.
+    eventually("a new warm worker", || broker.workers().iter().any(|&pid| pid != client), || broker.log());
+    guest.open(2);
+    let second = broker.client_worker(2);
+    assert!(!before.contains(&second), "the second worker is older than the VM");
+    let fds: Vec<String> = std::fs::read_dir(format!("/proc/{second}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    assert!(!fds.iter().any(|fd| fd.contains("memfd") || fd.contains("eventfd")), "{fds:#?}");
+    assert_eq!(fds.iter().filter(|fd| fd.contains("socket")).count(), 1, "{fds:#?}");
+}
+
+#[test]
 fn warm_pool_is_refilled() {
     let broker = Broker::start("warm", &["--warm", "2"]);
     eventually("two warm workers", || broker.workers().len() == 2, || broker.log());
@@ -221,7 +242,7 @@ fn warm_pool_is_refilled() {
     guest.hello();
     guest.open(1);
     eventually("one more", || broker.workers().len() == 3, || broker.log());
-    let client = broker.client_worker();
+    let client = broker.client_worker(1);
     let warm = broker.workers().into_iter().find(|&pid| pid != client).unwrap();
     kill(warm, libc::SIGKILL);
     eventually(

@@ -2,6 +2,8 @@
 //!
 //! Workers load a driver that does nothing, so these tests show the transport, the life of workers and what becomes of bad
 //! input. They cannot show anything about CUDA.
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used)]
 
 mod broker;
 mod control;

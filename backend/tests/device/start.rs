@@ -58,6 +58,7 @@ fn unusable_driver_is_one_clear_line_and_a_hint() {
     let (code, text) = run(&folder.path().join("s"), &["--cuda-dir", &dir]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("starting a worker"), "{text}");
+    assert!(!folder.path().join("s").exists(), "a socket that nobody serves is left");
     assert!(text.contains("--softgpu"), "{text}");
 }
 

@@ -23,7 +23,7 @@ fn window_is_mapped_where_the_guest_says_and_taken_away_again() {
     let mut guest = Guest::connect(&broker.socket);
     guest.hello();
     guest.open(1);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(1);
     let address = WINDOW_AREA + 64 * HUGE_PAGE;
     // Pages 10 and 11 adjoin, 20 lies apart.
     assert_eq!(guest.map(1, 7, address, &[10, 11, 20]), status::OK);
@@ -83,7 +83,7 @@ fn worker_has_nothing_of_a_closed_client_left() {
     assert_eq!(guest.map(1, 1, WINDOW_AREA, &[10]), status::OK);
     assert_eq!(guest.close(1), status::OK);
     guest.open(2);
-    let worker = broker.client_worker();
+    let worker = broker.client_worker(2);
     eventually("a worker", || !mapped(worker, WINDOW_AREA, HUGE_PAGE).is_empty(), || broker.log());
     assert!(mapped(worker, WINDOW_AREA, HUGE_PAGE)[0].contains("---p"));
     assert_eq!(guest.map(2, 1, WINDOW_AREA, &[10]), status::OK, "numbers are the client's own");

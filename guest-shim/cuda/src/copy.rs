@@ -20,21 +20,21 @@ pub fn count(bytes: usize) {
 }
 
 /// What an address is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
     Device,
     Pinned,
     Pageable,
 }
 
-fn side(address: u64) -> Side {
-    if memory::find(address).is_some() {
-        Side::Device
-    } else if host_memory::find(address).is_some() {
-        Side::Pinned
-    } else {
-        Side::Pageable
-    }
+/// What an address of unified addressing is.
+pub fn side(address: u64) -> Side {
+    if memory::find(address).is_some() { Side::Device } else { host_side(address) }
+}
+
+/// What a host address is.
+pub fn host_side(address: u64) -> Side {
+    if host_memory::find(address).is_some() { Side::Pinned } else { Side::Pageable }
 }
 
 /// Host to device. `wait`: the program's call returns when the copy is done, which for pageable memory it is once the bytes are taken.

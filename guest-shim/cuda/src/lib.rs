@@ -10,6 +10,7 @@ mod capture;
 mod client;
 mod context;
 mod copy;
+mod copy_strided;
 mod device;
 mod entry;
 mod error;

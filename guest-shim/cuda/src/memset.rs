@@ -1,27 +1,55 @@
-//! The forms of memset without a stream: the same work in the default stream (or the per-thread one, for `_ptds`).
+//! Memory sets. The forms without a stream do the same work in the default stream (or the per-thread one, for `_ptds`).
 
-use crate::{calls, error};
+use crate::{call, calls, error, handles, memory};
 
-pub unsafe fn cuMemsetD8_v2(dstDevice: u64, uc: u8, N: usize, stream: u64) -> error::Result {
-    calls::cuMemsetD8Async(dstDevice, uc, N, stream)
+/// An address that is not known may be wrong: the program learns it from this call, as natively.
+fn sure(dst: u64, len: Option<usize>) -> error::Result {
+    let len = len.ok_or(error::INVALID_VALUE)?;
+    if len == 0 || memory::known(dst, len as u64) { Ok(()) } else { call::settle() }
 }
 
-pub unsafe fn cuMemsetD16_v2(dstDevice: u64, us: u16, N: usize, stream: u64) -> error::Result {
-    calls::cuMemsetD16Async(dstDevice, us, N, stream)
+/// Bytes that a two-dimensional set spans.
+fn span(pitch: usize, row: Option<usize>, height: usize) -> Option<usize> {
+    match height.checked_sub(1) {
+        None => Some(0),
+        Some(before) => pitch.checked_mul(before)?.checked_add(row?),
+    }
 }
 
-pub unsafe fn cuMemsetD32_v2(dstDevice: u64, ui: u32, N: usize, stream: u64) -> error::Result {
-    calls::cuMemsetD32Async(dstDevice, ui, N, stream)
-}
+macro_rules! sets {
+    ($($value:ty: $line:ident, $line_async:ident, $plane:ident, $plane_async:ident;)*) => {$(
+        pub unsafe fn $line(dst: u64, value: $value, n: usize, stream: u64) -> error::Result {
+            // SAFETY: no pointers.
+            unsafe { $line_async(dst, value, n, stream) }
+        }
 
-pub unsafe fn cuMemsetD2D8_v2(dst: u64, pitch: usize, uc: u8, width: usize, height: usize, stream: u64) -> error::Result {
-    calls::cuMemsetD2D8Async(dst, pitch, uc, width, height, stream)
-}
+        pub unsafe fn $line_async(dst: u64, value: $value, n: usize, stream: u64) -> error::Result {
+            handles::check_stream(stream)?;
+            calls::$line_async(dst, value, n, stream)?;
+            sure(dst, n.checked_mul(size_of::<$value>()))
+        }
 
-pub unsafe fn cuMemsetD2D16_v2(dst: u64, pitch: usize, us: u16, width: usize, height: usize, stream: u64) -> error::Result {
-    calls::cuMemsetD2D16Async(dst, pitch, us, width, height, stream)
-}
+        pub unsafe fn $plane(dst: u64, pitch: usize, value: $value, width: usize, height: usize, stream: u64) -> error::Result {
+            // SAFETY: no pointers.
+            unsafe { $plane_async(dst, pitch, value, width, height, stream) }
+        }
 
-pub unsafe fn cuMemsetD2D32_v2(dst: u64, pitch: usize, ui: u32, width: usize, height: usize, stream: u64) -> error::Result {
-    calls::cuMemsetD2D32Async(dst, pitch, ui, width, height, stream)
+        pub unsafe fn $plane_async(
+            dst: u64,
+            pitch: usize,
+            value: $value,
+            width: usize,
+            height: usize,
+            stream: u64,
+        ) -> error::Result {
+            handles::check_stream(stream)?;
+            calls::$plane_async(dst, pitch, value, width, height, stream)?;
+            sure(dst, span(pitch, width.checked_mul(size_of::<$value>()), height))
+        }
+    )*};
+}
+sets! {
+    u8: cuMemsetD8_v2, cuMemsetD8Async, cuMemsetD2D8_v2, cuMemsetD2D8Async;
+    u16: cuMemsetD16_v2, cuMemsetD16Async, cuMemsetD2D16_v2, cuMemsetD2D16Async;
+    u32: cuMemsetD32_v2, cuMemsetD32Async, cuMemsetD2D32_v2, cuMemsetD2D32Async;
 }

@@ -8,24 +8,31 @@ use std::sync::{Mutex, PoisonError};
 const CHUNK: usize = 1 << 20;
 /// Chunks of one block: after so many the last is waited for, and the block is used again.
 const CHUNKS: usize = 4;
+/// Bytes of a block.
+pub const BLOCK: usize = CHUNK * CHUNKS;
 /// Blocks that are kept for the next copy.
 const KEPT: usize = 4;
 
 static BLOCKS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
 /// A block of [`CHUNKS`] chunks, given back at the end.
-struct Block(u64);
+pub struct Block(u64);
 
 impl Block {
-    fn take() -> error::Result<Self> {
+    /// Takes a block.
+    pub fn take() -> error::Result<Self> {
         let kept = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match kept {
             Some(address) => Ok(Block(address)),
             None => {
-                let len = (CHUNK * CHUNKS) as u64;
-                client::get()?.heap.alloc(len, 4096).map(Block).map_err(|e| error::heap(&e))
+                client::get()?.heap.alloc(BLOCK as u64, 4096).map(Block).map_err(|e| error::heap(&e))
             }
         }
+    }
+
+    /// Where it begins, in the window.
+    pub fn address(&self) -> u64 {
+        self.0
     }
 
     fn chunk(&self, index: usize) -> u64 {

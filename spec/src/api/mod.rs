@@ -158,7 +158,7 @@ macro_rules! nouns {
     };
 }
 nouns!(
-    "array", "async_notification", "batch_copy", "callback", "capture", "checkpoint", "context", "copy", "coredump", "debugger",
+    "array", "async_notification", "batch_copy", "callback", "capture", "checkpoint", "context", "copy", "copy_strided", "coredump", "debugger",
     "decompress", "device", "entry", "event", "external", "function", "graph", "graph_memory", "green_context", "host_memory",
     "interop", "ipc", "kernel", "launch", "library", "link", "logs", "managed_memory", "memory", "memory_pool", "memset", "module",
     "occupancy", "output", "peer", "pointer", "primary_context", "profiler", "stream", "stream_memory_operation", "tensor_map",

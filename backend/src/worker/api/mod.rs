@@ -4,6 +4,7 @@
 
 mod context;
 mod copy;
+mod copy_strided;
 mod dispatch;
 mod driver;
 mod error;

@@ -101,7 +101,8 @@ impl Decoder<'_> {
             other => {
                 address.base = self.value(other, Ty::U64)?;
                 if matches!(other, Operand::Reg(reg) if reg.ty.size() == 4) {
-                    address.base = self.low_word(address.base);
+                    address.base = self.low_word(address.base, address.offset);
+                    address.offset = 0;
                 }
                 return Ok(address);
             }
@@ -111,8 +112,13 @@ impl Decoder<'_> {
         Ok(address)
     }
 
-    /// A 32-bit address: what lies above it in the register does not count.
-    fn low_word(&mut self, a: Src) -> Src {
+    /// A 32-bit address with its offset: what lies above 32 bits in the register or in the sum does not count. Compilers rely on it
+    /// with registers that hold negative numbers.
+    fn low_word(&mut self, base: Src, offset: i64) -> Src {
+        let a = self.temp();
+        let b = self.constant(offset.cast_unsigned());
+        self.emit(Op::Bin { f: bin!(u64, |a, b| a.wrapping_add(b)), d: a, a: base, b });
+        let a = Src(a);
         let d = self.temp();
         let b = self.constant(0xffff_ffff);
         self.emit(Op::Bin { f: bin!(u64, |a, b| a & b), d, a, b });

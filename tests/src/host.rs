@@ -1,0 +1,168 @@
+//! A host in local mode: broker and agent, with sockets in a folder of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::artifacts::Artifacts;
+use crate::client::ClientCommand;
+use crate::daemon::Daemon;
+use crate::poll::eventually;
+use crate::process;
+
+/// A folder of a test's own, removed at the end.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("vgpu-e2e-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Folder::new()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How a host is started.
+#[derive(Debug, Default)]
+pub struct HostOptions {
+    broker: Vec<String>,
+    agent: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl HostOptions {
+    /// More options for the broker.
+    pub fn broker(mut self, options: &[&str]) -> Self {
+        self.broker.extend(options.iter().map(|&o| o.into()));
+        self
+    }
+
+    /// More options for the agent.
+    pub fn agent(mut self, options: &[&str]) -> Self {
+        self.agent.extend(options.iter().map(|&o| o.into()));
+        self
+    }
+
+    /// An environment variable of the broker, which its workers inherit.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts broker and agent.
+    pub fn start(self) -> Host {
+        let artifacts = Artifacts::find();
+        let folder = Folder::new();
+        let broker = self.start_broker(&artifacts, &folder);
+        let agent = self.start_agent(&artifacts, &folder);
+        Host { agent, broker, artifacts, options: self, folder }
+    }
+
+    fn start_broker(&self, artifacts: &Artifacts, folder: &Folder) -> Daemon {
+        let mut command = Command::new(&artifacts.broker);
+        command.arg("--socket").arg(folder.join("broker.sock")).args(["--softgpu", "--log", "debug"]);
+        command.args(&self.broker).envs(self.environment.iter().cloned());
+        let mut broker = Daemon::spawn("broker", command);
+        broker.wait_log("listening on");
+        broker
+    }
+
+    fn start_agent(&self, artifacts: &Artifacts, folder: &Folder) -> Daemon {
+        let mut command = Command::new(&artifacts.agent);
+        command.arg("--backend").arg(folder.join("broker.sock")).arg("--socket").arg(folder.join("agent.sock"));
+        command.args(["--log", "debug"]).args(&self.agent);
+        let mut agent = Daemon::spawn("agent", command);
+        agent.wait_log("ready");
+        agent
+    }
+}
+
+/// Broker and agent, running.
+#[derive(Debug)]
+pub struct Host {
+    // Dropped in this order.
+    pub agent: Daemon,
+    pub broker: Daemon,
+    pub artifacts: Artifacts,
+    options: HostOptions,
+    folder: Folder,
+}
+
+impl Host {
+    /// A host as the defaults have it.
+    pub fn start() -> Self {
+        HostOptions::default().start()
+    }
+
+    pub fn options() -> HostOptions {
+        HostOptions::default()
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub fn broker_socket(&self) -> PathBuf {
+        self.folder.join("broker.sock")
+    }
+
+    pub fn agent_socket(&self) -> PathBuf {
+        self.folder.join("agent.sock")
+    }
+
+    /// Starts the agent again, after it ended.
+    pub fn restart_agent(&mut self) {
+        self.agent = self.options.start_agent(&self.artifacts, &self.folder);
+    }
+
+    /// Starts the broker again, after it ended.
+    pub fn restart_broker(&mut self) {
+        self.broker = self.options.start_broker(&self.artifacts, &self.folder);
+    }
+
+    /// The test program, to run `scenario` on this host.
+    pub fn client(&self, scenario: &[&str]) -> ClientCommand {
+        ClientCommand::new(&self.artifacts, &self.agent_socket(), scenario)
+    }
+
+    /// Worker processes, warm ones included.
+    pub fn workers(&self) -> Vec<u32> {
+        process::children(self.broker.pid())
+    }
+
+    /// The worker of the client that was opened last, from the broker's log.
+    pub fn last_worker(&self) -> u32 {
+        let log = self.broker.log();
+        let line = log.lines().rev().find(|line| line.contains("client opened")).expect("no client was opened");
+        let digits: String =
+            line.rsplit("worker").next().unwrap().chars().filter(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or_else(|_| panic!("no process id in {line:?}"))
+    }
+
+    /// Waits until no client is left and the warm pool is filled, as after the start.
+    pub fn settle(&self) {
+        eventually("only the warm worker is left", || self.workers().len() == 1);
+    }
+}
