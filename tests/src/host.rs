@@ -157,7 +157,7 @@ impl Host {
         let log = self.broker.log();
         let line = log.lines().rev().find(|line| line.contains("client opened")).expect("no client was opened");
         let digits: String =
-            line.rsplit("worker").next().unwrap().chars().filter(char::is_ascii_digit).collect();
+            line.rsplit("pid=").next().unwrap().chars().filter(char::is_ascii_digit).collect();
         digits.parse().unwrap_or_else(|_| panic!("no process id in {line:?}"))
     }
 

@@ -38,7 +38,12 @@ pub fn enter(name: &'static str, needs_context: bool, body: impl FnOnce() -> err
 
 /// Sends a message that nobody waits for; `in_context`: the worker is to run it in the current context. With CUDA_LAUNCH_BLOCKING=1 it is waited for, and its error returned at once.
 #[inline]
-pub fn post(function: u32, in_context: bool, args_len: usize, write: impl FnOnce(&mut Writer<'_>)) -> error::Result {
+pub fn post(
+    function: u32,
+    in_context: bool,
+    args_len: usize,
+    write: impl FnOnce(&mut Writer<'_>),
+) -> error::Result {
     let client = client::get()?;
     let context = if in_context { context::index() } else { 0 };
     let sent = client.lanes.with(|lane| {
@@ -89,7 +94,10 @@ pub fn request(
         }
         (0, None) if complete => Ok(()),
         (0, None) => {
-            vgpu_client::error!("reading the reply of {}: it is too short", crate::proc_address::name(function));
+            vgpu_client::error!(
+                "reading the reply of {}: it is too short",
+                crate::proc_address::name(function)
+            );
             Err(error::UNKNOWN)
         }
         (status, _) => Err(status),

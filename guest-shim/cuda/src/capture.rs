@@ -28,7 +28,11 @@ pub unsafe fn cuStreamIsCapturing(hStream: u64, captureStatus: *mut u32) -> erro
     unsafe { put(captureStatus, NONE) }
 }
 
-pub unsafe fn cuStreamGetCaptureInfo(hStream: u64, captureStatus_out: *mut u32, _id_out: *mut u64) -> error::Result {
+pub unsafe fn cuStreamGetCaptureInfo(
+    hStream: u64,
+    captureStatus_out: *mut u32,
+    _id_out: *mut u64,
+) -> error::Result {
     // SAFETY: the program's pointer.
     unsafe { cuStreamIsCapturing(hStream, captureStatus_out) }
 }

@@ -4,7 +4,11 @@
 
 use crate::{call::put, calls, client, error, export_table, handles};
 use std::cell::{Cell, RefCell};
-use vgpu_spec::{handle, handle::Kind, plain::{Blob4, Blob8}};
+use vgpu_spec::{
+    handle,
+    handle::Kind,
+    plain::{Blob4, Blob8},
+};
 
 /// What cuCtxGetApiVersion says of contexts made by cuCtxCreate_v2 and later.
 const API_VERSION: u32 = 3020;
@@ -108,7 +112,13 @@ pub unsafe fn cuCtxCreate_v2(pctx: *mut u64, flags: u32, dev: i32) -> error::Res
 }
 
 /// Execution affinity needs MPS, which does not reach into a guest.
-pub unsafe fn cuCtxCreate_v3(pctx: *mut u64, _params: *mut Blob4<8>, numParams: i32, flags: u32, dev: i32) -> error::Result {
+pub unsafe fn cuCtxCreate_v3(
+    pctx: *mut u64,
+    _params: *mut Blob4<8>,
+    numParams: i32,
+    flags: u32,
+    dev: i32,
+) -> error::Result {
     if numParams != 0 {
         return Err(vgpu_spec::result::CudaError::UnsupportedExecAffinity as u32);
     }
@@ -246,7 +256,10 @@ pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
     unsafe { put(flags, value as u32) }
 }
 
-pub unsafe fn cuCtxGetStreamPriorityRange(leastPriority: *mut i32, greatestPriority: *mut i32) -> error::Result {
+pub unsafe fn cuCtxGetStreamPriorityRange(
+    leastPriority: *mut i32,
+    greatestPriority: *mut i32,
+) -> error::Result {
     let (least, greatest) = client::get()?.devices.priorities(device()?)?;
     // SAFETY: the program's pointers, which may be NULL.
     unsafe {

@@ -137,26 +137,51 @@ pub unsafe fn cuMemcpyAsync(dst: u64, src: u64, ByteCount: usize, hStream: u64) 
     unsafe { copy(dst, src, ByteCount, hStream, false) }
 }
 
-pub unsafe fn cuMemcpyHtoD_v2(dstDevice: u64, srcHost: *mut c_void, ByteCount: usize, stream: u64) -> error::Result {
+pub unsafe fn cuMemcpyHtoD_v2(
+    dstDevice: u64,
+    srcHost: *mut c_void,
+    ByteCount: usize,
+    stream: u64,
+) -> error::Result {
     // SAFETY: the program's pointer.
     unsafe { host_to_device(dstDevice, srcHost.cast(), ByteCount, stream, true) }
 }
 
-pub unsafe fn cuMemcpyDtoH_v2(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize, stream: u64) -> error::Result {
+pub unsafe fn cuMemcpyDtoH_v2(
+    dstHost: *mut c_void,
+    srcDevice: u64,
+    ByteCount: usize,
+    stream: u64,
+) -> error::Result {
     // SAFETY: the program's pointer.
     unsafe { device_to_host(dstHost.cast(), srcDevice, ByteCount, stream, true) }
 }
 
-pub unsafe fn cuMemcpyDtoD_v2(dstDevice: u64, srcDevice: u64, ByteCount: usize, stream: u64) -> error::Result {
+pub unsafe fn cuMemcpyDtoD_v2(
+    dstDevice: u64,
+    srcDevice: u64,
+    ByteCount: usize,
+    stream: u64,
+) -> error::Result {
     device_to_device(dstDevice, srcDevice, ByteCount, stream)
 }
 
-pub unsafe fn cuMemcpyHtoDAsync_v2(dstDevice: u64, srcHost: *mut c_void, ByteCount: usize, hStream: u64) -> error::Result {
+pub unsafe fn cuMemcpyHtoDAsync_v2(
+    dstDevice: u64,
+    srcHost: *mut c_void,
+    ByteCount: usize,
+    hStream: u64,
+) -> error::Result {
     // SAFETY: the program's pointer.
     unsafe { host_to_device(dstDevice, srcHost.cast(), ByteCount, hStream, false) }
 }
 
-pub unsafe fn cuMemcpyDtoHAsync_v2(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize, hStream: u64) -> error::Result {
+pub unsafe fn cuMemcpyDtoHAsync_v2(
+    dstHost: *mut c_void,
+    srcDevice: u64,
+    ByteCount: usize,
+    hStream: u64,
+) -> error::Result {
     // SAFETY: the program's pointer.
     unsafe { device_to_host(dstHost.cast(), srcDevice, ByteCount, hStream, false) }
 }

@@ -74,7 +74,8 @@ impl Given {
         }
         let slice = pitch.checked_mul(height).ok_or(error::INVALID_VALUE)?;
         let start = || {
-            let offset = self.z.checked_mul(slice)?.checked_add(self.y.checked_mul(pitch)?)?.checked_add(self.x)?;
+            let offset =
+                self.z.checked_mul(slice)?.checked_add(self.y.checked_mul(pitch)?)?.checked_add(self.x)?;
             let last = slice.checked_mul(extent.depth)?;
             let address = address.checked_add(offset as u64)?;
             address.checked_add(last as u64).map(|_| address)
@@ -107,7 +108,10 @@ fn post(dst: Rows, src: Rows, e: Extent, stream: u64) -> error::Result {
 }
 
 /// Calls `each` with parts of the copy whose rows fit in a block together: (first column, first row, plane, width, rows).
-fn parts(e: Extent, mut each: impl FnMut(usize, usize, usize, usize, usize) -> error::Result) -> error::Result {
+fn parts(
+    e: Extent,
+    mut each: impl FnMut(usize, usize, usize, usize, usize) -> error::Result,
+) -> error::Result {
     let wide = e.width.min(BLOCK);
     let rows = (BLOCK / wide).min(e.height);
     for plane in 0..e.depth {
@@ -124,7 +128,14 @@ fn parts(e: Extent, mut each: impl FnMut(usize, usize, usize, usize, usize) -> e
 ///
 /// # Safety
 /// `pageable` has the part's rows; `block` has room for them.
-unsafe fn pack(pageable: Rows, block: u64, part: (usize, usize, usize), width: usize, rows: usize, into_block: bool) {
+unsafe fn pack(
+    pageable: Rows,
+    block: u64,
+    part: (usize, usize, usize),
+    width: usize,
+    rows: usize,
+    into_block: bool,
+) {
     let (column, row, plane) = part;
     for i in 0..rows {
         let outside = host(pageable.at(row + i, plane) + column as u64);
@@ -155,7 +166,8 @@ unsafe fn copy(dst: Rows, src: Rows, e: Extent, stream: u64, wait: bool) -> erro
             let block = Block::take()?;
             let from_host = src.side == Side::Pageable;
             parts(e, |column, row, plane, width, rows| {
-                let packed = Rows { address: block.address(), side: Side::Pinned, pitch: width, slice: width * rows };
+                let packed =
+                    Rows { address: block.address(), side: Side::Pinned, pitch: width, slice: width * rows };
                 let part = |r: Rows| Rows { address: r.at(row, plane) + column as u64, ..r };
                 let extent = Extent { width, height: rows, depth: 1 };
                 let place = (column, row, plane);
@@ -206,7 +218,16 @@ struct Copy2D {
 
 impl Side2D {
     fn given(&self) -> Given {
-        Given { kind: self.kind, host: self.host, device: self.device, x: self.x, y: self.y, z: 0, pitch: self.pitch, height: 0 }
+        Given {
+            kind: self.kind,
+            host: self.host,
+            device: self.device,
+            x: self.x,
+            y: self.y,
+            z: 0,
+            pitch: self.pitch,
+            height: 0,
+        }
     }
 }
 

@@ -165,7 +165,8 @@ pub unsafe fn cuDeviceGetName(name: *mut u8, len: i32, dev: i32) -> error::Resul
 /// # Safety
 /// `place` is NULL or has room for `len` bytes.
 unsafe fn copy_text(place: *mut u8, len: i32, text: &[u8]) -> error::Result {
-    let room = usize::try_from(len).ok().filter(|&n| n > 0 && !place.is_null()).ok_or(error::INVALID_VALUE)?;
+    let room =
+        usize::try_from(len).ok().filter(|&n| n > 0 && !place.is_null()).ok_or(error::INVALID_VALUE)?;
     let count = text.len().min(room - 1);
     // SAFETY: `count` + 1 is at most `room`.
     unsafe {
@@ -266,8 +267,10 @@ pub unsafe fn cuDeviceGetProperties(prop: *mut vgpu_spec::plain::Blob4<56>, dev:
 
 pub unsafe fn cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, dev: i32) -> error::Result {
     let all = devices()?;
-    let (a, b) =
-        (all.attribute(dev, attribute::COMPUTE_CAPABILITY_MAJOR)?, all.attribute(dev, attribute::COMPUTE_CAPABILITY_MINOR)?);
+    let (a, b) = (
+        all.attribute(dev, attribute::COMPUTE_CAPABILITY_MAJOR)?,
+        all.attribute(dev, attribute::COMPUTE_CAPABILITY_MINOR)?,
+    );
     // SAFETY: the program's pointers.
     unsafe { put(major, a).and_then(|()| put(minor, b)) }
 }

@@ -60,7 +60,12 @@ pub unsafe fn cuGetProcAddress_v2(
 }
 
 /// The form before CUDA 12 has no status: what is not there is CUDA_ERROR_NOT_FOUND.
-pub unsafe fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: i32, flags: u64) -> error::Result {
+pub unsafe fn cuGetProcAddress(
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+    cudaVersion: i32,
+    flags: u64,
+) -> error::Result {
     let mut status = 0;
     // SAFETY: the program's pointers, and a place of our own.
     unsafe { cuGetProcAddress_v2(symbol, pfn, cudaVersion, flags, &raw mut status) }?;
@@ -68,7 +73,10 @@ pub unsafe fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cud
 }
 
 /// cuda.h declares the place of the result as `const void **`.
-pub unsafe fn cuGetExportTable(ppExportTable: *const *mut c_void, pExportTableId: *const Blob1<16>) -> error::Result {
+pub unsafe fn cuGetExportTable(
+    ppExportTable: *const *mut c_void,
+    pExportTableId: *const Blob1<16>,
+) -> error::Result {
     // SAFETY: the program's pointers.
     match unsafe { export_table::get_export_table(ppExportTable.cast_mut().cast(), pExportTableId.cast()) } {
         0 => Ok(()),
@@ -76,7 +84,11 @@ pub unsafe fn cuGetExportTable(ppExportTable: *const *mut c_void, pExportTableId
     }
 }
 
-unsafe fn describe(error: u32, place: *mut *mut c_void, part: fn((&'static CStr, &'static CStr)) -> &'static CStr) -> error::Result {
+unsafe fn describe(
+    error: u32,
+    place: *mut *mut c_void,
+    part: fn((&'static CStr, &'static CStr)) -> &'static CStr,
+) -> error::Result {
     let text = result::describe(error).map(part);
     // SAFETY: the program's pointer.
     unsafe { put(place, text.map_or(std::ptr::null_mut(), |t| t.as_ptr().cast_mut().cast())) }?;

@@ -26,7 +26,9 @@ pub fn lane(error: &LaneError) -> u32 {
     match error {
         LaneError::Lost => DEVICE_UNAVAILABLE,
         LaneError::Forked => NOT_INITIALIZED,
-        LaneError::TooLarge { .. } | LaneError::Encoding(_) | LaneError::TooManyDependencies { .. } => INVALID_VALUE,
+        LaneError::TooLarge { .. } | LaneError::Encoding(_) | LaneError::TooManyDependencies { .. } => {
+            INVALID_VALUE
+        }
         LaneError::Agent(ConnectionError::Refused { status: status::LIMIT, .. }) => OUT_OF_MEMORY,
         _ => UNKNOWN,
     }

@@ -20,7 +20,8 @@ impl Info {
     /// Takes a layout as the worker sends it: offset and size, u32 each.
     pub fn new(name: &CStr, bytes: &[u8]) -> &'static Self {
         let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        let layout: Vec<(u32, u32)> = bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
+        let layout: Vec<(u32, u32)> =
+            bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
         let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
         Box::leak(Box::new(Info { name: name.to_owned(), layout, size }))
     }
@@ -58,7 +59,12 @@ pub unsafe fn parameter(info: &Info, index: usize, offset: *mut usize, size: *mu
 }
 
 /// Measured on the real driver: a kernel given here is CUDA_ERROR_INVALID_HANDLE.
-pub unsafe fn cuFuncGetParamInfo(func: u64, paramIndex: usize, paramOffset: *mut usize, paramSize: *mut usize) -> error::Result {
+pub unsafe fn cuFuncGetParamInfo(
+    func: u64,
+    paramIndex: usize,
+    paramOffset: *mut usize,
+    paramSize: *mut usize,
+) -> error::Result {
     handles::words(Kind::Function, func)?;
     // SAFETY: the program's pointers.
     unsafe { parameter(info(func)?, paramIndex, paramOffset, paramSize) }

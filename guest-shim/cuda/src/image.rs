@@ -37,20 +37,29 @@ pub unsafe fn find<'a>(image: *const u8) -> error::Result<&'a [u8]> {
             // SAFETY: the magic says that this is a wrapper.
             let wrapper = unsafe { image.cast::<Wrapper>().read_unaligned() };
             // SAFETY: version 2 has a NULL-terminated list or NULL.
-            let linked = wrapper.version == WRAPPER_WITH_LIST && unsafe { wrapper.list.as_ref() }.is_some_and(|p| !p.is_null());
+            let linked = wrapper.version == WRAPPER_WITH_LIST
+                && unsafe { wrapper.list.as_ref() }.is_some_and(|p| !p.is_null());
             if linked {
-                vgpu_client::warn!("loading an image: a wrapper with a list of images to link is not supported yet");
+                vgpu_client::warn!(
+                    "loading an image: a wrapper with a list of images to link is not supported yet"
+                );
                 return Err(error::NOT_SUPPORTED);
             }
             // SAFETY: a wrapper's data is a fat binary.
             unsafe { find(wrapper.data) }
         }
-        // SAFETY: the magics say what it is, and the caller that it is whole.
-        FATBIN_MAGIC => Ok(unsafe { slice::from_raw_parts(image, fatbin_len(image)?) }),
-        // SAFETY: as above.
-        _ if magic.to_le_bytes() == *b"\x7fELF" => Ok(unsafe { slice::from_raw_parts(image, elf_len(image)?) }),
-        // SAFETY: what is nothing else is text, which ends with a NUL.
-        _ if is_text(magic.to_le_bytes()) => Ok(unsafe { CStr::from_ptr(image.cast()) }.to_bytes_with_nul()),
+        FATBIN_MAGIC => {
+            // SAFETY: the magic says what it is, and the caller that it is whole.
+            Ok(unsafe { slice::from_raw_parts(image, fatbin_len(image)?) })
+        }
+        _ if magic.to_le_bytes() == *b"\x7fELF" => {
+            // SAFETY: as above.
+            Ok(unsafe { slice::from_raw_parts(image, elf_len(image)?) })
+        }
+        _ if is_text(magic.to_le_bytes()) => {
+            // SAFETY: what is nothing else is text, which ends with a NUL.
+            Ok(unsafe { CStr::from_ptr(image.cast()) }.to_bytes_with_nul())
+        }
         _ => Err(error::INVALID_IMAGE),
     }
 }
@@ -64,7 +73,8 @@ fn is_text(start: [u8; 4]) -> bool {
 /// `image` points to a fat binary.
 unsafe fn fatbin_len(image: *const u8) -> error::Result<usize> {
     // SAFETY: the header's 16 bytes: header size at 6, size of the rest at 8.
-    let (header, rest) = unsafe { (image.add(6).cast::<u16>().read_unaligned(), image.add(8).cast::<u64>().read_unaligned()) };
+    let (header, rest) =
+        unsafe { (image.add(6).cast::<u16>().read_unaligned(), image.add(8).cast::<u64>().read_unaligned()) };
     usize::try_from(rest).ok().and_then(|r| r.checked_add(usize::from(header))).ok_or(error::INVALID_IMAGE)
 }
 
@@ -130,13 +140,14 @@ mod tests {
 
     #[test]
     fn sizes_come_from_the_images_own_headers() {
-        let mut fatbin = vec![0_u8; 40];
+        let mut fatbin = [0_u8; 40];
         fatbin[..4].copy_from_slice(&FATBIN_MAGIC.to_le_bytes());
         fatbin[6..8].copy_from_slice(&16_u16.to_le_bytes());
         fatbin[8..16].copy_from_slice(&20_u64.to_le_bytes());
         // SAFETY: a whole fat binary of 36 bytes.
         assert_eq!(unsafe { find(fatbin.as_ptr()) }.map(<[u8]>::len), Ok(36));
-        let wrapper = Wrapper { magic: WRAPPER_MAGIC, version: 1, data: fatbin.as_ptr(), list: std::ptr::null() };
+        let wrapper =
+            Wrapper { magic: WRAPPER_MAGIC, version: 1, data: fatbin.as_ptr(), list: std::ptr::null() };
         // SAFETY: a whole wrapper.
         assert_eq!(unsafe { find((&raw const wrapper).cast()) }.map(<[u8]>::len), Ok(36));
         // SAFETY: NUL-terminated text.
@@ -154,6 +165,11 @@ mod tests {
         let bytes = std::fs::read(path).unwrap();
         // SAFETY: a whole ELF file.
         let found = unsafe { find(bytes.as_ptr()) }.unwrap();
-        assert!(found.len() <= bytes.len() && found.len() + 4096 > bytes.len(), "{} of {}", found.len(), bytes.len());
+        assert!(
+            found.len() <= bytes.len() && found.len() + 4096 > bytes.len(),
+            "{} of {}",
+            found.len(),
+            bytes.len()
+        );
     }
 }

@@ -42,7 +42,12 @@ pub unsafe fn cuKernelGetName(name: *mut *mut c_void, hfunc: u64) -> error::Resu
     unsafe { function::cuFuncGetName(name, hfunc) }
 }
 
-pub unsafe fn cuKernelGetParamInfo(kernel: u64, paramIndex: usize, paramOffset: *mut usize, paramSize: *mut usize) -> error::Result {
+pub unsafe fn cuKernelGetParamInfo(
+    kernel: u64,
+    paramIndex: usize,
+    paramOffset: *mut usize,
+    paramSize: *mut usize,
+) -> error::Result {
     handles::check_kernel(kernel)?;
     // SAFETY: the program's pointers.
     unsafe { function::parameter(function::info(kernel)?, paramIndex, paramOffset, paramSize) }

@@ -102,7 +102,10 @@ impl Arguments {
 #[inline]
 unsafe fn gather(info: &Info, list: *mut *mut c_void, buffer: &mut [u8]) -> error::Result {
     for (i, &(offset, size)) in info.layout.iter().enumerate() {
-        let place = buffer.get_mut(offset as usize..).and_then(|b| b.get_mut(..size as usize)).ok_or(error::INVALID_VALUE)?;
+        let place = buffer
+            .get_mut(offset as usize..)
+            .and_then(|b| b.get_mut(..size as usize))
+            .ok_or(error::INVALID_VALUE)?;
         // SAFETY: the caller's promise.
         let value = unsafe { list.add(i).read() }.cast::<u8>();
         if value.is_null() {
@@ -151,7 +154,13 @@ unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> error::Result<&'a [u8]> {
 /// # Safety
 /// As [`Arguments::with`].
 #[inline]
-unsafe fn launch(f: u64, shape: Shape, stream: u64, arguments: &Arguments, attributes: &[u8]) -> error::Result {
+unsafe fn launch(
+    f: u64,
+    shape: Shape,
+    stream: u64,
+    arguments: &Arguments,
+    attributes: &[u8],
+) -> error::Result {
     let info = function::info(f)?;
     handles::check_stream(stream)?;
     shape.check()?;
@@ -162,7 +171,21 @@ unsafe fn launch(f: u64, shape: Shape, stream: u64, arguments: &Arguments, attri
             if attributes.is_empty() {
                 calls::vgpuLaunch(f, gx, gy, gz, bx, by, bz, shared, stream, p, p.len())
             } else {
-                calls::vgpuLaunchEx(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, attributes.len(), p, p.len())
+                calls::vgpuLaunchEx(
+                    f,
+                    gx,
+                    gy,
+                    gz,
+                    bx,
+                    by,
+                    bz,
+                    shared,
+                    stream,
+                    attributes,
+                    attributes.len(),
+                    p,
+                    p.len(),
+                )
             }
         })
     }

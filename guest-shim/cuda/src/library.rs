@@ -31,7 +31,14 @@ fn load(place: *mut u64, image: &[u8], options: &Options) -> error::Result {
     }
     let library = handles::create(Kind::Library)?;
     let sent = image::share(image, |address| {
-        calls::vgpuLibraryLoad(library, address, image.len(), &options.names, &options.values, options.names.len())
+        calls::vgpuLibraryLoad(
+            library,
+            address,
+            image.len(),
+            &options.names,
+            &options.values,
+            options.names.len(),
+        )
     });
     if let Err(status) = sent {
         handles::remove(library);
@@ -156,7 +163,12 @@ pub unsafe fn cuLibraryGetModule(pMod: *mut u64, library: u64) -> error::Result 
     unsafe { put(pMod, module) }
 }
 
-pub unsafe fn cuLibraryGetGlobal(dptr: *mut u64, bytes: *mut usize, library: u64, name: *const c_char) -> error::Result {
+pub unsafe fn cuLibraryGetGlobal(
+    dptr: *mut u64,
+    bytes: *mut usize,
+    library: u64,
+    name: *const c_char,
+) -> error::Result {
     handles::check_library(library)?;
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;

@@ -193,7 +193,9 @@ pub unsafe fn cuMemAllocPitch_v2(
     let mut pitch = 0;
     // The pitch is only known with the answer; rows are never wider than twice the least pitch of 512 bytes and the width.
     let most = WidthInBytes.next_multiple_of(512).checked_mul(Height).ok_or(error::OUT_OF_MEMORY)?;
-    let ask = |place: &mut u64| calls::cuMemAllocPitch_v2(place, &mut pitch, WidthInBytes, Height, ElementSizeBytes);
+    let ask = |place: &mut u64| {
+        calls::cuMemAllocPitch_v2(place, &mut pitch, WidthInBytes, Height, ElementSizeBytes)
+    };
     let address = allocate(most, ask, calls::cuMemFree_v2)?;
     if let Some(len) = pitch.checked_mul(Height).filter(|&len| len != most) {
         remove(address);

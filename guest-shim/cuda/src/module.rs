@@ -84,7 +84,8 @@ impl Options {
             return Err(error::INVALID_VALUE);
         }
         // SAFETY: the caller's promise.
-        let (names, list) = unsafe { (slice::from_raw_parts(names, count), slice::from_raw_parts(values, count)) };
+        let (names, list) =
+            unsafe { (slice::from_raw_parts(names, count), slice::from_raw_parts(values, count)) };
         for (i, (&name, &value)) in names.iter().zip(list).enumerate() {
             let number = value.expose_provenance() as u64;
             // SAFETY: within the array.
@@ -162,8 +163,9 @@ pub unsafe fn cuModuleLoadDataEx(
     optionValues: *mut *mut c_void,
 ) -> error::Result {
     // SAFETY: the program's image and options.
-    let (bytes, options) =
-        unsafe { (image::find(image.cast::<u8>())?, Options::new(numOptions as usize, options, optionValues)?) };
+    let (bytes, options) = unsafe {
+        (image::find(image.cast::<u8>())?, Options::new(numOptions as usize, options, optionValues)?)
+    };
     load(module, bytes, options)
 }
 
@@ -240,7 +242,13 @@ pub unsafe fn cuModuleUnload(hmod: u64) -> error::Result {
 ///
 /// # Safety
 /// The places are NULL or valid for a write.
-pub unsafe fn put_variable(owner: u64, address: u64, len: usize, dptr: *mut u64, bytes: *mut usize) -> error::Result {
+pub unsafe fn put_variable(
+    owner: u64,
+    address: u64,
+    len: usize,
+    dptr: *mut u64,
+    bytes: *mut usize,
+) -> error::Result {
     memory::insert_variable(owner, address, len);
     // SAFETY: the caller's promise.
     unsafe {
@@ -254,7 +262,12 @@ pub unsafe fn put_variable(owner: u64, address: u64, len: usize, dptr: *mut u64,
     Ok(())
 }
 
-pub unsafe fn cuModuleGetGlobal_v2(dptr: *mut u64, bytes: *mut usize, hmod: u64, name: *const c_char) -> error::Result {
+pub unsafe fn cuModuleGetGlobal_v2(
+    dptr: *mut u64,
+    bytes: *mut usize,
+    hmod: u64,
+    name: *const c_char,
+) -> error::Result {
     handles::check_module(hmod)?;
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;

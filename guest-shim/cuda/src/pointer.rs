@@ -43,10 +43,22 @@ struct Known {
 
 fn find(address: u64) -> Option<Known> {
     if let Some(block) = memory::find(address) {
-        return Some(Known { base: block.base, len: block.len, context: block.context, id: block.id, host: false });
+        return Some(Known {
+            base: block.base,
+            len: block.len,
+            context: block.context,
+            id: block.id,
+            host: false,
+        });
     }
     // Window addresses are never handed out twice at a time, so the base serves as id.
-    host_memory::find(address).map(|b| Known { base: b.base, len: b.len, context: b.context, id: b.base, host: true })
+    host_memory::find(address).map(|b| Known {
+        base: b.base,
+        len: b.len,
+        context: b.context,
+        id: b.base,
+        host: true,
+    })
 }
 
 /// A value and its bytes in the program's place (4 for numbers, 1 for booleans, 8 for addresses and handles).
@@ -93,7 +105,12 @@ pub unsafe fn cuPointerGetAttribute(data: *mut c_void, attribute: u32, ptr: u64)
 }
 
 /// For a pointer that CUDA does not know every value is 0 and the call succeeds; device ordinal is −2 then.
-pub unsafe fn cuPointerGetAttributes(numAttributes: u32, attributes: *mut u32, data: *mut *mut c_void, ptr: u64) -> error::Result {
+pub unsafe fn cuPointerGetAttributes(
+    numAttributes: u32,
+    attributes: *mut u32,
+    data: *mut *mut c_void,
+    ptr: u64,
+) -> error::Result {
     client::get()?;
     if numAttributes == 0 || attributes.is_null() || data.is_null() {
         return Err(error::INVALID_VALUE);

@@ -24,9 +24,7 @@ impl Block {
         let kept = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match kept {
             Some(address) => Ok(Block(address)),
-            None => {
-                client::get()?.heap.alloc(BLOCK as u64, 4096).map(Block).map_err(|e| error::heap(&e))
-            }
+            None => client::get()?.heap.alloc(BLOCK as u64, 4096).map(Block).map_err(|e| error::heap(&e)),
         }
     }
 

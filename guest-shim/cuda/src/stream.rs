@@ -6,7 +6,12 @@ use vgpu_spec::handle::Kind;
 /// CU_STREAM_NON_BLOCKING.
 const NON_BLOCKING: u32 = 1;
 
-fn create(place: *mut u64, flags: u32, priority: i32, send: impl FnOnce(u64) -> error::Result) -> error::Result {
+fn create(
+    place: *mut u64,
+    flags: u32,
+    priority: i32,
+    send: impl FnOnce(u64) -> error::Result,
+) -> error::Result {
     if place.is_null() || flags > NON_BLOCKING {
         return Err(error::INVALID_VALUE);
     }
@@ -69,7 +74,9 @@ pub unsafe fn cuStreamGetDevice(hStream: u64, device: *mut i32) -> error::Result
 /// for the per-thread stream, thread.
 pub fn id_of(context: u64, stream: u64, per_thread: bool) -> error::Result<u64> {
     match stream {
-        0 if per_thread => Ok(context << 16 | 0x8000 | u64::from(vgpu_client::lanes::thread_number() & 0x7fff)),
+        0 if per_thread => {
+            Ok(context << 16 | 0x8000 | u64::from(vgpu_client::lanes::thread_number() & 0x7fff))
+        }
         2 => Ok(context << 16 | 0x8000 | u64::from(vgpu_client::lanes::thread_number() & 0x7fff)),
         0 | 1 => Ok(context << 16 | 1),
         _ => handles::check_stream(stream).map(|()| stream),

@@ -33,7 +33,8 @@ fn find(entry: &str, snapshot: &Snapshot) -> Option<usize> {
 /// The one device whose UUID begins so.
 fn by_uuid(prefix: &str, snapshot: &Snapshot) -> Option<usize> {
     let wanted = prefix.to_ascii_lowercase();
-    let mut matches = (0..snapshot.devices.len()).filter(|&i| text(&snapshot.devices[i].record.uuid).starts_with(&wanted));
+    let mut matches =
+        (0..snapshot.devices.len()).filter(|&i| text(&snapshot.devices[i].record.uuid).starts_with(&wanted));
     match (matches.next(), matches.next()) {
         (Some(index), None) if !wanted.is_empty() => Some(index),
         _ => None,
@@ -61,7 +62,10 @@ mod tests {
         let devices = [0x11_u8, 0x12, 0x22]
             .map(|byte| Device { record: crate::device::tests::record([byte; 16]), attributes: Vec::new() })
             .to_vec();
-        Snapshot { header: SnapshotHeader { driver_version: 13000, device_count: 3, driver_name: [0; 32] }, devices }
+        Snapshot {
+            header: SnapshotHeader { driver_version: 13000, device_count: 3, driver_name: [0; 32] },
+            devices,
+        }
     }
 
     #[test]

@@ -31,10 +31,34 @@ pub use tables::{EXPORTS, ProcAddress, exports, proc_addresses, struct_layout, t
 
 /// Kinds of handles, in the order of their numbers on the wire (the first is 1).
 pub const HANDLE_KINDS: &[&str] = &[
-    "Context", "Stream", "Event", "Module", "Function", "Library", "Kernel", "Graph", "GraphExec", "GraphNode", "Array",
-    "MipmappedArray", "MemoryPool", "Texture", "Surface", "TextureReference", "SurfaceReference", "LinkState", "UserObject",
-    "GreenContext", "ExternalMemory", "ExternalSemaphore", "Allocation", "GraphicsResource", "AsyncCallback", "LogsCallback",
-    "ResourceDescription", "Conditional",
+    "Context",
+    "Stream",
+    "Event",
+    "Module",
+    "Function",
+    "Library",
+    "Kernel",
+    "Graph",
+    "GraphExec",
+    "GraphNode",
+    "Array",
+    "MipmappedArray",
+    "MemoryPool",
+    "Texture",
+    "Surface",
+    "TextureReference",
+    "SurfaceReference",
+    "LinkState",
+    "UserObject",
+    "GreenContext",
+    "ExternalMemory",
+    "ExternalSemaphore",
+    "Allocation",
+    "GraphicsResource",
+    "AsyncCallback",
+    "LogsCallback",
+    "ResourceDescription",
+    "Conditional",
 ];
 
 /// What a call sends and whether it waits.
@@ -138,6 +162,11 @@ impl Function {
         base_name(&self.name)
     }
 
+    /// Whether the parameters are described: those of other vendors' interfaces are not.
+    pub fn has_signature(&self) -> bool {
+        !self.message && (self.class != Class::Unsupported || !self.parameters.is_empty())
+    }
+
     /// Whether something of it crosses a lane by derived code.
     pub fn crosses(&self) -> bool {
         !matches!(self.class, Class::Local | Class::Unsupported)
@@ -158,11 +187,51 @@ macro_rules! nouns {
     };
 }
 nouns!(
-    "array", "async_notification", "batch_copy", "callback", "capture", "checkpoint", "context", "copy", "copy_strided", "coredump", "debugger",
-    "decompress", "device", "entry", "event", "external", "function", "graph", "graph_memory", "green_context", "host_memory",
-    "interop", "ipc", "kernel", "launch", "library", "link", "logs", "managed_memory", "memory", "memory_pool", "memset", "module",
-    "occupancy", "output", "peer", "pointer", "primary_context", "profiler", "stream", "stream_memory_operation", "tensor_map",
-    "texture", "user_object", "virtual_memory",
+    "array",
+    "async_notification",
+    "batch_copy",
+    "callback",
+    "capture",
+    "checkpoint",
+    "context",
+    "copy",
+    "copy_strided",
+    "coredump",
+    "debugger",
+    "decompress",
+    "device",
+    "entry",
+    "event",
+    "external",
+    "function",
+    "graph",
+    "graph_memory",
+    "green_context",
+    "host_memory",
+    "interop",
+    "ipc",
+    "kernel",
+    "launch",
+    "library",
+    "link",
+    "logs",
+    "managed_memory",
+    "memory",
+    "memory_pool",
+    "memset",
+    "module",
+    "occupancy",
+    "output",
+    "peer",
+    "pointer",
+    "primary_context",
+    "profiler",
+    "stream",
+    "stream_memory_operation",
+    "tensor_map",
+    "texture",
+    "user_object",
+    "virtual_memory",
 );
 
 /// The whole description, in the order of the files' names and of their lines.
@@ -200,8 +269,16 @@ mod tests {
             }
         }
         let exports: BTreeSet<String> = exports().into_iter().map(String::from).collect();
-        assert_eq!(exports.difference(&seen).collect::<Vec<_>>(), Vec::<&String>::new(), "exported, not described");
-        assert_eq!(seen.difference(&exports).collect::<Vec<_>>(), Vec::<&String>::new(), "described, not exported");
+        assert_eq!(
+            exports.difference(&seen).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "exported, not described"
+        );
+        assert_eq!(
+            seen.difference(&exports).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "described, not exported"
+        );
         assert_eq!(seen.len(), 682);
     }
 

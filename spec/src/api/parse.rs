@@ -139,7 +139,11 @@ fn parse_type(word: &str) -> Result<Type, String> {
 /// What derived code cannot do must be written by hand, and is refused here rather than sent wrongly.
 fn check(function: &Function) -> Result<(), String> {
     if function.class == Class::Unsupported {
-        return function.reason.as_ref().map(|_| ()).ok_or_else(|| "an unsupported function needs a reason".into());
+        return function
+            .reason
+            .as_ref()
+            .map(|_| ())
+            .ok_or_else(|| "an unsupported function needs a reason".into());
     }
     if function.message && !function.crosses() {
         return Err("a message must cross the lane".into());
@@ -150,7 +154,10 @@ fn check(function: &Function) -> Result<(), String> {
     for p in &function.parameters {
         let followed = matches!(p.ty, Type::Pointer | Type::Callback);
         if followed {
-            return Err(format!("`{}`: a bare pointer or callback cannot cross; make the call local", p.name));
+            return Err(format!(
+                "`{}`: a bare pointer or callback cannot cross; make the call local",
+                p.name
+            ));
         }
         if p.direction == Direction::Out && !function.class.waits() {
             return Err(format!("`{}`: a call without a reply has no output", p.name));

@@ -65,11 +65,8 @@ fn suffixes(f: &Function) -> Vec<&'static str> {
 /// One exported symbol. `_ptsz` makes stream 0 the per-thread stream; `_ptds` passes the per-thread stream on.
 fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenError> {
     let name = format!("{}{suffix}", f.name);
-    let _ = writeln!(
-        out,
-        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {name}({}) -> u32 {{",
-        signature(f)?
-    );
+    let _ =
+        writeln!(out, "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {name}({}) -> u32 {{", signature(f)?);
     if suffix == "_ptsz" {
         for p in f.parameters.iter().filter(|p| is_stream(p)) {
             let n = identifier(&p.name);
@@ -113,17 +110,24 @@ fn derived_body(out: &mut String, f: &Function) -> Result<(), CodegenError> {
     let call = format!("crate::calls::{}({})", f.name, args.join(", "));
     match f.class {
         Class::Create => {
-            let new: Vec<&Parameter> = f.parameters.iter().filter(|p| p.direction == Direction::New).collect();
+            let new: Vec<&Parameter> =
+                f.parameters.iter().filter(|p| p.direction == Direction::New).collect();
             let _ = writeln!(out, "        let result = {call};");
             for p in new {
                 let n = identifier(&p.name);
-                let _ = writeln!(out, "        if result == 0 {{ *out_{n} = {n}; }} else {{ crate::handles::remove({n}); }}");
+                let _ = writeln!(
+                    out,
+                    "        if result == 0 {{ *out_{n} = {n}; }} else {{ crate::handles::remove({n}); }}"
+                );
             }
             out.push_str("        result\n");
         }
         Class::Destroy => {
             let n = f.parameters.first().map(|p| identifier(&p.name)).unwrap_or_default();
-            let _ = writeln!(out, "        let result = {call};\n        crate::handles::remove({n});\n        result");
+            let _ = writeln!(
+                out,
+                "        let result = {call};\n        crate::handles::remove({n});\n        result"
+            );
         }
         _ => {
             let _ = writeln!(out, "        {call}");
@@ -144,16 +148,26 @@ fn border(out: &mut String, f: &Function, p: &Parameter) -> Result<String, Codeg
     let safety = "// SAFETY: the program's pointer, valid or NULL as the driver API documents it.";
     match (p.direction, &p.ty) {
         (Direction::Value, Type::Str) => {
-            let _ = writeln!(out, "        {safety}\n        let {n} = unsafe {{ crate::call::text({n}) }}{fail};");
+            let _ = writeln!(
+                out,
+                "        {safety}\n        let {n} = unsafe {{ crate::call::text({n}) }}{fail};"
+            );
         }
         (Direction::Value, Type::Handle(kind)) => {
             let _ = writeln!(out, "        crate::handles::check_{}({n})?;", kind.to_lowercase());
         }
         (Direction::In, _) => {
             let c = count.unwrap_or_else(|| "1".into());
-            let _ = writeln!(out, "        {safety}\n        let {n} = unsafe {{ crate::call::slice({n}, {c}) }}{fail};");
+            let _ = writeln!(
+                out,
+                "        {safety}\n        let {n} = unsafe {{ crate::call::slice({n}, {c}) }}{fail};"
+            );
             if let Type::Handle(kind) = &p.ty {
-                let _ = writeln!(out, "        for handle in {n} {{ crate::handles::check_{}(*handle)?; }}", kind.to_lowercase());
+                let _ = writeln!(
+                    out,
+                    "        for handle in {n} {{ crate::handles::check_{}(*handle)?; }}",
+                    kind.to_lowercase()
+                );
             }
         }
         (Direction::Out, _) => {
@@ -204,7 +218,14 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
         .iter()
         .map(|p| Ok(format!("{}: {}", identifier(&p.name), sender_type(f, p)?)))
         .collect::<Result<Vec<_>, CodegenError>>()?;
-    let _ = writeln!(out, "/// Sends `{}` ({}).\npub fn {}({}) -> crate::error::Result {{", f.name, f.class.name(), f.name, parameters.join(", "));
+    let _ = writeln!(
+        out,
+        "/// Sends `{}` ({}).\npub fn {}({}) -> crate::error::Result {{",
+        f.name,
+        f.class.name(),
+        f.name,
+        parameters.join(", ")
+    );
     let (mut slots, mut lens, mut write) = (0, String::new(), String::new());
     // Evaluated before the closures take the outputs.
     let mut before = String::new();
@@ -243,18 +264,30 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
             f.needs_context, f.reports, slots
         );
     } else {
-        let _ = writeln!(out, "    crate::call::post({id:#x}, {}, {slots} * 8{lens}, |w| {{\n{write}    }})\n}}", f.needs_context);
+        let _ = writeln!(
+            out,
+            "    crate::call::post({id:#x}, {}, {slots} * 8{lens}, |w| {{\n{write}    }})\n}}",
+            f.needs_context
+        );
     }
     Ok(())
 }
 
-fn output(f: &Function, p: &Parameter, n: &str, reply: &mut String, read: &mut String) -> Result<(), CodegenError> {
+fn output(
+    f: &Function,
+    p: &Parameter,
+    n: &str,
+    reply: &mut String,
+    read: &mut String,
+) -> Result<(), CodegenError> {
     let size = element_size(f, p)?;
     let array = p.count.is_some() || matches!(p.ty, Type::Struct(_));
     if array {
         let bytes = match (&p.count, p.optional) {
             (Some(_), false) => format!("vgpu_spec::wire::args::bytes_len({n}.len() * {size})"),
-            (Some(_), true) => format!("{n}.as_ref().map_or(8, |o| vgpu_spec::wire::args::bytes_len(o.len() * {size}))"),
+            (Some(_), true) => {
+                format!("{n}.as_ref().map_or(8, |o| vgpu_spec::wire::args::bytes_len(o.len() * {size}))")
+            }
             (None, _) => format!("vgpu_spec::wire::args::bytes_len({size})"),
         };
         let _ = write!(reply, " + {bytes}");
@@ -272,7 +305,10 @@ fn output(f: &Function, p: &Parameter, n: &str, reply: &mut String, read: &mut S
         reply.push_str(" + 8");
         let value = from_slot(p, "value");
         let _ = if p.optional {
-            writeln!(read, "        let value = _r.u64().ok()?;\n        if let Some(out) = {n} {{ *out = {value}; }}")
+            writeln!(
+                read,
+                "        let value = _r.u64().ok()?;\n        if let Some(out) = {n} {{ *out = {value}; }}"
+            )
         } else {
             writeln!(read, "        let value = _r.u64().ok()?;\n        *{n} = {value};")
         };

@@ -20,9 +20,16 @@ pub fn generate() -> Result<[(&'static str, String); 2], CodegenError> {
 /// A table of function pointers: what the driver lacks is `None`, and NOT_SUPPORTED for the guest.
 fn driver(functions: &[Function]) -> Result<String, CodegenError> {
     let (mut fields, mut loads) = (String::new(), String::new());
-    for f in functions.iter().filter(|f| !f.message && !(f.class == Class::Unsupported && f.parameters.is_empty())) {
+    for f in
+        functions.iter().filter(|f| f.has_signature())
+    {
         let types = f.parameters.iter().map(|p| c_type(f, p)).collect::<Result<Vec<_>, _>>()?;
-        let _ = writeln!(fields, "    pub {}: Option<unsafe extern \"C\" fn({}) -> u32>,", f.name, types.join(", "));
+        let _ = writeln!(
+            fields,
+            "    pub {}: Option<unsafe extern \"C\" fn({}) -> u32>,",
+            f.name,
+            types.join(", ")
+        );
         let _ = writeln!(
             loads,
             "            // SAFETY: the signature is the driver API's for this symbol.\n            {0}: unsafe {{ symbol(library, c\"{0}\") }},",
@@ -57,7 +64,8 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| p.direction == Direction::Out).collect();
     if f.by_hand_in_worker {
         let scalar_output = |p: &&Parameter| p.direction == Direction::Out && p.count.is_none();
-        let args: Vec<String> = f.parameters.iter().filter(|p| !scalar_output(p)).map(|p| identifier(&p.name)).collect();
+        let args: Vec<String> =
+            f.parameters.iter().filter(|p| !scalar_output(p)).map(|p| identifier(&p.name)).collect();
         let names: Vec<String> = outs.iter().map(|p| identifier(&p.name)).collect();
         let pattern = match names.len() {
             0 => "()".to_string(),
@@ -65,7 +73,13 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
             _ => format!("({})", names.join(", ")),
         };
         // An array output is passed as its room in elements; all outputs come back as values.
-        let _ = writeln!(out, "            let {pattern} = super::{}::{}(t, {})?;", f.noun, f.name, args.join(", "));
+        let _ = writeln!(
+            out,
+            "            let {pattern} = super::{}::{}(t, {})?;",
+            f.noun,
+            f.name,
+            args.join(", ")
+        );
     } else {
         call(out, f)?;
     }
@@ -98,7 +112,11 @@ fn decode(out: &mut String, f: &Function, p: &Parameter) -> Result<(), CodegenEr
             let _ = writeln!(out, "            let {n} = r.u64()?;");
         }
         (Direction::In, Type::Handle(kind)) => {
-            let _ = writeln!(out, "            let {n} = handles(r.bytes()?, |h| t.{}(h))?;", kind.to_lowercase());
+            let _ = writeln!(
+                out,
+                "            let {n} = handles(r.bytes()?, |h| t.{}(h))?;",
+                kind.to_lowercase()
+            );
         }
         (Direction::In, Type::Scalar("u8")) => {
             let _ = writeln!(out, "            let {n} = r.bytes()?;");

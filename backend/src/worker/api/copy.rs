@@ -36,13 +36,25 @@ impl Thread {
 }
 
 /// Copies the message's own bytes. On return the driver has them: pageable memory is staged before the call returns.
-pub fn vgpuCopyInlineToDevice(t: &mut Thread, dst: u64, data: Option<&[u8]>, n: usize, stream: u64) -> Result<(), CudaError> {
+pub fn vgpuCopyInlineToDevice(
+    t: &mut Thread,
+    dst: u64,
+    data: Option<&[u8]>,
+    n: usize,
+    stream: u64,
+) -> Result<(), CudaError> {
     let data = data.and_then(|d| d.get(..n)).ok_or(INVALID_VALUE)?;
     t.host_to_device(dst, data.as_ptr(), n, stream)
 }
 
 /// Copies into the reply.
-pub fn vgpuCopyInlineFromDevice(t: &mut Thread, room: usize, n: usize, src: u64, stream: u64) -> Result<Vec<u8>, CudaError> {
+pub fn vgpuCopyInlineFromDevice(
+    t: &mut Thread,
+    room: usize,
+    n: usize,
+    src: u64,
+    stream: u64,
+) -> Result<Vec<u8>, CudaError> {
     if n > MAX_MESSAGE || n != room {
         return Err(INVALID_VALUE);
     }
@@ -53,25 +65,49 @@ pub fn vgpuCopyInlineFromDevice(t: &mut Thread, room: usize, n: usize, src: u64,
 }
 
 /// Copies from pinned memory, in stream order.
-pub fn vgpuCopyHostToDevice(t: &mut Thread, dst: u64, src: u64, n: usize, stream: u64) -> Result<(), CudaError> {
+pub fn vgpuCopyHostToDevice(
+    t: &mut Thread,
+    dst: u64,
+    src: u64,
+    n: usize,
+    stream: u64,
+) -> Result<(), CudaError> {
     let src = t.host(src, n)?;
     t.host_to_device(dst, src as *const u8, n, stream)
 }
 
 /// Copies to pinned memory, in stream order.
-pub fn vgpuCopyDeviceToHost(t: &mut Thread, dst: u64, src: u64, n: usize, stream: u64) -> Result<(), CudaError> {
+pub fn vgpuCopyDeviceToHost(
+    t: &mut Thread,
+    dst: u64,
+    src: u64,
+    n: usize,
+    stream: u64,
+) -> Result<(), CudaError> {
     let dst = t.host(dst, n)?;
     t.device_to_host(dst as *mut u8, src, n, stream)
 }
 
 /// Copies from staging, which the shim uses again once this message is used.
-pub fn vgpuCopyStagedToDevice(t: &mut Thread, dst: u64, src: u64, n: usize, stream: u64) -> Result<(), CudaError> {
+pub fn vgpuCopyStagedToDevice(
+    t: &mut Thread,
+    dst: u64,
+    src: u64,
+    n: usize,
+    stream: u64,
+) -> Result<(), CudaError> {
     vgpuCopyHostToDevice(t, dst, src, n, stream)?;
     t.synchronize(stream)
 }
 
 /// Copies to staging, which the shim reads once this message is used.
-pub fn vgpuCopyStagedFromDevice(t: &mut Thread, dst: u64, src: u64, n: usize, stream: u64) -> Result<(), CudaError> {
+pub fn vgpuCopyStagedFromDevice(
+    t: &mut Thread,
+    dst: u64,
+    src: u64,
+    n: usize,
+    stream: u64,
+) -> Result<(), CudaError> {
     vgpuCopyDeviceToHost(t, dst, src, n, stream)?;
     t.synchronize(stream)
 }

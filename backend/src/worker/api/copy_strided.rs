@@ -42,7 +42,19 @@ impl Side {
             return Err(INVALID_VALUE);
         }
         let (kind, host, device) = if on_host { (HOST, address, 0) } else { (DEVICE, 0, address) };
-        Ok(Side { x: 0, y: 0, z: 0, lod: 0, kind, host, device, array: 0, reserved: 0, pitch, height: slice / pitch })
+        Ok(Side {
+            x: 0,
+            y: 0,
+            z: 0,
+            lod: 0,
+            kind,
+            host,
+            device,
+            array: 0,
+            reserved: 0,
+            pitch,
+            height: slice / pitch,
+        })
     }
 }
 
@@ -71,7 +83,9 @@ pub fn vgpuCopyStrided(
     stream: u64,
 ) -> Result<(), CudaError> {
     let (dst_host, src_host) = (dst_host != 0, src_host != 0);
-    for (on_host, address, pitch, slice) in [(dst_host, dst, dst_pitch, dst_slice), (src_host, src, src_pitch, src_slice)] {
+    for (on_host, address, pitch, slice) in
+        [(dst_host, dst, dst_pitch, dst_slice), (src_host, src, src_pitch, src_slice)]
+    {
         let len = span(pitch, slice, width, height, depth).ok_or(INVALID_VALUE)?;
         if on_host && !t.client.windows.contains(address, len as u64) {
             return Err(INVALID_VALUE);

@@ -5,7 +5,12 @@
 
 use std::{ffi::CStr, sync::OnceLock};
 
-include!(concat!(env!("OUT_DIR"), "/driver.rs"));
+mod table {
+    #![allow(clippy::all)] // derived
+    use super::symbol;
+    include!(concat!(env!("OUT_DIR"), "/driver.rs"));
+}
+pub use table::Driver;
 
 /// Looks `name` up; `None` if the driver lacks it.
 ///

@@ -118,7 +118,8 @@ fn check_elf(bytes: &[u8]) -> Result<(), ImageError> {
 fn is_text(bytes: &[u8]) -> bool {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     let text = &bytes[..end];
-    text.iter().all(|&b| b >= b' ' || matches!(b, b'\t' | b'\n' | b'\r')) && text.windows(8).any(|w| w == b".version")
+    text.iter().all(|&b| b >= b' ' || matches!(b, b'\t' | b'\n' | b'\r'))
+        && text.windows(8).any(|w| w == b".version")
 }
 
 /// The wrapper that cuLibraryLoadData wants around a bare fat binary.
@@ -133,7 +134,12 @@ pub struct Wrapper {
 impl Wrapper {
     /// A wrapper if `image` is a bare fat binary; it points into `image`.
     pub fn around(image: &Image) -> Option<Self> {
-        image.fatbin.then(|| Wrapper { magic: WRAPPER_MAGIC, version: 1, data: image.as_ptr(), unused: std::ptr::null() })
+        image.fatbin.then(|| Wrapper {
+            magic: WRAPPER_MAGIC,
+            version: 1,
+            data: image.as_ptr(),
+            unused: std::ptr::null(),
+        })
     }
 
     pub fn as_ptr(&self) -> *const u8 {

@@ -4,7 +4,7 @@ use super::error::{CudaError, INVALID_VALUE, NOT_SUPPORTED};
 use std::ffi::c_void;
 
 /// CU_JIT_* options that carry a plain number; the others have buffers and are handled apart or refused.
-mod jit {
+mod option {
     pub const WALL_TIME: u32 = 2;
     pub const INFO_LOG_BUFFER: u32 = 3;
     pub const INFO_LOG_BUFFER_SIZE_BYTES: u32 = 4;
@@ -28,27 +28,28 @@ impl Options {
         if names.len() != values.len() {
             return Err(INVALID_VALUE);
         }
-        let mut options = Options { names: Vec::new(), values: Vec::new(), info: vec![0; info], errors: vec![0; errors] };
+        let mut options =
+            Options { names: Vec::new(), values: Vec::new(), info: vec![0; info], errors: vec![0; errors] };
         for (&name, &value) in names.iter().zip(values) {
             match name {
-                jit::WALL_TIME
-                | jit::INFO_LOG_BUFFER
-                | jit::INFO_LOG_BUFFER_SIZE_BYTES
-                | jit::ERROR_LOG_BUFFER
-                | jit::ERROR_LOG_BUFFER_SIZE_BYTES => {}
-                _ if jit::LISTS.contains(&name) => return Err(NOT_SUPPORTED),
+                option::WALL_TIME
+                | option::INFO_LOG_BUFFER
+                | option::INFO_LOG_BUFFER_SIZE_BYTES
+                | option::ERROR_LOG_BUFFER
+                | option::ERROR_LOG_BUFFER_SIZE_BYTES => {}
+                _ if option::LISTS.contains(&name) => return Err(NOT_SUPPORTED),
                 _ => options.push(name, value),
             }
         }
         if info > 0 {
             let place = options.info.as_mut_ptr() as u64;
-            options.push(jit::INFO_LOG_BUFFER, place);
-            options.push(jit::INFO_LOG_BUFFER_SIZE_BYTES, info as u64);
+            options.push(option::INFO_LOG_BUFFER, place);
+            options.push(option::INFO_LOG_BUFFER_SIZE_BYTES, info as u64);
         }
         if errors > 0 {
             let place = options.errors.as_mut_ptr() as u64;
-            options.push(jit::ERROR_LOG_BUFFER, place);
-            options.push(jit::ERROR_LOG_BUFFER_SIZE_BYTES, errors as u64);
+            options.push(option::ERROR_LOG_BUFFER, place);
+            options.push(option::ERROR_LOG_BUFFER_SIZE_BYTES, errors as u64);
         }
         Ok(options)
     }

@@ -62,7 +62,19 @@ pub fn vgpuLaunch(
     // SAFETY: a live function and stream of this client; parameters are a private copy that outlives the call, and the driver
     // checks their size against the kernel's.
     check(unsafe {
-        launch(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, null_mut(), extra.point(parameters))
+        launch(
+            function,
+            grid_x,
+            grid_y,
+            grid_z,
+            block_x,
+            block_y,
+            block_z,
+            shared,
+            stream,
+            null_mut(),
+            extra.point(parameters),
+        )
     })
 }
 

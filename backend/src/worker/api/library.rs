@@ -30,13 +30,28 @@ pub fn vgpuLibraryLoad(
     // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
     // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
     check(unsafe {
-        load(&raw mut real, code.cast_mut().cast(), options.names(), options.values(), count, null_mut(), null_mut(), 0)
+        load(
+            &raw mut real,
+            code.cast_mut().cast(),
+            options.names(),
+            options.values(),
+            count,
+            null_mut(),
+            null_mut(),
+            0,
+        )
     })?;
     t.insert_library(library, real)
 }
 
 /// Finds a kernel and its parameters' layout.
-pub fn vgpuLibraryGetKernel(t: &mut Thread, kernel: u64, library: u64, name: &CStr, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
+pub fn vgpuLibraryGetKernel(
+    t: &mut Thread,
+    kernel: u64,
+    library: u64,
+    name: &CStr,
+    room: usize,
+) -> Result<(Vec<u8>, u64), CudaError> {
     let get = t.driver.cuLibraryGetKernel.ok_or(NOT_SUPPORTED)?;
     let ask = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;

@@ -46,13 +46,7 @@ pub fn vgpuModuleLoad(
     let count = options.count()?;
     // SAFETY: the image is private and its own lengths were checked against it; options and their buffers outlive the call.
     let status = unsafe {
-        load(
-            &raw mut real,
-            image.as_ptr().cast_mut().cast(),
-            count,
-            options.names(),
-            options.values(),
-        )
+        load(&raw mut real, image.as_ptr().cast_mut().cast(), count, options.names(), options.values())
     };
     if status == 0 {
         t.insert_module(module, real)?;
@@ -74,7 +68,13 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Finds a function and its parameters' layout, so that launches need not ask.
-pub fn vgpuModuleGetFunction(t: &mut Thread, function: u64, module: u64, name: &CStr, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
+pub fn vgpuModuleGetFunction(
+    t: &mut Thread,
+    function: u64,
+    module: u64,
+    name: &CStr,
+    room: usize,
+) -> Result<(Vec<u8>, u64), CudaError> {
     let get = t.driver.cuModuleGetFunction.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call, a live module, a NUL-terminated name.

@@ -7,7 +7,12 @@ use super::{
 };
 
 /// Retains the primary context of `device` as the guest's handle `context`. The shim counts retains; here it is retained once.
-pub fn vgpuPrimaryContextRetain(t: &mut Thread, context: u64, device: i32, flags: u32) -> Result<(), CudaError> {
+pub fn vgpuPrimaryContextRetain(
+    t: &mut Thread,
+    context: u64,
+    device: i32,
+    flags: u32,
+) -> Result<(), CudaError> {
     if flags != 0 {
         let set = t.driver.cuDevicePrimaryCtxSetFlags_v2.ok_or(NOT_SUPPORTED)?;
         // SAFETY: plain values.

@@ -26,11 +26,18 @@ pub fn warm_up() -> Result<WarmUp, String> {
     let init = driver.cuInit.ok_or("initialising CUDA: the library has no cuInit")?;
     // SAFETY: a plain value.
     check("initialising CUDA (cuInit)", unsafe { init(0) })?;
-    let count = ask("counting devices", driver.cuDeviceGetCount.map(|f| move |out: &mut i32| {
-        // SAFETY: a place that outlives the call.
-        unsafe { f(out) }
-    }))?;
-    let retain = driver.cuDevicePrimaryCtxRetain.ok_or("creating a context: the driver lacks cuDevicePrimaryCtxRetain")?;
+    let count = ask(
+        "counting devices",
+        driver.cuDeviceGetCount.map(|f| {
+            move |out: &mut i32| {
+                // SAFETY: a place that outlives the call.
+                unsafe { f(out) }
+            }
+        }),
+    )?;
+    let retain = driver
+        .cuDevicePrimaryCtxRetain
+        .ok_or("creating a context: the driver lacks cuDevicePrimaryCtxRetain")?;
     let set = driver.cuCtxSetCurrent.ok_or("creating a context: the driver lacks cuCtxSetCurrent")?;
     let mut devices = Vec::new();
     for ordinal in 0..count {
@@ -43,10 +50,15 @@ pub fn warm_up() -> Result<WarmUp, String> {
         }
         devices.push(device(driver, ordinal)?);
     }
-    let version = ask("asking the driver's version", driver.cuDriverGetVersion.map(|f| move |out: &mut i32| {
-        // SAFETY: a place that outlives the call.
-        unsafe { f(out) }
-    }))?;
+    let version = ask(
+        "asking the driver's version",
+        driver.cuDriverGetVersion.map(|f| {
+            move |out: &mut i32| {
+                // SAFETY: a place that outlives the call.
+                unsafe { f(out) }
+            }
+        }),
+    )?;
     let header = SnapshotHeader {
         driver_version: version.cast_unsigned(),
         device_count: count.cast_unsigned(),
@@ -92,7 +104,9 @@ fn device(driver: &Driver, ordinal: i32) -> Result<Device, String> {
             if status == 0 { value } else { NO_ATTRIBUTE }
         })
         .collect();
-    let pci = |id: usize| attributes.get(id - 1).copied().filter(|&v| v != NO_ATTRIBUTE).unwrap_or(0).cast_unsigned();
+    let pci = |id: usize| {
+        attributes.get(id - 1).copied().filter(|&v| v != NO_ATTRIBUTE).unwrap_or(0).cast_unsigned()
+    };
     (record.pci_bus, record.pci_device, record.pci_domain) = (pci(33), pci(34), pci(50));
     record.attribute_count = ATTRIBUTES.cast_unsigned();
     Ok(Device { record, attributes })
@@ -103,7 +117,8 @@ fn driver_name() -> [u8; 32] {
     let mut name = [0; 32];
     let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     let version = text.split_whitespace().find(|w| {
-        w.contains('.') && w.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+        w.contains('.')
+            && w.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
     });
     if let Some(version) = version {
         let len = version.len().min(name.len() - 1);

@@ -105,7 +105,9 @@ mod tests {
         table.insert(h, 0x1234).unwrap();
         assert_eq!(table.get(h), Ok(0x1234));
         assert_eq!(table.at(7), Ok(0x1234));
-        for wrong in [make(Kind::Event, 7, 2), make(Kind::Stream, 7, 3), make(Kind::Event, 8, 3), 0, 7, u64::MAX] {
+        for wrong in
+            [make(Kind::Event, 7, 2), make(Kind::Stream, 7, 3), make(Kind::Event, 8, 3), 0, 7, u64::MAX]
+        {
             assert_eq!(table.get(wrong), Err(INVALID_HANDLE), "{wrong:#x}");
         }
         assert_eq!(table.take(h), Ok(0x1234));
