@@ -6,6 +6,7 @@
 pub mod api;
 pub mod codegen;
 pub mod handle;
+pub mod nvml;
 pub mod plain;
 pub mod result;
 pub mod wire;

@@ -106,7 +106,8 @@ impl Client {
         self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             let status = self.child.try_wait();
             self.kill();
-            panic!("{} says nothing ({status:?}); its errors: {}", self.scenario, self.errors())
+            let errors = self.errors();
+            panic!("{} says nothing ({status:?}); its errors: {errors}", self.scenario)
         })
     }
 

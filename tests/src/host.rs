@@ -80,6 +80,17 @@ impl HostOptions {
         Host { agent, broker, artifacts, options: self, folder }
     }
 
+    /// The same, with another socket of the broker that nobody is connected to.
+    pub fn start_with_second_socket(self) -> (Host, PathBuf) {
+        let artifacts = Artifacts::find();
+        let folder = Folder::new();
+        let second = folder.join("second.sock");
+        let options = self.broker(&["--socket", second.to_str().unwrap()]);
+        let broker = options.start_broker(&artifacts, &folder);
+        let agent = options.start_agent(&artifacts, &folder);
+        (Host { agent, broker, artifacts, options, folder }, second)
+    }
+
     fn start_broker(&self, artifacts: &Artifacts, folder: &Folder) -> Daemon {
         let mut command = Command::new(&artifacts.broker);
         command.arg("--socket").arg(folder.join("broker.sock")).args(["--softgpu", "--log", "debug"]);
@@ -152,13 +163,18 @@ impl Host {
         process::children(self.broker.pid())
     }
 
-    /// The worker of the client that was opened last, from the broker's log.
-    pub fn last_worker(&self) -> u32 {
-        let log = self.broker.log();
-        let line = log.lines().rev().find(|line| line.contains("client opened")).expect("no client was opened");
-        let digits: String =
-            line.rsplit("pid=").next().unwrap().chars().filter(char::is_ascii_digit).collect();
-        digits.parse().unwrap_or_else(|_| panic!("no process id in {line:?}"))
+    /// The worker of process `pid`, by its connection number `nth` (from 0) on this host. From the broker's log.
+    pub fn worker_of(&self, pid: u32, nth: usize) -> u32 {
+        let label = format!("[{pid}]\"");
+        let mut worker = None;
+        eventually(&format!("the broker's log names the worker of {pid}"), || {
+            let log = self.broker.log();
+            let mut opened = log.lines().filter(|line| line.contains("client opened") && line.contains(&label));
+            let number = opened.nth(nth).and_then(|line| line.rsplit("pid=").next()?.trim().parse().ok());
+            worker = number;
+            worker.is_some()
+        });
+        worker.unwrap()
     }
 
     /// Waits until no client is left and the warm pool is filled, as after the start.

@@ -10,10 +10,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 use vgpu_client::Connection;
 use vgpu_client::connection::LaneGrant;
 use vgpu_spec::wire::HUGE_PAGE;
-use vgpu_spec::wire::lane::{Layout, MessageHeader, ReplyHeader, Status, function_id};
+use vgpu_spec::wire::lane::{Dependency, Layout, MessageHeader, ReplyHeader, Status, function_id};
 use zerocopy::{FromBytes, IntoBytes};
-
-use crate::poll::within;
 
 pub const READ: u16 = 0;
 pub const NEXT: u16 = 1;
@@ -119,19 +117,22 @@ impl RawLane {
         self.get(self.layout.status)
     }
 
-    /// Whether everything that was offered is used within `limit`.
+    /// Whether everything that was offered is used within `limit`. Looks without a pause: most answers take microseconds.
     pub fn finished_within(&self, limit: Duration) -> bool {
-        within(limit, || self.used() == self.avail)
+        let start = Instant::now();
+        while self.used() != self.avail {
+            if start.elapsed() > limit {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
     }
 
     /// Waits until everything that was offered is used.
     pub fn finish(&self) {
-        let start = Instant::now();
-        while self.used() != self.avail {
-            let (used, state) = (self.used(), self.status().state);
-            assert!(start.elapsed() < crate::poll::PATIENCE, "{used} used of {}, state {state}", self.avail);
-            std::thread::yield_now();
-        }
+        let done = self.finished_within(crate::poll::PATIENCE);
+        assert!(done, "{} used of {}, state {}", self.used(), self.avail, self.status().state);
     }
 
     /// Sends `bytes` as a message without a reply; does not wait.
@@ -174,22 +175,39 @@ impl Drop for RawLane {
     }
 }
 
-/// Bytes of a message.
-pub fn message(function: &str, dependencies: &[u8], args: &[u8]) -> Vec<u8> {
-    message_by_id(function_id(function), dependencies, args)
+/// A message to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    pub function: u32,
+    /// Index of the context's handle, or 0.
+    pub context: u32,
+    pub dependencies: &'a [Dependency],
+    pub args: &'a [u8],
 }
 
-pub fn message_by_id(function: u32, dependencies: &[u8], args: &[u8]) -> Vec<u8> {
-    let header = MessageHeader {
-        function,
-        len: u32::try_from(size_of::<MessageHeader>() + dependencies.len() + args.len()).unwrap(),
-        thread: 1,
-        context: 0,
-        dependencies: u16::try_from(dependencies.len() / 8).unwrap(),
-        flags: 0,
-        reserved: 0,
-    };
-    [header.as_bytes(), dependencies, args].concat()
+impl<'a> Message<'a> {
+    /// A call of `function` by name, in no context.
+    pub fn new(function: &str, args: &'a [u8]) -> Self {
+        Self::by_id(function_id(function), args)
+    }
+
+    pub fn by_id(function: u32, args: &'a [u8]) -> Self {
+        Message { function, context: 0, dependencies: &[], args }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let dependencies = self.dependencies.as_bytes();
+        let header = MessageHeader {
+            function: self.function,
+            len: u32::try_from(size_of::<MessageHeader>() + dependencies.len() + self.args.len()).unwrap(),
+            thread: 1,
+            context: self.context,
+            dependencies: u16::try_from(self.dependencies.len()).unwrap(),
+            flags: 0,
+            reserved: 0,
+        };
+        [header.as_bytes(), dependencies, self.args].concat()
+    }
 }
 
 /// Arguments that are numbers.

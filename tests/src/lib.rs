@@ -6,7 +6,7 @@
 //! | [`daemon`], [`host`] | broker and agent in a folder of their own |
 //! | [`client`] | a program that uses CUDA through the shim: `cuda-client`, in `src/bin` |
 //! | [`lane`], [`vm`] | a shim and a front end driven by hand, for bad input |
-//! | [`noise`], [`poll`], [`process`], [`stats`] | small helpers |
+//! | [`kernels`], [`noise`], [`poll`], [`process`], [`stats`] | small helpers |
 //!
 //! The tests are in `tests/e2e`. They run on softgpu: they show the transport, the life of processes and error codes, not
 //! NVIDIA's driver.
@@ -17,6 +17,7 @@ pub mod artifacts;
 pub mod client;
 pub mod daemon;
 pub mod host;
+pub mod kernels;
 pub mod lane;
 pub mod noise;
 pub mod poll;

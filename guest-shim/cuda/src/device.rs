@@ -138,6 +138,11 @@ fn pci(device: &Device, guest: PciAddress) -> (i32, i32, i32) {
     (record.pci_domain.cast_signed(), record.pci_bus.cast_signed(), record.pci_device.cast_signed())
 }
 
+/// The host's ordinal of the program's.
+pub fn host_ordinal(ordinal: i32) -> error::Result<i32> {
+    devices()?.host_ordinal(ordinal)
+}
+
 fn devices() -> error::Result<&'static Devices> {
     Ok(&client::get()?.devices)
 }

@@ -3,8 +3,11 @@
 //! Words in the handle table: address of the [`Info`], and the module (function), the kernel (function of a kernel) or the library
 //! (kernel).
 
-use crate::{call::put, error, handles};
-use std::ffi::{CStr, CString, c_void};
+use crate::{call::put, calls, error, handles};
+use std::{
+    ffi::{CStr, CString, c_void},
+    sync::atomic::{AtomicU32, Ordering},
+};
 use vgpu_spec::handle::Kind;
 
 /// What is known of a function or kernel. Never freed: a launch reads it without a lock, and there are few.
@@ -14,7 +17,12 @@ pub struct Info {
     pub layout: Vec<(u32, u32)>,
     /// Bytes of all parameters together.
     pub size: usize,
+    /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as the program set it; 0 if it did not.
+    dynamic_shared: AtomicU32,
 }
+
+/// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.
+const MAX_DYNAMIC_SHARED: u32 = 8;
 
 impl Info {
     /// Takes a layout as the worker sends it: offset and size, u32 each.
@@ -23,7 +31,23 @@ impl Info {
         let layout: Vec<(u32, u32)> =
             bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
         let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
-        Box::leak(Box::new(Info { name: name.to_owned(), layout, size }))
+        Box::leak(Box::new(Info { name: name.to_owned(), layout, size, dynamic_shared: AtomicU32::new(0) }))
+    }
+
+    /// The most dynamic shared memory that a launch may ask for, where a device gives `usual` without asking.
+    #[inline]
+    pub fn dynamic_shared_limit(&self, usual: u32) -> u32 {
+        match self.dynamic_shared.load(Ordering::Relaxed) {
+            0 => usual,
+            set => set.max(usual),
+        }
+    }
+
+    /// Remembers an attribute that the driver took.
+    pub fn attribute_set(&self, attribute: u32, value: i32) {
+        if attribute == MAX_DYNAMIC_SHARED {
+            self.dynamic_shared.store(u32::try_from(value).unwrap_or(0), Ordering::Relaxed);
+        }
     }
 
     /// The word of the handle table.
@@ -74,6 +98,13 @@ pub unsafe fn cuFuncGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result
     let text = info(hfunc)?.name.as_ptr();
     // SAFETY: the program's pointer; the text is never freed.
     unsafe { put(name, text.cast_mut().cast()) }
+}
+
+pub unsafe fn cuFuncSetAttribute(hfunc: u64, attrib: u32, value: i32) -> error::Result {
+    handles::check_callable(hfunc)?;
+    calls::cuFuncSetAttribute(hfunc, attrib, value)?;
+    info(hfunc)?.attribute_set(attrib, value);
+    Ok(())
 }
 
 pub unsafe fn cuFuncGetModule(hmod: *mut u64, hfunc: u64) -> error::Result {

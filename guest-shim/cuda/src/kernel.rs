@@ -1,6 +1,6 @@
 //! Kernels of libraries.
 
-use crate::{call::put, calls, context, error, function, handles};
+use crate::{call::put, calls, context, device, error, function, handles};
 use std::{
     collections::HashMap,
     ffi::c_void,
@@ -57,4 +57,11 @@ pub unsafe fn cuKernelGetLibrary(pLib: *mut u64, kernel: u64) -> error::Result {
     let (_, library) = handles::words(Kind::Kernel, kernel)?;
     // SAFETY: the program's pointer.
     unsafe { put(pLib, library) }
+}
+
+pub unsafe fn cuKernelSetAttribute(attrib: u32, val: i32, kernel: u64, dev: i32) -> error::Result {
+    handles::check_kernel(kernel)?;
+    calls::cuKernelSetAttribute(attrib, val, kernel, device::host_ordinal(dev)?)?;
+    function::info(kernel)?.attribute_set(attrib, val);
+    Ok(())
 }

@@ -35,7 +35,7 @@ struct Shape {
 
 impl Shape {
     /// Refuses what no device can run.
-    fn check(&self) -> error::Result {
+    fn check(&self, info: &Info) -> error::Result {
         if self.grid.contains(&0) || self.block.contains(&0) {
             return Err(error::INVALID_VALUE);
         }
@@ -49,6 +49,9 @@ impl Shape {
                     return Err(error::INVALID_VALUE);
                 }
             }
+        }
+        if self.shared > info.dynamic_shared_limit(limit(attribute::MAX_SHARED_MEMORY_PER_BLOCK)) {
+            return Err(error::INVALID_VALUE);
         }
         let threads: u64 = self.block.iter().map(|&n| u64::from(n)).product();
         if threads > u64::from(limit(attribute::MAX_THREADS_PER_BLOCK)) {
@@ -163,7 +166,7 @@ unsafe fn launch(
 ) -> error::Result {
     let info = function::info(f)?;
     handles::check_stream(stream)?;
-    shape.check()?;
+    shape.check(info)?;
     let Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared } = shape;
     // SAFETY: the caller's promise.
     unsafe {

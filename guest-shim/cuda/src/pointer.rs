@@ -26,6 +26,8 @@ mod attribute {
     pub const MEMORY_BLOCK_ID: u32 = 20;
 }
 
+/// Bytes of a boolean: the real driver writes four, whatever the documentation calls a bool.
+const BOOL: usize = 4;
 /// CU_MEMORYTYPE_HOST and _DEVICE.
 const HOST: u64 = 1;
 const DEVICE: u64 = 2;
@@ -61,7 +63,7 @@ fn find(address: u64) -> Option<Known> {
     })
 }
 
-/// A value and its bytes in the program's place (4 for numbers, 1 for booleans, 8 for addresses and handles).
+/// A value and its bytes in the program's place.
 fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usize)> {
     let device = || context::device_of(known.context).map(|d| u64::from(d.cast_unsigned()));
     Ok(match attribute {
@@ -70,14 +72,14 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::DEVICE_POINTER => (address, 8),
         attribute::HOST_POINTER if known.host => (address, 8),
         attribute::HOST_POINTER => return Err(error::INVALID_VALUE),
-        attribute::SYNC_MEMOPS | attribute::IS_MANAGED | attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (0, 1),
+        attribute::SYNC_MEMOPS | attribute::IS_MANAGED | attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (0, BOOL),
         attribute::BUFFER_ID => (known.id, 8),
         attribute::DEVICE_ORDINAL => (device()?, 4),
         attribute::RANGE_START_ADDR | attribute::MAPPING_BASE_ADDR => (known.base, 8),
         attribute::RANGE_SIZE | attribute::MAPPING_SIZE => (known.len, 8),
-        attribute::MAPPED => (1, 1),
+        attribute::MAPPED => (1, BOOL),
         attribute::ALLOWED_HANDLE_TYPES | attribute::MEMPOOL_HANDLE => (0, 8),
-        attribute::IS_GPU_DIRECT_RDMA_CAPABLE => (0, 1),
+        attribute::IS_GPU_DIRECT_RDMA_CAPABLE => (0, BOOL),
         attribute::ACCESS_FLAGS => (READ_WRITE, 4),
         attribute::MEMORY_BLOCK_ID => (known.id, 8),
         _ => return Err(error::NOT_SUPPORTED),

@@ -18,7 +18,7 @@
 //!
 //! A parameter is `name: [direction] type [count] [?]`. Directions: none (a value), `in` (a pointer that is read), `out` (a pointer that is
 //! written), `new` (a pointer that gets a handle made by the shim). `[n]` gives an array's length: a parameter's name or a number.
-//! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
+//! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
 //! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `nocontext` (needs no current context),
 //! `reports` (may return the error of an earlier asynchronous call).
@@ -108,6 +108,8 @@ pub enum Type {
     /// A handle of this kind ([`HANDLE_KINDS`]), or `Callable`: a Function or a Kernel.
     Handle(String),
     DevPtr,
+    /// A device's ordinal: the program's in the API, the host's on the wire (CUDA_VISIBLE_DEVICES changes the order).
+    Device,
     /// A NUL-terminated string that is read.
     Str,
     /// A host pointer that is not followed.

@@ -127,6 +127,7 @@ fn parse_type(word: &str) -> Result<Type, String> {
     }
     Ok(match word {
         "DevPtr" => Type::DevPtr,
+        "Device" => Type::Device,
         "str" => Type::Str,
         "ptr" => Type::Pointer,
         "fn" => Type::Callback,

@@ -156,6 +156,9 @@ fn border(out: &mut String, f: &Function, p: &Parameter) -> Result<String, Codeg
         (Direction::Value, Type::Handle(kind)) => {
             let _ = writeln!(out, "        crate::handles::check_{}({n})?;", kind.to_lowercase());
         }
+        (Direction::Value, Type::Device) => {
+            let _ = writeln!(out, "        let {n} = crate::device::host_ordinal({n})?;");
+        }
         (Direction::In, _) => {
             let c = count.unwrap_or_else(|| "1".into());
             let _ = writeln!(

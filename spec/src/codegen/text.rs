@@ -15,6 +15,7 @@ pub fn identifier(name: &str) -> String {
 pub fn element(function: &Function, p: &Parameter) -> Result<String, CodegenError> {
     Ok(match &p.ty {
         Type::Scalar(s) => (*s).to_string(),
+        Type::Device => "i32".into(),
         Type::Handle(_) | Type::DevPtr | Type::Callback => "u64".into(),
         Type::Str => "std::ffi::c_char".into(),
         Type::Pointer => "*mut std::ffi::c_void".into(),
@@ -57,7 +58,7 @@ pub fn c_type(function: &Function, p: &Parameter) -> Result<String, CodegenError
 pub fn to_slot(p: &Parameter, name: &str) -> String {
     match &p.ty {
         Type::Scalar("f32" | "f64") => format!("u64::from({name}.to_bits())"),
-        Type::Scalar("i32") => format!("u64::from({name}.cast_unsigned())"),
+        Type::Scalar("i32") | Type::Device => format!("u64::from({name}.cast_unsigned())"),
         Type::Scalar("i64") => format!("{name}.cast_unsigned()"),
         Type::Scalar("u8" | "u16" | "u32") => format!("u64::from({name})"),
         Type::Scalar("usize") => format!("({name} as u64)"),
@@ -70,7 +71,7 @@ pub fn from_slot(p: &Parameter, slot: &str) -> String {
     match &p.ty {
         Type::Scalar("f32") => format!("f32::from_bits({slot} as u32)"),
         Type::Scalar("f64") => format!("f64::from_bits({slot})"),
-        Type::Scalar("i32") => format!("({slot} as u32).cast_signed()"),
+        Type::Scalar("i32") | Type::Device => format!("({slot} as u32).cast_signed()"),
         Type::Scalar("i64") => format!("{slot}.cast_signed()"),
         Type::Scalar(s @ ("u8" | "u16" | "u32" | "usize")) => format!("({slot} as {s})"),
         _ => slot.to_string(),

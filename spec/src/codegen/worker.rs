@@ -20,9 +20,7 @@ pub fn generate() -> Result<[(&'static str, String); 2], CodegenError> {
 /// A table of function pointers: what the driver lacks is `None`, and NOT_SUPPORTED for the guest.
 fn driver(functions: &[Function]) -> Result<String, CodegenError> {
     let (mut fields, mut loads) = (String::new(), String::new());
-    for f in
-        functions.iter().filter(|f| f.has_signature())
-    {
+    for f in functions.iter().filter(|f| f.has_signature()) {
         let types = f.parameters.iter().map(|p| c_type(f, p)).collect::<Result<Vec<_>, _>>()?;
         let _ = writeln!(
             fields,

@@ -1,0 +1,167 @@
+//! Errors that come later, and processes that end badly.
+
+use crate::driver::*;
+use crate::{pause, refuses, say};
+use std::time::{Duration, Instant};
+
+/// More dynamic shared memory than a kernel may have without asking: only the worker knows.
+const TOO_MUCH_SHARED: u32 = 200 << 10;
+
+/// An asynchronous call that fails is reported by the next call that may report it, once; with CUDA_LAUNCH_BLOCKING=1 by itself.
+pub fn deferred() {
+    let d = Driver::start();
+    let empty = d.function(d.module(), c"empty");
+    let blocking = std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v == "1");
+    let launched = d.launch_with(empty, 1, 1, TOO_MUCH_SHARED, 0, &[]);
+    if blocking {
+        refuses("the launch itself", launched, INVALID_VALUE);
+    } else {
+        assert_eq!(launched, Ok(()), "the launch");
+        // What may not report stays silent, what may speaks.
+        d.memory().unwrap();
+        refuses("the next call that may report", d.synchronize(), INVALID_VALUE);
+    }
+    assert_eq!(d.synchronize(), Ok(()), "an error is reported once");
+    d.launch(empty, 1, 1, 0, &[]).unwrap();
+    d.synchronize().unwrap();
+    say("reported");
+}
+
+/// A forked child cannot use its parent's client, and does not harm it.
+pub fn fork() {
+    let d = Driver::start();
+    let place = d.upload(&[5]).unwrap();
+    let empty = d.function(d.module(), c"empty");
+    let pinned = d.host_allocate(4096).unwrap();
+    // SAFETY: the child only makes calls that must fail quickly, and _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let began = Instant::now();
+        let results = [
+            d.synchronize(),
+            d.init(),
+            d.launch(empty, 1, 1, 0, &[]),
+            d.allocate(64).map(drop),
+            d.to_device(place, &[1; 4]),
+            d.host_allocate(64).map(drop),
+            d.stream().map(drop),
+        ];
+        let right = results.iter().all(|&r| r == Err(NOT_INITIALIZED));
+        let code = if !right { 1 } else { i32::from(began.elapsed() > Duration::from_secs(1)) * 2 };
+        if !right {
+            eprintln!("in the child: {results:?}");
+        }
+        // SAFETY: ends the child without the parent's exit handlers.
+        unsafe { libc::_exit(code) };
+    }
+    assert!(child > 0);
+    let mut status = 0;
+    // SAFETY: a live child and a live place.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "1 in the upper byte: a wrong code, 2: it took too long");
+    // The parent goes on.
+    pinned[..4].copy_from_slice(&6_u32.to_le_bytes());
+    d.launch(empty, 1, 1, 0, &[]).unwrap();
+    d.to_device_async(place, &pinned[..4], 0).unwrap();
+    assert_eq!(d.download::<u32>(place, 1).unwrap(), [6]);
+    say("forked");
+}
+
+/// Waits in a call for a kernel that never ends, holding memory.
+pub fn spin() {
+    let d = Driver::start();
+    let pinned = d.host_allocate(8 << 20).unwrap();
+    pinned.fill(0);
+    let memory = d.allocate(64 << 20).unwrap();
+    d.set8(memory, 1, 64 << 20).unwrap();
+    d.launch(d.function(d.module(), c"spin"), 1, 1, 0, &[pinned.as_ptr() as u64]).unwrap();
+    say("spinning");
+    refuses("waiting for a kernel that does not end", d.synchronize(), DEVICE_UNAVAILABLE);
+    say("lost");
+}
+
+/// Copies without an end.
+pub fn copy_for_ever() {
+    let d = Driver::start();
+    let mut bytes = vec![3; 3 << 20];
+    let memory = d.allocate(bytes.len()).unwrap();
+    for round in 0_u64.. {
+        d.to_device(memory, &bytes).unwrap();
+        if round == 2 {
+            say("copying");
+        }
+        d.to_host(&mut bytes, memory).unwrap();
+    }
+}
+
+/// The worker is killed between calls.
+pub fn lose() {
+    let d = Driver::start();
+    let place = d.upload(&[1]).unwrap();
+    let count = d.function(d.module(), c"count");
+    d.synchronize().unwrap();
+    pause("ready");
+    let began = Instant::now();
+    let mut results = Vec::new();
+    for _ in 0..5000 {
+        results.push(d.launch(count, 1, 1, 0, &[place]));
+    }
+    results.push(d.synchronize());
+    assert_eq!(results.last(), Some(&Err(DEVICE_UNAVAILABLE)));
+    refuses("allocating", d.allocate(64), DEVICE_UNAVAILABLE);
+    refuses("reading", d.download::<u32>(place, 1), DEVICE_UNAVAILABLE);
+    assert!(began.elapsed() < Duration::from_secs(1), "the calls took {:?}", began.elapsed());
+    say("lost");
+}
+
+/// The worker is killed before a thread makes its first call.
+pub fn lose_before_a_thread() {
+    let d = Driver::start();
+    let place = d.upload(&[1]).unwrap();
+    pause("ready");
+    refuses("this thread", d.synchronize(), DEVICE_UNAVAILABLE);
+    let new = || {
+        d.enter();
+        (d.synchronize(), d.set8_async(place, 1, 4, 0), d.host_allocate(4 << 20).map(drop))
+    };
+    let (waits, posts, pins) = std::thread::scope(|scope| scope.spawn(new).join().unwrap());
+    refuses("a call that waits, in a new thread", waits, DEVICE_UNAVAILABLE);
+    refuses("a call that does not wait, in a new thread", posts, DEVICE_UNAVAILABLE);
+    assert!(pins.is_err(), "pinned memory without a worker");
+    say("lost");
+}
+
+/// The worker is killed while the program waits for it, in two threads.
+pub fn lose_in_call() {
+    let d = Driver::start();
+    let flag = d.host_allocate(4096).unwrap();
+    let barrier = std::sync::Barrier::new(3);
+    std::thread::scope(|scope| {
+        let wait = || {
+            d.enter();
+            // Has a lane from here on.
+            d.synchronize().unwrap();
+            barrier.wait();
+            barrier.wait();
+            say("waiting");
+            refuses("waiting", d.synchronize(), DEVICE_UNAVAILABLE);
+        };
+        scope.spawn(wait);
+        scope.spawn(wait);
+        barrier.wait();
+        d.launch(d.function(d.module(), c"spin"), 1, 1, 0, &[flag.as_ptr() as u64]).unwrap();
+        barrier.wait();
+    });
+    say("lost");
+}
+
+/// A kernel that fails spoils this process only.
+pub fn trap() {
+    let d = Driver::start();
+    let module = d.module();
+    d.launch(d.function(module, c"store"), 1, 1, 0, &[0x10, 1]).unwrap();
+    refuses("after a wild store", d.synchronize(), ILLEGAL_ADDRESS);
+    refuses("and again", d.synchronize(), ILLEGAL_ADDRESS);
+    refuses("allocating", d.allocate(64), ILLEGAL_ADDRESS);
+    say("trapped");
+}

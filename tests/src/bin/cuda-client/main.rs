@@ -1,0 +1,139 @@
+//! A program that uses the driver API as any program does: libcuda.so.1 by dlopen. Its first argument is a scenario.
+//!
+//! It says on standard output what the scenario found, one line each, and fails with what was wrong. Where a scenario has to
+//! wait for its test, it says a word and reads a line.
+// A failed expectation of a scenario is a failed test.
+#![allow(clippy::unwrap_used)]
+
+mod copies;
+mod driver;
+mod faults;
+mod order;
+mod places;
+mod refusals;
+
+use driver::{Code, Driver};
+use std::io::Write;
+
+/// Says `line`; it leaves at once.
+pub fn say(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
+
+/// Says `word` and waits for the test.
+pub fn pause(word: &str) {
+    say(word);
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// Argument `index` as a number.
+fn number(index: usize) -> u32 {
+    let text = std::env::args().nth(index).unwrap_or_else(|| panic!("argument {index} is missing"));
+    text.parse().unwrap_or_else(|_| panic!("argument {index} is no number: {text}"))
+}
+
+/// Counts launches of a kernel that counts.
+fn count(launches: u32) {
+    let d = Driver::start();
+    let count = d.function(d.module(), c"count");
+    let place = d.upload(&[0]).unwrap();
+    for _ in 0..launches {
+        d.launch(count, 1, 1, 0, &[place]).unwrap();
+    }
+    d.synchronize().unwrap();
+    say(d.download::<u32>(place, 1).unwrap()[0]);
+}
+
+fn empty(launches: u32) {
+    let d = Driver::start();
+    let empty = d.function(d.module(), c"empty");
+    for _ in 0..launches {
+        d.launch(empty, 1, 1, 0, &[]).unwrap();
+    }
+    d.synchronize().unwrap();
+}
+
+/// Computes until the input ends, and checks each result.
+fn compute() {
+    let d = Driver::start();
+    let worker = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
+    let mut rounds = 0;
+    while !worker.is_finished() {
+        check_compute(&d, rounds);
+        rounds += 1;
+        if rounds == 1 {
+            say("computing");
+        }
+    }
+    say(format_args!("{rounds} rounds"));
+}
+
+fn check_compute(d: &Driver, seed: u32) {
+    let n = 1000 + seed % 500;
+    let out = d.allocate(4 * n as usize).unwrap();
+    let mix = d.function(d.module(), c"mix");
+    d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), u64::from(seed)]).unwrap();
+    let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(seed) ^ (i + seed)).collect();
+    assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
+    d.free(out).unwrap();
+}
+
+/// What cuInit says, and how many devices there are.
+fn init() {
+    let d = Driver::load();
+    match d.init() {
+        Ok(()) => say(format_args!("cuInit: 0, {} devices", d.device_count().unwrap())),
+        Err(code) => say(format_args!("cuInit: {code}")),
+    }
+}
+
+/// The visible devices' UUIDs.
+fn devices() {
+    let d = Driver::load();
+    if let Err(code) = d.init() {
+        return say(format_args!("cuInit: {code}"));
+    }
+    for ordinal in 0..d.device_count().unwrap() {
+        say(d.uuid(ordinal).unwrap());
+    }
+}
+
+fn main() {
+    let scenario = std::env::args().nth(1).unwrap_or_default();
+    match scenario.as_str() {
+        "init" => init(),
+        "devices" => devices(),
+        "count" => count(number(2)),
+        "empty" => empty(number(2)),
+        "compute" => compute(),
+        "compute-once" => check_compute(&Driver::start(), 3),
+        "order" => order::order(number(2), number(3)),
+        "order-of-handles" => order::handles(number(2)),
+        "order-of-copies" => order::copies(number(2)),
+        "copies" => copies::sizes(number(2)),
+        "copies-in-threads" => copies::threads(number(2)),
+        "memory" => places::memory(),
+        "places" => places::places(),
+        "handle" => places::handle(),
+        "use-handle" => places::use_handle(),
+        "refusals" => refusals::all(),
+        "deferred" => faults::deferred(),
+        "fork" => faults::fork(),
+        "spin" => faults::spin(),
+        "copy-for-ever" => faults::copy_for_ever(),
+        "lose" => faults::lose(),
+        "lose-before-a-thread" => faults::lose_before_a_thread(),
+        "lose-in-call" => faults::lose_in_call(),
+        "trap" => faults::trap(),
+        other => panic!("unknown scenario {other:?}"),
+    }
+}
+
+/// Fails unless `result` is the error `expected`.
+#[track_caller]
+pub fn refuses<T>(what: &str, result: Result<T, Code>, expected: Code) {
+    let got = result.err().unwrap_or(0);
+    assert_eq!(got, expected, "{what}");
+}
