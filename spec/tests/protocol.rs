@@ -88,8 +88,10 @@ fn tables() -> BTreeMap<String, (usize, Vec<Row>)> {
             current = Some(name);
         } else if line.starts_with('#') {
             current = None;
-        } else if let (Some(name), Some(row)) = (&current, row(line)) {
-            tables.get_mut(name).unwrap().1.push(row);
+        } else if let (Some(name), Some(row)) = (&current, row(line))
+            && let Some((_, rows)) = tables.get_mut(name)
+        {
+            rows.push(row);
         }
     }
     tables

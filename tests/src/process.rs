@@ -34,6 +34,20 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// What a process has open, as links: for messages.
+pub fn open_files(pid: u32) -> Vec<String> {
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let link = |fd: fs::DirEntry| fs::read_link(fd.path()).ok().map(|to| to.to_string_lossy().into_owned());
+    let mut files: Vec<String> = fds.filter_map(link).map(|to| kind_of(&to)).collect();
+    files.sort();
+    files
+}
+
+/// "socket:[123]" → "socket": numbers differ from time to time.
+fn kind_of(link: &str) -> String {
+    link.split(":[").next().unwrap_or(link).to_owned()
+}
+
 /// Threads of a process.
 pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)

@@ -7,8 +7,8 @@ use vgpu_spec::wire::{HUGE_PAGE, Range, WINDOW_AREA, WINDOW_AREA_LEN};
 use vgpu_tests::daemon::Daemon;
 use vgpu_tests::host::{Host, HostOptions};
 use vgpu_tests::noise::Noise;
-use vgpu_tests::poll::eventually;
-use vgpu_tests::process::{children, descriptors, threads};
+use vgpu_tests::poll::{PATIENCE, eventually, within};
+use vgpu_tests::process::{children, descriptors, open_files, threads};
 use vgpu_tests::vm::{BASE, PAGES, QUEUES, Vm, send_garbage};
 use zerocopy::IntoBytes;
 
@@ -178,11 +178,12 @@ fn fifty_front_ends_that_come_and_go_leave_nothing_behind() {
     let idle = || children(broker).len() == 1;
     eventually("only the warm worker is left", idle);
     let before = (descriptors(broker), threads(broker));
+    let files = open_files(broker);
     for round in 0..50 {
         visit(round);
     }
-    eventually("descriptors, threads and workers are back", || {
-        idle() && descriptors(broker) <= before.0 && threads(broker) <= before.1
-    });
+    let back = within(PATIENCE, || idle() && descriptors(broker) <= before.0 && threads(broker) <= before.1);
+    let now = (descriptors(broker), threads(broker), children(broker).len());
+    assert!(back, "{now:?} after {before:?}: {:?} after {files:?}", open_files(broker));
     two.assert_quiet();
 }
