@@ -33,7 +33,6 @@ mod output;
 mod pointer;
 mod primary_context;
 mod proc_address;
-mod record;
 mod staging;
 mod stream;
 mod unsupported;
