@@ -3,7 +3,7 @@
 
 use super::{
     dispatch::cut,
-    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check, complain},
     image::Image,
     jit::Options,
     kernel::layout,
@@ -18,7 +18,7 @@ impl Thread {
             return Err(INVALID_VALUE);
         }
         Image::copy(address, len).map_err(|e| {
-            tracing::warn!("{e}");
+            complain(&e);
             INVALID_IMAGE
         })
     }
@@ -58,7 +58,7 @@ pub fn vgpuModuleLoad(
 
 fn log_failure(what: &str, status: u32, log: &[u8]) {
     let text = vgpu_spec::wire::snapshot::text(log);
-    tracing::warn!("{what}: error {status} {text}");
+    complain(&format_args!("{what}: error {status} {text}"));
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -5,6 +5,7 @@ use super::{
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
     table::Table,
 };
+use std::sync::atomic::AtomicU64;
 use vgpu_spec::handle::{self, Kind};
 
 /// Streams with numbers of their own: the default one, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD.
@@ -13,6 +14,8 @@ const SPECIAL_STREAMS: u64 = 2;
 /// A client's state in its worker.
 pub struct Session {
     pub driver: &'static Driver,
+    /// Grows when a context ends: what lane threads remember of the current one is stale then.
+    pub context_epoch: AtomicU64,
     contexts: Table,
     streams: Table,
     events: Table,
@@ -26,6 +29,7 @@ impl Session {
     pub fn new(driver: &'static Driver) -> Self {
         Session {
             driver,
+            context_epoch: AtomicU64::new(0),
             contexts: Table::new(Kind::Context),
             streams: Table::new(Kind::Stream),
             events: Table::new(Kind::Event),
