@@ -23,6 +23,9 @@ pub mod attribute {
     pub const MAX_PITCH: u32 = 11;
     pub const MAX_REGISTERS_PER_BLOCK: u32 = 12;
     pub const CLOCK_RATE: u32 = 13;
+    pub const MULTIPROCESSOR_COUNT: u32 = 16;
+    pub const MAX_THREADS_PER_MULTIPROCESSOR: u32 = 39;
+    pub const UNIFIED_FUNCTION_POINTERS: u32 = 129;
     pub const TEXTURE_ALIGNMENT: u32 = 14;
     pub const PCI_BUS_ID: u32 = 33;
     pub const PCI_DEVICE_ID: u32 = 34;
@@ -44,6 +47,7 @@ pub mod attribute {
         PAGEABLE_MEMORY_ACCESS,
         PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES,
         HOST_REGISTER_SUPPORTED,
+        UNIFIED_FUNCTION_POINTERS,
         VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
         MEMORY_POOLS_SUPPORTED,
     ];
@@ -288,15 +292,6 @@ pub unsafe fn cuDeviceGetExecAffinitySupport(pi: *mut i32, kind: u32, dev: i32) 
     }
     // SAFETY: the program's pointer.
     unsafe { put(pi, 0) }
-}
-
-/// Peer access between a guest's devices is not supported yet.
-pub unsafe fn cuDeviceCanAccessPeer(canAccessPeer: *mut i32, dev: i32, peerDev: i32) -> error::Result {
-    let all = devices()?;
-    all.at(dev)?;
-    all.at(peerDev)?;
-    // SAFETY: the program's pointer.
-    unsafe { put(canAccessPeer, 0) }
 }
 
 #[cfg(test)]

@@ -246,13 +246,36 @@ pub unsafe fn cuLaunchCooperativeKernel(
 /// CUlaunchConfig, as cuda.h lays it out.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Config {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
+pub struct Config {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
     stream: u64,
     attributes: *const u8,
     count: u32,
+}
+
+/// The attributes of a configuration; those that are not understood are refused.
+///
+/// # Safety
+/// The configuration's pointer is NULL or has its count of attributes.
+pub unsafe fn attributes<'a>(config: &Config) -> error::Result<&'a [u8]> {
+    let count = config.count as usize;
+    // SAFETY: the caller's promise.
+    let attributes = unsafe { call::slice(config.attributes, count * ATTRIBUTE) };
+    let attributes = match attributes {
+        Some(bytes) => bytes,
+        None if count == 0 => &[],
+        None => return Err(error::INVALID_VALUE),
+    };
+    for attribute in attributes.chunks_exact(ATTRIBUTE) {
+        let id = u32::from_le_bytes([attribute[0], attribute[1], attribute[2], attribute[3]]);
+        if !PLAIN_ATTRIBUTES.contains(&id) {
+            vgpu_client::warn!("launch attribute {id} is not supported yet");
+            return Err(error::NOT_SUPPORTED);
+        }
+    }
+    Ok(attributes)
 }
 
 /// `per_thread`: the `_ptsz` form, in which stream 0 of the configuration is the per-thread stream.
@@ -266,21 +289,8 @@ pub unsafe fn cuLaunchKernelEx(
     // SAFETY: the program's pointer; a Config has the size and alignment of the blob.
     let config = unsafe { config.cast::<Config>().as_ref() }.ok_or(error::INVALID_VALUE)?;
     let shape = Shape { grid: config.grid, block: config.block, shared: config.shared };
-    let count = config.count as usize;
-    // SAFETY: the program's array of `count` attributes.
-    let attributes = unsafe { call::slice(config.attributes, count * ATTRIBUTE) };
-    let attributes = match attributes {
-        Some(bytes) => bytes,
-        None if count == 0 => &[],
-        None => return Err(error::INVALID_VALUE),
-    };
-    for attribute in attributes.chunks_exact(ATTRIBUTE) {
-        let id = u32::from_le_bytes([attribute[0], attribute[1], attribute[2], attribute[3]]);
-        if !PLAIN_ATTRIBUTES.contains(&id) {
-            vgpu_client::warn!("cuLaunchKernelEx: launch attribute {id} is not supported yet");
-            return Err(error::NOT_SUPPORTED);
-        }
-    }
+    // SAFETY: the program's array of attributes.
+    let attributes = unsafe { attributes(config) }?;
     let stream = if per_thread { call::per_thread(config.stream) } else { config.stream };
     // SAFETY: the program's pointers.
     unsafe { launch(f, shape, stream, &Arguments { list: kernelParams, extra }, attributes) }

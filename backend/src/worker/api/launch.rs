@@ -80,17 +80,17 @@ pub fn vgpuLaunch(
 
 /// CUlaunchConfig, as cuda.h lays it out.
 #[repr(C)]
-struct Config {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    stream: u64,
-    attributes: *mut c_void,
-    count: u32,
+pub struct Config {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+    pub stream: u64,
+    pub attributes: *mut c_void,
+    pub count: u32,
 }
 
 /// Bytes of a CUlaunchAttribute.
-const ATTRIBUTE: usize = 72;
+pub const ATTRIBUTE: usize = 72;
 
 /// Launches a kernel with attributes. The shim sends only attributes without pointers or handles in them.
 #[allow(clippy::too_many_arguments)] // the message's parameters
@@ -134,7 +134,8 @@ pub fn vgpuLaunchEx(
 /// dimension, preferred shared memory carveout.
 const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
 
-fn attribute_list(bytes: &[u8]) -> Result<Vec<vgpu_spec::plain::Blob8<ATTRIBUTE>>, CudaError> {
+/// The attributes of a launch, aligned, of which each is plain numbers.
+pub fn attribute_list(bytes: &[u8]) -> Result<Vec<vgpu_spec::plain::Blob8<ATTRIBUTE>>, CudaError> {
     let list = vgpu_spec::plain::values::<vgpu_spec::plain::Blob8<ATTRIBUTE>>(bytes).ok_or(INVALID_VALUE)?;
     for attribute in &list {
         let id = u32::from_le_bytes([attribute.0[0], attribute.0[1], attribute.0[2], attribute.0[3]]);

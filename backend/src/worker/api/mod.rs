@@ -14,11 +14,14 @@ mod kernel;
 mod launch;
 mod library;
 mod module;
+mod occupancy;
 mod output;
 mod primary_context;
 mod session;
 mod snapshot;
+mod stream;
 mod table;
+mod tensor_map;
 mod thread;
 mod window;
 
