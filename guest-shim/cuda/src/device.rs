@@ -38,7 +38,9 @@ pub mod attribute {
     pub const PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES: u32 = 100;
     pub const HOST_REGISTER_SUPPORTED: u32 = 99;
     pub const VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 102;
-    pub const MEMORY_POOLS_SUPPORTED: u32 = 115;
+    pub const MEMPOOL_SUPPORTED_HANDLE_TYPES: u32 = 119;
+    pub const HOST_NUMA_MEMORY_POOLS_SUPPORTED: u32 = 142;
+    pub const HOST_MEMORY_POOLS_SUPPORTED: u32 = 144;
 
     /// What is not supported yet is said to be absent, so that programs take another way.
     pub const ABSENT: &[u32] = &[
@@ -49,7 +51,9 @@ pub mod attribute {
         HOST_REGISTER_SUPPORTED,
         UNIFIED_FUNCTION_POINTERS,
         VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-        MEMORY_POOLS_SUPPORTED,
+        MEMPOOL_SUPPORTED_HANDLE_TYPES,
+        HOST_NUMA_MEMORY_POOLS_SUPPORTED,
+        HOST_MEMORY_POOLS_SUPPORTED,
     ];
 }
 

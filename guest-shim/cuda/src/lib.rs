@@ -26,6 +26,7 @@ mod image;
 mod kernel;
 mod launch;
 mod library;
+mod location;
 mod memory;
 mod memory_pool;
 mod memset;

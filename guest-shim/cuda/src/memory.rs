@@ -17,6 +17,8 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Allocated,
+    /// From this pool; 0 is the device's default pool.
+    Pool(u64),
     /// A variable of this module or library.
     Variable(u64),
 }
@@ -79,15 +81,17 @@ pub fn insert_variable(owner: u64, base: u64, len: usize) {
 }
 
 /// Remembers memory that the driver gave.
-pub fn insert(base: u64, len: usize) {
-    state().insert(base, len as u64, Origin::Allocated);
+pub fn insert(base: u64, len: usize, origin: Origin) {
+    state().insert(base, len as u64, origin);
 }
 
 /// Forgets a block; `false` if `base` is not where allocated memory begins.
 pub fn remove(base: u64) -> bool {
     let mut state = state();
     match state.blocks.get(&base) {
-        Some(block) if block.origin == Origin::Allocated => state.blocks.remove(&base).is_some(),
+        Some(block) if matches!(block.origin, Origin::Allocated | Origin::Pool(_)) => {
+            state.blocks.remove(&base).is_some()
+        }
         _ => false,
     }
 }
@@ -143,8 +147,19 @@ fn reserve(base: u64, len: u64) -> bool {
     true
 }
 
-/// Allocates with `ask` until the address is one that this process can keep free; those that are not are given back with `release`.
-pub fn allocate(
+/// Allocates with `ask`, as [`place`] does, and remembers the memory.
+fn allocate(
+    len: usize,
+    ask: impl FnMut(&mut u64) -> error::Result,
+    release: impl Fn(u64) -> error::Result,
+) -> error::Result<u64> {
+    let address = place(len, ask, release)?;
+    insert(address, len, Origin::Allocated);
+    Ok(address)
+}
+
+/// Asks with `ask` until the address is one that this process can keep free; those that are not are given back with `release`.
+pub fn place(
     len: usize,
     mut ask: impl FnMut(&mut u64) -> error::Result,
     release: impl Fn(u64) -> error::Result,
@@ -158,7 +173,6 @@ pub fn allocate(
             break;
         }
         if keep_free(address, len as u64) {
-            insert(address, len);
             result = Ok(address);
             break;
         }
@@ -199,7 +213,7 @@ pub unsafe fn cuMemAllocPitch_v2(
     let address = allocate(most, ask, calls::cuMemFree_v2)?;
     if let Some(len) = pitch.checked_mul(Height).filter(|&len| len != most) {
         remove(address);
-        insert(address, len);
+        insert(address, len, Origin::Allocated);
     }
     // SAFETY: checked above; the program's pointers.
     unsafe { put(dptr, address).and_then(|()| put(pPitch, pitch)) }
@@ -239,7 +253,7 @@ mod tests {
 
     #[test]
     fn blocks_are_found_by_any_address_in_them() {
-        insert(0x1000_0000_0000, 512);
+        insert(0x1000_0000_0000, 512, Origin::Allocated);
         insert_variable(77, 0x1000_0000_0200, 8);
         assert_eq!(find(0x1000_0000_01ff).map(|b| b.base), Some(0x1000_0000_0000));
         assert_eq!(find(0x1000_0000_0200).map(|b| b.origin), Some(Origin::Variable(77)));

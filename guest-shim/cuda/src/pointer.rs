@@ -1,6 +1,10 @@
 //! Pointer attributes, answered from what this process knows of its memory.
 
-use crate::{client, context, error, host_memory, memory};
+use crate::{
+    client, context, error, host_memory,
+    memory::{self, Origin},
+    memory_pool,
+};
 use std::ffi::c_void;
 
 /// CUpointer_attribute.
@@ -41,6 +45,8 @@ struct Known {
     context: u64,
     id: u64,
     host: bool,
+    /// The pool that the memory is from: 0 is the default one.
+    pool: Option<u64>,
 }
 
 fn find(address: u64) -> Option<Known> {
@@ -51,6 +57,7 @@ fn find(address: u64) -> Option<Known> {
             context: block.context,
             id: block.id,
             host: false,
+            pool: if let Origin::Pool(pool) = block.origin { Some(pool) } else { None },
         });
     }
     // Window addresses are never handed out twice at a time, so the base serves as id.
@@ -60,6 +67,7 @@ fn find(address: u64) -> Option<Known> {
         context: b.context,
         id: b.base,
         host: true,
+        pool: None,
     })
 }
 
@@ -78,7 +86,11 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::RANGE_START_ADDR | attribute::MAPPING_BASE_ADDR => (known.base, 8),
         attribute::RANGE_SIZE | attribute::MAPPING_SIZE => (known.len, 8),
         attribute::MAPPED => (1, BOOL),
-        attribute::ALLOWED_HANDLE_TYPES | attribute::MEMPOOL_HANDLE => (0, 8),
+        attribute::ALLOWED_HANDLE_TYPES => (0, 8),
+        attribute::MEMPOOL_HANDLE => match known.pool {
+            Some(0) => (memory_pool::default_pool(context::device_of(known.context)?)?, 8),
+            pool => (pool.unwrap_or(0), 8),
+        },
         attribute::IS_GPU_DIRECT_RDMA_CAPABLE => (0, BOOL),
         attribute::ACCESS_FLAGS => (READ_WRITE, 4),
         attribute::MEMORY_BLOCK_ID => (known.id, 8),
@@ -121,7 +133,7 @@ pub unsafe fn cuPointerGetAttributes(
     for i in 0..numAttributes as usize {
         // SAFETY: the program's arrays of `numAttributes` elements.
         let (attribute, place) = unsafe { (attributes.add(i).read(), data.add(i).read()) };
-        let nothing = Known { base: 0, len: 0, context: 0, id: 0, host: false };
+        let nothing = Known { base: 0, len: 0, context: 0, id: 0, host: false, pool: None };
         let (value, len) = match &known {
             Some(known) => value(known, attribute, ptr).or_else(|status| {
                 // What this memory does not have is 0 in this form of the call.

@@ -63,6 +63,11 @@ pub unsafe fn cuStreamGetCtx(hStream: u64, pctx: *mut u64) -> error::Result {
     unsafe { put(pctx, context) }
 }
 
+/// A stream's context; the special streams belong to the current one.
+pub fn context_of(stream: u64) -> error::Result<u64> {
+    describe(stream).map(|d| d.2)
+}
+
 /// No stream is of a green context: those are not supported yet.
 pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u64) -> error::Result {
     let (.., context) = describe(hStream)?;

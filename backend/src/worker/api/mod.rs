@@ -13,6 +13,7 @@ mod jit;
 mod kernel;
 mod launch;
 mod library;
+mod memory_pool;
 mod module;
 mod occupancy;
 mod output;

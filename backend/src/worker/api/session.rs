@@ -20,6 +20,7 @@ pub struct Session {
     functions: Table,
     libraries: Table,
     kernels: Table,
+    memory_pools: Table,
 }
 
 impl Session {
@@ -33,6 +34,7 @@ impl Session {
             functions: Table::new(Kind::Function),
             libraries: Table::new(Kind::Library),
             kernels: Table::new(Kind::Kernel),
+            memory_pools: Table::new(Kind::MemoryPool),
         }
     }
 
@@ -68,6 +70,7 @@ kinds! {
     functions: function, insert_function, take_function;
     libraries: library, insert_library, take_library;
     kernels: kernel, insert_kernel, take_kernel;
+    memory_pools: memorypool, insert_memorypool, take_memorypool;
 }
 
 impl super::thread::Thread {
