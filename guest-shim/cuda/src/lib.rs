@@ -42,4 +42,5 @@ mod staging;
 mod stream;
 mod tensor_map;
 mod unsupported;
+mod virtual_memory;
 mod visible;

@@ -24,6 +24,7 @@ mod stream;
 mod table;
 mod tensor_map;
 mod thread;
+mod virtual_memory;
 mod window;
 
 pub use session::Session;

@@ -21,6 +21,7 @@ pub struct Session {
     libraries: Table,
     kernels: Table,
     memory_pools: Table,
+    allocations: Table,
 }
 
 impl Session {
@@ -35,6 +36,7 @@ impl Session {
             libraries: Table::new(Kind::Library),
             kernels: Table::new(Kind::Kernel),
             memory_pools: Table::new(Kind::MemoryPool),
+            allocations: Table::new(Kind::Allocation),
         }
     }
 
@@ -71,6 +73,7 @@ kinds! {
     libraries: library, insert_library, take_library;
     kernels: kernel, insert_kernel, take_kernel;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
+    allocations: allocation, insert_allocation, take_allocation;
 }
 
 impl super::thread::Thread {
