@@ -157,6 +157,8 @@ checks! {
     check_module, Module, INVALID_HANDLE;
     check_library, Library, INVALID_HANDLE;
     check_kernel, Kernel, INVALID_HANDLE;
+    check_allocation, Allocation, INVALID_VALUE;
+    check_memorypool, MemoryPool, INVALID_VALUE;
 }
 
 /// Refuses what is no stream: the special ones are.

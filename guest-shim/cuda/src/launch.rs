@@ -239,6 +239,26 @@ pub unsafe fn cuLaunchCooperativeKernel(
     unsafe { launch(f, shape, hStream, &arguments, &attribute) }
 }
 
+/// The attributes of a configuration; those that are not understood are refused.
+///
+/// # Safety
+/// The configuration's pointer is NULL or has its count of attributes.
+pub unsafe fn attributes<'a>(config: &LaunchConfig) -> error::Result<&'a [u8]> {
+    let count = config.count as usize;
+    // SAFETY: the caller's promise.
+    let attributes = unsafe { call::slice(config.attributes, count * launch_attribute::SIZE) };
+    let attributes = match attributes {
+        Some(bytes) => bytes,
+        None if count == 0 => &[],
+        None => return Err(error::INVALID_VALUE),
+    };
+    launch_attribute::check(attributes).map_err(|id| {
+        vgpu_client::warn!("launch attribute {id} is not supported yet");
+        error::NOT_SUPPORTED
+    })?;
+    Ok(attributes)
+}
+
 /// `per_thread`: the `_ptsz` form, in which stream 0 of the configuration is the per-thread stream.
 pub unsafe fn cuLaunchKernelEx(
     config: *const Blob8<56>,
@@ -250,18 +270,8 @@ pub unsafe fn cuLaunchKernelEx(
     // SAFETY: the program's pointer; a LaunchConfig has the size and alignment of the blob.
     let config = unsafe { config.cast::<LaunchConfig>().as_ref() }.ok_or(error::INVALID_VALUE)?;
     let shape = Shape { grid: config.grid, block: config.block, shared: config.shared };
-    let count = config.count as usize;
-    // SAFETY: the program's array of `count` attributes.
-    let attributes = unsafe { call::slice(config.attributes, count * launch_attribute::SIZE) };
-    let attributes = match attributes {
-        Some(bytes) => bytes,
-        None if count == 0 => &[],
-        None => return Err(error::INVALID_VALUE),
-    };
-    launch_attribute::check(attributes).map_err(|id| {
-        vgpu_client::warn!("cuLaunchKernelEx: launch attribute {id} is not supported yet");
-        error::NOT_SUPPORTED
-    })?;
+    // SAFETY: the program's array of attributes.
+    let attributes = unsafe { attributes(config) }?;
     let stream = if per_thread { call::per_thread(config.stream) } else { config.stream };
     // SAFETY: the program's pointers.
     unsafe { launch(f, shape, stream, &Arguments { list: kernelParams, extra }, attributes) }

@@ -306,14 +306,15 @@ fn output(
         );
     } else {
         reply.push_str(" + 8");
-        let value = from_slot(p, "value");
+        // Not `value`: parameters are called so.
+        let value = from_slot(p, "slot_");
         let _ = if p.optional {
             writeln!(
                 read,
-                "        let value = _r.u64().ok()?;\n        if let Some(out) = {n} {{ *out = {value}; }}"
+                "        let slot_ = _r.u64().ok()?;\n        if let Some(out) = {n} {{ *out = {value}; }}"
             )
         } else {
-            writeln!(read, "        let value = _r.u64().ok()?;\n        *{n} = {value};")
+            writeln!(read, "        let slot_ = _r.u64().ok()?;\n        *{n} = {value};")
         };
     }
     Ok(())

@@ -26,6 +26,8 @@ pub enum Kind {
     Kernel = 7,
     /// `CUmemoryPool`.
     Pool = 8,
+    /// `CUmemGenericAllocationHandle`.
+    Physical = 9,
 }
 
 const KIND_SHIFT: u32 = 40;
@@ -68,6 +70,11 @@ impl<T> Table<T> {
     pub fn remove(&self, handle: u64) -> Result<Arc<T>> {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(&handle).ok_or(CudaError::InvalidHandle)
+    }
+
+    /// All live objects.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Drops every object for which `keep` is false.

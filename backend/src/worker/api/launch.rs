@@ -108,9 +108,7 @@ pub fn vgpuLaunchEx(
     if parameters.len() != n {
         return Err(INVALID_VALUE);
     }
-    let list = plain::values::<Blob8<{ launch_attribute::SIZE }>>(attributes.unwrap_or_default())
-        .ok_or(INVALID_VALUE)?;
-    launch_attribute::check(attributes.unwrap_or_default()).map_err(|_| NOT_SUPPORTED)?;
+    let list = attribute_list(attributes.unwrap_or_default())?;
     let config = LaunchConfig {
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],
@@ -122,4 +120,11 @@ pub fn vgpuLaunchEx(
     let mut extra = Extra::new();
     // SAFETY: as in `vgpuLaunch`; the configuration and its attributes are private copies that outlive the call.
     check(unsafe { launch((&raw const config).cast(), function, null_mut(), extra.point(parameters)) })
+}
+
+/// The attributes of a launch, aligned, of which each is plain numbers.
+pub fn attribute_list(bytes: &[u8]) -> Result<Vec<Blob8<{ launch_attribute::SIZE }>>, CudaError> {
+    let list = plain::values::<Blob8<{ launch_attribute::SIZE }>>(bytes).ok_or(INVALID_VALUE)?;
+    launch_attribute::check(bytes).map_err(|_| NOT_SUPPORTED)?;
+    Ok(list)
 }

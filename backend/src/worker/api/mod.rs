@@ -13,13 +13,18 @@ mod jit;
 mod kernel;
 mod launch;
 mod library;
+mod memory_pool;
 mod module;
+mod occupancy;
 mod output;
 mod primary_context;
 mod session;
 mod snapshot;
+mod stream;
 mod table;
+mod tensor_map;
 mod thread;
+mod virtual_memory;
 mod window;
 
 pub use session::Session;

@@ -23,6 +23,8 @@ pub struct Session {
     functions: Table,
     libraries: Table,
     kernels: Table,
+    memory_pools: Table,
+    allocations: Table,
 }
 
 impl Session {
@@ -37,6 +39,8 @@ impl Session {
             functions: Table::new(Kind::Function),
             libraries: Table::new(Kind::Library),
             kernels: Table::new(Kind::Kernel),
+            memory_pools: Table::new(Kind::MemoryPool),
+            allocations: Table::new(Kind::Allocation),
         }
     }
 
@@ -72,6 +76,8 @@ kinds! {
     functions: function, insert_function, take_function;
     libraries: library, insert_library, take_library;
     kernels: kernel, insert_kernel, take_kernel;
+    memory_pools: memorypool, insert_memorypool, take_memorypool;
+    allocations: allocation, insert_allocation, take_allocation;
 }
 
 impl super::thread::Thread {
