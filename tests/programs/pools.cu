@@ -56,6 +56,7 @@ static void check_attributes(cudaMemPool_t pool)
     EXPECT(cudaErrorInvalidValue, cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &threshold));
     CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &zero));
     EXPECT(cudaErrorInvalidValue, cudaMemPoolGetAttribute(pool, (cudaMemPoolAttr)1000, &zero));
+    cudaGetLastError();
 }
 
 static void check_own_pool(cudaStream_t stream)
