@@ -96,7 +96,6 @@ pub struct Lane {
     tail: u64,
     next_descriptor: u16,
     free_descriptors: u16,
-    seen_errors: u32,
     /// The agent, whose end is the worker's too.
     agent: Option<Arc<Connection>>,
     spin: Spin,
@@ -110,7 +109,6 @@ impl Lane {
         let layout = Layout::new(reply.size).filter(|layout| layout.size >= 2);
         let layout = layout.ok_or(LaneError::Geometry { size: reply.size })?;
         let page = Arc::new(Page::map(&grant.page, layout).map_err(LaneError::Map)?);
-        let seen_errors = page.error_count().load(Ordering::Acquire);
         let lane = Lane {
             order: Arc::new(Order::new(reply.queue, reply.start, page.clone())),
             stats: Arc::default(),
@@ -127,7 +125,6 @@ impl Lane {
             tail: 0,
             next_descriptor: 0,
             free_descriptors: layout.size,
-            seen_errors,
             agent: None,
             spin: Spin::from_environment(),
             page,
@@ -165,12 +162,7 @@ impl Lane {
     /// The latest error of an asynchronous call on this lane since the last look: CUresult and function id.
     #[inline]
     pub fn take_error(&mut self) -> Option<(u32, u32)> {
-        let count = self.page.error_count().load(Ordering::Acquire);
-        if count == self.seen_errors {
-            return None;
-        }
-        self.seen_errors = count;
-        Some((self.page.error().load(Ordering::Relaxed), self.page.error_function().load(Ordering::Relaxed)))
+        self.order.take_error()
     }
 
     /// Reserves a message with space for `args_len` bytes of arguments and, for a call that waits, `reply_len` bytes of

@@ -212,6 +212,13 @@ impl ThreadLane<'_> {
         self.lane.begin(function, meta, dependencies.as_slice(), args_len, reply_len)
     }
 
+    /// As [`Lane::take_error`], of any lane: an error of a thread that never waits must not be lost.
+    pub fn take_any_error(&mut self) -> Option<(u32, u32)> {
+        let len = self.lanes.len.load(Ordering::Acquire);
+        let slots = self.lanes.slots.iter().take(len).filter_map(|slot| slot.get());
+        self.lane.take_error().or_else(|| slots.into_iter().find_map(|slot| slot.order.take_error()))
+    }
+
     /// As [`Lane::take_error`].
     #[inline]
     pub fn take_error(&mut self) -> Option<(u32, u32)> {

@@ -19,12 +19,27 @@ pub(crate) struct Order {
     /// Ring index with which the lane started.
     start: u16,
     queue: u16,
+    /// Errors of asynchronous calls that were taken.
+    seen_errors: AtomicU32,
     page: Arc<Page>,
 }
 
 impl Order {
     pub fn new(queue: u16, start: u16, page: Arc<Page>) -> Self {
-        Order { returned: AtomicU32::new(0), start, queue, page }
+        let seen_errors = AtomicU32::new(page.error_count().load(Ordering::Acquire));
+        Order { returned: AtomicU32::new(0), start, queue, seen_errors, page }
+    }
+
+    /// The latest error of an asynchronous call on this lane that nobody took yet: CUresult and function id.
+    #[inline]
+    pub fn take_error(&self) -> Option<(u32, u32)> {
+        let count = self.page.error_count().load(Ordering::Acquire);
+        if count == self.seen_errors.load(Ordering::Relaxed)
+            || count == self.seen_errors.swap(count, Ordering::Relaxed)
+        {
+            return None;
+        }
+        Some((self.page.error().load(Ordering::Relaxed), self.page.error_function().load(Ordering::Relaxed)))
     }
 
     /// All of the lane's first `count` messages belong to calls that have returned, or return now.

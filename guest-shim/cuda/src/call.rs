@@ -80,7 +80,7 @@ pub fn request(
         let reply = message.submit_and_wait()?;
         let (status, flags) = (reply.status, reply.flags);
         let complete = status != 0 || read(&mut reply.reader()).is_some();
-        let earlier = if reports { lane.take_error() } else { None };
+        let earlier = if reports { lane.take_any_error() } else { None };
         Ok((status, flags, complete, earlier))
     });
     let (status, flags, complete, earlier) = flatten(answer)?;

@@ -9,19 +9,25 @@ use std::ffi::{CStr, c_void};
 
 /// Layout of a kernel's parameters and its length: per parameter offset and size, u32 each, little-endian, in at most `room` bytes.
 ///
-/// `ask(index, offset, size)` is cuFuncGetParamInfo or cuKernelGetParamInfo; the first refusal ends the list.
-pub fn layout(room: usize, mut ask: impl FnMut(usize, &mut usize, &mut usize) -> u32) -> (Vec<u8>, u64) {
+/// `ask(index, offset, size)` is cuFuncGetParamInfo or cuKernelGetParamInfo; CUDA_ERROR_INVALID_VALUE ends the list, and any other error is
+/// one: a layout cut short would launch kernels without their parameters.
+pub fn layout(
+    room: usize,
+    mut ask: impl FnMut(usize, &mut usize, &mut usize) -> u32,
+) -> Result<(Vec<u8>, u64), CudaError> {
     let mut bytes = Vec::new();
     for index in 0..room / 8 {
         let (mut offset, mut size) = (0_usize, 0_usize);
-        if ask(index, &mut offset, &mut size) != 0 {
-            break;
+        match ask(index, &mut offset, &mut size) {
+            0 => {}
+            1 => break,
+            status => return Err(CudaError(status)),
         }
         bytes.extend_from_slice(&(offset as u32).to_le_bytes());
         bytes.extend_from_slice(&(size as u32).to_le_bytes());
     }
     let len = bytes.len() as u64;
-    (bytes, len)
+    Ok((bytes, len))
 }
 
 /// The names of `callables` from number `first` on, each with its NUL, as many as fit in `room` bytes, and their length.

@@ -59,7 +59,7 @@ pub fn vgpuLibraryGetKernel(
     check(unsafe { get(&raw mut real, library, name.as_ptr()) })?;
     t.insert_kernel(kernel, real)?;
     // SAFETY: a live kernel, and places that outlive the call.
-    Ok(layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) }))
+    layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })
 }
 
 /// The module of a library in the current context.

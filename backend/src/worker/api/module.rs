@@ -84,7 +84,7 @@ pub fn vgpuModuleGetFunction(
         return Err(NOT_SUPPORTED);
     };
     // SAFETY: a live function, and places that outlive the call.
-    Ok(layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) }))
+    layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })
 }
 
 /// The names of a module's functions from number `first` on, each with its NUL, as many as fit in `room` bytes.

@@ -1,11 +1,27 @@
 //! What a worker tells of the host's devices when it has started.
 
 use super::driver::{self, Driver};
+use std::sync::OnceLock;
 use vgpu_spec::wire::snapshot::{Device, DeviceRecord, NO_ATTRIBUTE, Snapshot, SnapshotHeader};
 use zerocopy::FromZeros;
 
 /// Attributes are asked for from 1 to this one: some more than CUDA 13.0 knows (146).
 const ATTRIBUTES: i32 = 160;
+
+/// The first device's primary context, retained for the life of the worker.
+static FIRST_CONTEXT: OnceLock<u64> = OnceLock::new();
+
+/// Makes the first device's context current to a new lane thread: the driver wants one even for some calls that take none (asking for a
+/// kernel's parameters, for one). The guest's own contexts are made current by its messages.
+pub fn enter_first_context(driver: &Driver) {
+    if let (Some(&context), Some(set)) = (FIRST_CONTEXT.get(), driver.cuCtxSetCurrent) {
+        // SAFETY: a live context.
+        let status = unsafe { set(context) };
+        if status != 0 {
+            tracing::warn!("entering the first device's context: CUDA error {status}");
+        }
+    }
+}
 
 /// What a worker has after start-up.
 pub struct WarmUp {
@@ -45,6 +61,7 @@ pub fn warm_up() -> Result<WarmUp, String> {
         if ordinal == 0 {
             // SAFETY: a place that outlives the call.
             check("creating the first device's context", unsafe { retain(&raw mut context, ordinal) })?;
+            let _ = FIRST_CONTEXT.set(context);
             // SAFETY: the context just retained.
             check("entering the first device's context", unsafe { set(context) })?;
         }

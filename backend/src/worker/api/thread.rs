@@ -6,6 +6,7 @@ use super::{
     error::{self, Outcome, check},
     output,
     session::Session,
+    snapshot,
 };
 use crate::worker::executor::{ClientState, Executor, Message};
 use std::sync::{Arc, atomic::Ordering};
@@ -75,6 +76,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
     let Some(driver) = driver::get() else {
         return Box::new(NoDriver);
     };
+    snapshot::enter_first_context(driver);
     let session = client.session(|| Session::new(driver));
     Box::new(Thread { session, client: Arc::clone(client), driver, context: 0, epoch: 0 })
 }
