@@ -178,7 +178,8 @@ pub fn forget_module(owner: u64) {
 
 /// Forgets what belongs to a context that ends.
 pub fn forget_context(context: u64) {
-    state().blocks.retain(|_, b| b.context != context);
+    let stays = |b: &Block| b.context != context || matches!(b.origin, Origin::Mapped { .. });
+    state().blocks.retain(|_, b| stays(b));
 }
 
 /// Whether this process keeps the range free: reserved at the start, or reserved now. `false` if something is mapped there, so that a
