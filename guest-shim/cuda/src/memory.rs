@@ -176,9 +176,10 @@ pub fn forget_module(owner: u64) {
     state().blocks.retain(|_, b| b.origin != Origin::Variable(owner));
 }
 
-/// Forgets what belongs to a context that ends. Mappings belong to the process.
+/// Forgets what belongs to a context that ends.
 pub fn forget_context(context: u64) {
-    state().blocks.retain(|_, b| b.context != context || matches!(b.origin, Origin::Mapped { .. }));
+    let stays = |b: &Block| b.context != context || matches!(b.origin, Origin::Mapped { .. });
+    state().blocks.retain(|_, b| stays(b));
 }
 
 /// Whether this process keeps the range free: reserved at the start, or reserved now. `false` if something is mapped there, so that a
@@ -351,8 +352,9 @@ mod tests {
         assert_eq!(reservation(base + 0x5fff), Some((base, 0x6000)));
         assert_eq!(reservation(base + 0x6000), None);
         assert!(!remove(base), "a mapping is not freed");
+        forget_context(context::current());
         rename_mappings(5, 9);
-        assert_eq!(mapping(base), Some((9, 1)));
+        assert_eq!(mapping(base), Some((9, 1)), "a mapping outlives contexts");
         remove_mappings(base, 0x2000);
         assert_eq!((find(base), mapping(base + 0x2000)), (None, Some((6, 1))));
         remove_mappings(base, 0x6000);
