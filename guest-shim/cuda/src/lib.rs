@@ -5,6 +5,7 @@
 #![allow(non_snake_case)]
 
 mod call;
+mod callback;
 mod calls;
 mod capture;
 mod client;
@@ -18,6 +19,10 @@ mod event;
 mod export_table;
 mod exports;
 mod function;
+mod graph;
+mod graph_copy;
+mod graph_kernel;
+mod graph_node;
 mod handles;
 mod host_memory;
 mod host_tables;
@@ -37,4 +42,5 @@ mod record;
 mod staging;
 mod stream;
 mod unsupported;
+mod user_object;
 mod visible;

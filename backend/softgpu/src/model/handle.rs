@@ -26,6 +26,12 @@ pub enum Kind {
     Kernel = 7,
     /// `CUmemoryPool`.
     Pool = 8,
+    /// `CUgraph`.
+    Graph = 9,
+    /// `CUgraphNode`.
+    GraphNode = 10,
+    /// `CUgraphExec`.
+    GraphExec = 11,
 }
 
 const KIND_SHIFT: u32 = 40;

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::device::Device;
 use super::event::Event;
 use super::function::{Function, Kernel};
+use super::graph::{Exec, Graph};
 use super::handle::Table;
 use super::library::Library;
 use super::memory::MemoryMap;
@@ -35,6 +36,12 @@ pub struct State {
     pub functions: Table<Function>,
     /// Kernels of loaded libraries.
     pub kernels: Table<Kernel>,
+    /// Live graphs.
+    pub graphs: Table<Graph>,
+    /// The graphs of live nodes.
+    pub graph_nodes: Table<Graph>,
+    /// Live instantiated graphs.
+    pub graph_execs: Table<Exec>,
 }
 
 static STATE: LazyLock<State> =

@@ -7,32 +7,32 @@ use super::{
 };
 
 /// CU_MEMORYTYPE_HOST and _DEVICE.
-const HOST: u32 = 1;
-const DEVICE: u32 = 2;
+pub const HOST: u32 = 1;
+pub const DEVICE: u32 = 2;
 
 /// One side of CUDA_MEMCPY3D, as cuda.h lays it out.
 #[repr(C)]
-struct Side {
-    x: usize,
-    y: usize,
-    z: usize,
+pub struct Side {
+    pub x: usize,
+    pub y: usize,
+    pub z: usize,
     lod: usize,
-    kind: u32,
-    host: u64,
+    pub kind: u32,
+    pub host: u64,
     device: u64,
-    array: u64,
+    pub array: u64,
     reserved: u64,
-    pitch: usize,
-    height: usize,
+    pub pitch: usize,
+    pub height: usize,
 }
 
 #[repr(C)]
-struct Copy3D {
-    src: Side,
-    dst: Side,
-    width: usize,
-    height: usize,
-    depth: usize,
+pub struct Copy3D {
+    pub src: Side,
+    pub dst: Side,
+    pub width: usize,
+    pub height: usize,
+    pub depth: usize,
 }
 
 impl Side {
@@ -59,7 +59,7 @@ impl Side {
 }
 
 /// Bytes from the first to the last.
-fn span(pitch: usize, slice: usize, width: usize, height: usize, depth: usize) -> Option<usize> {
+pub fn span(pitch: usize, slice: usize, width: usize, height: usize, depth: usize) -> Option<usize> {
     let rows = pitch.checked_mul(height.checked_sub(1)?)?;
     let planes = slice.checked_mul(depth.checked_sub(1)?)?;
     rows.checked_add(planes)?.checked_add(width)

@@ -8,9 +8,9 @@ use super::{
 use std::{ffi::c_void, ptr::null_mut};
 
 /// CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE and CU_LAUNCH_PARAM_END.
-const BUFFER_POINTER: usize = 1;
-const BUFFER_SIZE: usize = 2;
-const END: usize = 0;
+pub const BUFFER_POINTER: usize = 1;
+pub const BUFFER_SIZE: usize = 2;
+pub const END: usize = 0;
 
 /// The `extra` array for a parameter buffer.
 struct Extra {
@@ -132,7 +132,7 @@ pub fn vgpuLaunchEx(
 /// Attribute ids whose values are plain numbers (CUlaunchAttributeID): ignore, access policy window, cooperative, cluster dimension,
 /// cluster scheduling, programmatic stream serialization, priority, memory sync domain map and domain, preferred cluster
 /// dimension, preferred shared memory carveout.
-const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
+pub const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
 
 fn attribute_list(bytes: &[u8]) -> Result<Vec<vgpu_spec::plain::Blob8<ATTRIBUTE>>, CudaError> {
     let list = vgpu_spec::plain::values::<vgpu_spec::plain::Blob8<ATTRIBUTE>>(bytes).ok_or(INVALID_VALUE)?;

@@ -2,24 +2,31 @@
 //!
 //! `dispatch` is derived from the description; what needs thought stands in the file of its noun.
 
+mod callback;
+mod capture;
 mod context;
 mod copy;
 mod copy_strided;
 mod dispatch;
 mod driver;
 mod error;
+mod graph;
+mod graph_copy;
+mod graph_kernel;
 mod image;
 mod jit;
 mod kernel;
 mod launch;
 mod library;
 mod module;
+mod numbers;
 mod output;
 mod primary_context;
 mod session;
 mod snapshot;
 mod table;
 mod thread;
+mod user_object;
 mod window;
 
 pub use session::Session;
