@@ -9,4 +9,5 @@ pub mod handle;
 pub mod nvml;
 pub mod plain;
 pub mod result;
+pub mod structure;
 pub mod wire;

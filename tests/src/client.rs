@@ -24,7 +24,9 @@ impl ClientCommand {
     pub fn new(artifacts: &Artifacts, socket: &Path, scenario: &[&str]) -> Self {
         let mut command = Command::new(&artifacts.client);
         command.args(scenario).env("LD_LIBRARY_PATH", &artifacts.shim).env("VGPU_AGENT_SOCKET", socket);
-        for name in ["CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "VGPU_LOG", "VGPU_LOG_FILE", "VGPU_STATS"] {
+        for name in
+            ["CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "VGPU_LOG", "VGPU_LOG_FILE", "VGPU_STATS"]
+        {
             command.env_remove(name);
         }
         process::end_with_this_thread(&mut command);
@@ -42,7 +44,9 @@ impl ClientCommand {
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("starting {:?}: {e}", self.command));
         let (sender, lines) = channel();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        std::thread::spawn(move || while stdout.next().is_some_and(|l| l.is_ok_and(|l| sender.send(l).is_ok())) {});
+        std::thread::spawn(
+            move || while stdout.next().is_some_and(|l| l.is_ok_and(|l| sender.send(l).is_ok())) {},
+        );
         let mut stderr = child.stderr.take().unwrap();
         let stderr = std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -78,7 +82,14 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn assert_success(&self) {
-        assert!(self.status.success(), "{}: {}\n{:#?}\n{}", self.scenario, self.status, self.lines, self.stderr);
+        assert!(
+            self.status.success(),
+            "{}: {}\n{:#?}\n{}",
+            self.scenario,
+            self.status,
+            self.lines,
+            self.stderr
+        );
     }
 
     pub fn signal(&self) -> Option<i32> {

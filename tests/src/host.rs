@@ -102,7 +102,11 @@ impl HostOptions {
 
     fn start_agent(&self, artifacts: &Artifacts, folder: &Folder) -> Daemon {
         let mut command = Command::new(&artifacts.agent);
-        command.arg("--backend").arg(folder.join("broker.sock")).arg("--socket").arg(folder.join("agent.sock"));
+        command
+            .arg("--backend")
+            .arg(folder.join("broker.sock"))
+            .arg("--socket")
+            .arg(folder.join("agent.sock"));
         command.args(["--log", "debug"]).args(&self.agent);
         let mut agent = Daemon::spawn("agent", command);
         agent.wait_log("ready");
@@ -169,7 +173,8 @@ impl Host {
         let mut worker = None;
         eventually(&format!("the broker's log names the worker of {pid}"), || {
             let log = self.broker.log();
-            let mut opened = log.lines().filter(|line| line.contains("client opened") && line.contains(&label));
+            let mut opened =
+                log.lines().filter(|line| line.contains("client opened") && line.contains(&label));
             let number = opened.nth(nth).and_then(|line| line.rsplit("pid=").next()?.trim().parse().ok());
             worker = number;
             worker.is_some()

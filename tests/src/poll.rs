@@ -22,3 +22,18 @@ pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(within(PATIENCE, condition), "never: {what}");
 }
+
+/// What `look` says once it has said the same for a while: what ends or begins late is over.
+pub fn steady<T: PartialEq + std::fmt::Debug>(mut look: impl FnMut() -> T) -> T {
+    const SAME: u32 = 50;
+    let start = Instant::now();
+    let (mut last, mut times) = (look(), 0);
+    while times < SAME {
+        assert!(start.elapsed() < PATIENCE, "it never stays the same: {last:?}");
+        std::thread::sleep(PAUSE);
+        let now = look();
+        times = if now == last { times + 1 } else { 0 };
+        last = now;
+    }
+    last
+}

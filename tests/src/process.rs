@@ -1,5 +1,6 @@
 //! Processes, as `/proc` shows them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -34,18 +35,18 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// What a process has open, as links: for messages.
-pub fn open_files(pid: u32) -> Vec<String> {
-    let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let link = |fd: fs::DirEntry| fs::read_link(fd.path()).ok().map(|to| to.to_string_lossy().into_owned());
-    let mut files: Vec<String> = fds.filter_map(link).map(|to| kind_of(&to)).collect();
-    files.sort();
+/// What a process has open, by kind and count: for messages.
+pub fn open_files(pid: u32) -> BTreeMap<String, u32> {
+    let mut files = BTreeMap::new();
+    for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        if let Ok(link) = fs::read_link(fd.path()) {
+            let link = link.to_string_lossy().into_owned();
+            // "socket:[123]": numbers differ from time to time.
+            let kind = link.split_once(":[").map_or(link.as_str(), |(kind, _)| kind);
+            *files.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
     files
-}
-
-/// "socket:[123]" → "socket": numbers differ from time to time.
-fn kind_of(link: &str) -> String {
-    link.split(":[").next().unwrap_or(link).to_owned()
 }
 
 /// Threads of a process.
@@ -55,7 +56,7 @@ pub fn threads(pid: u32) -> usize {
 
 /// Bytes of memory in the memfds that a process has open.
 pub fn memfd_bytes(pid: u32) -> u64 {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut bytes = 0;
     for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
         let is_memfd = fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:"));

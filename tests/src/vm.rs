@@ -52,7 +52,8 @@ impl Vm {
         file.set_len(BYTES as u64).unwrap();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel picks a free range.
-        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &file, 0) };
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &file, 0) };
         let eventfds = || (0..QUEUES).map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
         let mut vm = Vm {
             frontend: Frontend::connect(socket, u64::from(QUEUES)).unwrap(),
@@ -183,7 +184,13 @@ impl Vm {
     }
 
     pub fn open(&mut self, client: u32) -> u32 {
-        let open = ClientOpen { client, pid: 1000 + client, uid: 7, reserved: 0, name: *b"raw\0\0\0\0\0\0\0\0\0\0\0\0\0" };
+        let open = ClientOpen {
+            client,
+            pid: 1000 + client,
+            uid: 7,
+            reserved: 0,
+            name: *b"raw\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        };
         self.request(kind::CLIENT_OPEN, open.as_bytes())
     }
 

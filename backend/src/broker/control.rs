@@ -148,7 +148,8 @@ fn handle(vm: &Vm, request: &[u8]) -> Result<Vec<u8>, Refusal> {
     }
     match header.kind {
         kind::HELLO => hello(vm, &exactly(body)?),
-        kind::SNAPSHOT => snapshot(vm),
+        kind::SNAPSHOT if body.is_empty() => snapshot(vm),
+        kind::SNAPSHOT => Err(Refusal::new(status::INVALID, "a snapshot request has no body")),
         kind::CLIENT_OPEN => client_open(vm, &exactly(body)?),
         kind::CLIENT_CLOSE => client_close(vm, &exactly(body)?),
         kind::LANE_ATTACH => {

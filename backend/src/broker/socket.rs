@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Listener;
 use vhost_user_backend::{VhostUserDaemon, VringEpollHandler};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::pool::Pool;
 use super::vm::Vm;
@@ -103,6 +103,11 @@ fn serve_one(
         match daemon.wait() {
             // A front end that goes away in the middle of a message is an ordinary end.
             Ok(()) => tracing::info!(vm = name, "front end disconnected"),
+            Err(error) if without_memory(&vm, &error.to_string()) => tracing::warn!(
+                vm = name,
+                "front end disconnected: {error}: it gave no shared memory; QEMU needs \
+                 -object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem"
+            ),
             Err(error) => tracing::info!(vm = name, "front end disconnected: {error}"),
         }
     }
@@ -112,6 +117,11 @@ fn serve_one(
     // What the ring thread had begun meanwhile.
     vm.drop_clients("the front end is gone");
     started
+}
+
+/// Whether a front end failed for want of memory that can be shared: its memory table was refused or never came.
+fn without_memory(vm: &Vm, error: &str) -> bool {
+    vm.memory.memory().num_regions() == 0 && !error.contains("disconnected")
 }
 
 fn adopt_epoll(vm: &Vm, handlers: &[Arc<VringEpollHandler<Arc<Vm>>>]) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //!
 //! The connection is the client: when it ends, the agent takes everything back and the worker ends.
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
     SocketAddrUnix, SocketFlags, SocketType, sockopt,
@@ -37,7 +37,7 @@ pub enum Mode {
 #[derive(Debug, Error)]
 pub enum ConnectionError {
     #[error(
-        "vgpu: no agent at {}: start vgpu-agent (systemctl start vgpu-agent), or set {} to its socket",
+        "vgpu: no agent at {}: start vgpu-agent as root, or set {} to its socket",
         path.display(), socket::PATH_VARIABLE
     )]
     NoAgent { path: PathBuf, source: io::Error },
@@ -96,6 +96,8 @@ pub struct Connection {
     pub pci: PciAddress,
     /// Ranges in which the worker places device memory, to be kept free here. Without empty ones.
     pub device_ranges: Vec<Range>,
+    /// The socket in `channel`, for looking at it without the lock.
+    watched: RawFd,
     channel: Mutex<Channel>,
 }
 
@@ -159,8 +161,15 @@ impl Connection {
             snapshot,
             pci: reply.pci,
             device_ranges: reply.device_ranges.into_iter().filter(|range| range.len != 0).collect(),
+            watched: channel.socket.as_raw_fd(),
             channel: Mutex::new(channel),
         })
+    }
+
+    /// The agent's socket, for waiting on its end together with something else (`POLLHUP`).
+    pub fn watch(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket lives in `channel` as long as this value.
+        unsafe { BorrowedFd::borrow_raw(self.watched) }
     }
 
     /// Asks for a lane. [`ConnectionError::Refused`] with [`status::LIMIT`] when they have run out.

@@ -9,7 +9,7 @@ mod message;
 
 pub use message::{MessageMeta, MessageWriter, Reply};
 
-use crate::connection::{ConnectionError, LaneGrant};
+use crate::connection::{Connection, ConnectionError, LaneGrant};
 use crate::order::Order;
 use crate::page::{Descriptor, LINE, NEXT, NO_NOTIFICATION, Page, WRITE};
 use crate::stats::LaneStats;
@@ -97,6 +97,8 @@ pub struct Lane {
     next_descriptor: u16,
     free_descriptors: u16,
     seen_errors: u32,
+    /// The agent, whose end is the worker's too.
+    agent: Option<Arc<Connection>>,
     spin: Spin,
 }
 
@@ -126,6 +128,7 @@ impl Lane {
             next_descriptor: 0,
             free_descriptors: layout.size,
             seen_errors,
+            agent: None,
             spin: Spin::from_environment(),
             page,
         };
@@ -385,6 +388,11 @@ impl Lane {
         u64::from(self.fresh()) >= target.saturating_sub(self.retired)
     }
 
+    /// Has a sleeping thread notice when the agent ends: then the worker goes too, and nobody may be left to mark the lane.
+    pub fn watch(&mut self, agent: Arc<Connection>) {
+        self.agent = Some(agent);
+    }
+
     /// Waits until the messages before number `target` are finished, and frees them.
     pub fn wait(&mut self, target: u64) -> Result<(), LaneError> {
         let mut spin = self.spin;
@@ -398,15 +406,19 @@ impl Lane {
         };
         self.spin = spin;
         outcome?;
-        self.reap()
+        self.reap()?;
+        // The broker completes what a lost worker left, after it has marked the lane: such entries were never executed.
+        if self.lost() { Err(LaneError::Lost) } else { Ok(()) }
     }
 
     #[cold]
     fn sleep(&self, target: u64) -> Result<(), LaneError> {
         let mut nap = NAP.0;
+        let mut gone = false;
         loop {
-            // State before ring: a lost lane's entries are completed before the state says so, or never.
-            let lost = self.page.state().load(Ordering::Acquire) == state::LOST;
+            // State before ring: the broker marks a lost lane before it completes the entries, so a finished entry is looked at once
+            // more by the caller.
+            let lost = self.page.state().load(Ordering::Acquire) == state::LOST || gone;
             if self.polling {
                 if self.finished(target) {
                     return Ok(());
@@ -423,27 +435,45 @@ impl Lane {
             if self.polling {
                 std::thread::sleep(nap);
                 nap = (nap * 2).min(NAP.1);
+                gone = self.agent_gone();
             } else {
-                self.await_interrupt();
+                gone = self.await_interrupt();
             }
         }
     }
 
-    fn await_interrupt(&self) {
-        let mut wanted = [PollFd::new(&self.completion, PollFlags::IN)];
+    fn agent_gone(&self) -> bool {
+        let Some(agent) = &self.agent else { return false };
+        let mut watched = [PollFd::from_borrowed_fd(agent.watch(), PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut watched, Some(&now)).is_ok_and(|n| n > 0)
+    }
+
+    /// Sleeps until an interrupt, for a slice of time at most. `true`: the agent has ended.
+    fn await_interrupt(&self) -> bool {
+        let completion = PollFd::new(&self.completion, PollFlags::IN);
+        // Without an agent to watch, the second place repeats the first.
+        let agent = match &self.agent {
+            Some(agent) => PollFd::from_borrowed_fd(agent.watch(), PollFlags::empty()),
+            None => completion.clone(),
+        };
+        let mut wanted = [completion, agent];
         match rustix::event::poll(&mut wanted, Some(&SLICE)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => {
-                let mut count = [0; 8];
-                if rustix::io::retry_on_intr(|| rustix::io::read(&self.completion, &mut count)).is_ok() {
-                    self.stats.interrupts.add(1);
-                }
-            }
+            Ok(0) | Err(rustix::io::Errno::INTR) => return false,
+            Ok(_) => {}
             Err(error) => {
                 crate::error!("lane {}: waiting for an interrupt: {error}", self.queue);
                 std::thread::sleep(NAP.1);
+                return false;
             }
         }
+        if wanted[0].revents().contains(PollFlags::IN) {
+            let mut count = [0; 8];
+            if rustix::io::retry_on_intr(|| rustix::io::read(&self.completion, &mut count)).is_ok() {
+                self.stats.interrupts.add(1);
+            }
+        }
+        self.agent.is_some() && wanted[1].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     pub(crate) fn order(&self) -> &Arc<Order> {

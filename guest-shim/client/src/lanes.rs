@@ -124,6 +124,9 @@ impl Lanes {
                 if let Some(slot) = self.slot(index) {
                     // SAFETY: without users, nobody is inside, and nobody enters before being told of this lane.
                     unsafe { slot.lane.reset() };
+                    // An error of the thread that had the lane before is not this one's.
+                    // SAFETY: as above.
+                    let _ = unsafe { slot.lane.enter() }.take_error();
                 }
                 index
             }
@@ -153,7 +156,8 @@ impl Lanes {
         let Some(place) = self.slots.get(len) else {
             return Err(ConnectionError::Refused { what: "a lane", status: status::LIMIT }.into());
         };
-        let lane = Lane::new(self.connection.lane()?)?;
+        let mut lane = Lane::new(self.connection.lane()?)?;
+        lane.watch(Arc::clone(&self.connection));
         crate::debug!("lane {} is in use ({} in all)", lane.queue(), len + 1);
         let slot = Slot { order: lane.order().clone(), stats: lane.stats().clone(), lane: Biased::new(lane) };
         let _ = place.set(slot);

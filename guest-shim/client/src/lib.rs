@@ -7,7 +7,7 @@
 //! | [`lanes`] | which thread uses which lane, and the order across threads |
 //! | [`windows`], [`heap`] | memory shared with the worker |
 //! | [`reserve`] | keeps the worker's device addresses free in this process |
-//! | [`stats`], [`log`], [`fork`] | counters, messages, and what a forked child may do |
+//! | [`stats`], [`record`], [`log`], [`fork`] | counters, called functions, messages, and what a forked child may do |
 //!
 //! Nothing here unwinds into the program on bad input: agent and host are checked, and errors are typed.
 
@@ -20,6 +20,7 @@ pub mod lanes;
 pub mod log;
 mod order;
 mod page;
+pub mod record;
 pub mod reserve;
 pub mod stats;
 mod wait;

@@ -17,7 +17,10 @@ fn a_missing_agent_is_reported_with_what_to_do() {
     let path = Path::new("/nonexistent/agent.sock");
     let error = Connection::open_at(path, Mode::Full).unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("vgpu: no agent at /nonexistent/agent.sock: start vgpu-agent ("), "{text}");
+    assert!(
+        text.starts_with("vgpu: no agent at /nonexistent/agent.sock: start vgpu-agent as root"),
+        "{text}"
+    );
     assert!(error.source().is_some());
 }
 

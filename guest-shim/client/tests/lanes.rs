@@ -125,6 +125,8 @@ fn threads_share_lanes_when_they_run_out() {
         .map(|_| {
             let start = start.clone();
             std::thread::spawn(move || {
+                // All hold a lane before the first goes on: otherwise one could end before the next begins, and hand its lane over.
+                lanes.with(|_| ()).unwrap();
                 start.wait();
                 for function in 0..CALLS {
                     call(lanes, function, function % 8 == 0).unwrap();

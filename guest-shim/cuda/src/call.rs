@@ -1,6 +1,6 @@
 //! How a call enters the shim, and how a message leaves it.
 
-use crate::{client, context, error, output, record};
+use crate::{client, context, error, output};
 use std::{
     ffi::{CStr, c_char},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,7 +18,7 @@ const PER_THREAD_STREAM: u64 = 2;
 /// Runs an exported function's body. Nothing unwinds into the program.
 #[inline]
 pub fn enter(name: &'static str, needs_context: bool, body: impl FnOnce() -> error::Result) -> u32 {
-    record::call(name);
+    vgpu_client::record::call(name);
     let checked = || {
         if needs_context {
             context::require()?;

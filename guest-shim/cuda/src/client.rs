@@ -1,6 +1,6 @@
 //! This process as a client: the connection to the agent and what hangs on it, made by cuInit.
 
-use crate::{device::Devices, error, export_table, host_tables, memory, record, visible};
+use crate::{device::Devices, error, export_table, host_tables, memory, visible};
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
@@ -54,6 +54,7 @@ pub fn start() -> error::Result {
             export_table::install(&host_tables::HOST);
             // SAFETY: `at_exit` is an ordinary function; it only reads statics that are never dropped.
             unsafe { libc::atexit(at_exit) };
+            vgpu_client::record::at_exit();
             Ok(())
         }
         Err(status) => {
@@ -99,6 +100,5 @@ fn connect() -> error::Result<Client> {
 extern "C" fn at_exit() {
     if let Ok(client) = get() {
         client.lanes.print_stats();
-        record::write();
     }
 }

@@ -256,6 +256,12 @@ pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
     unsafe { put(flags, value as u32) }
 }
 
+pub unsafe fn cuCtxSetFlags(flags: u32) -> error::Result {
+    calls::cuCtxSetFlags(flags)?;
+    handles::set_word(current(), 1, u64::from(flags));
+    Ok(())
+}
+
 pub unsafe fn cuCtxGetStreamPriorityRange(
     leastPriority: *mut i32,
     greatestPriority: *mut i32,

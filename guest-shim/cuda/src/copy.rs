@@ -125,6 +125,11 @@ fn device_to_device(dst: u64, src: u64, n: usize, stream: u64) -> error::Result 
         return Ok(());
     }
     calls::cuMemcpyDtoDAsync_v2(dst, src, n, stream)?;
+    settle_unless_known(dst, src, n)
+}
+
+/// An address that is not known may be wrong: the program learns it from this call, as natively.
+pub fn settle_unless_known(dst: u64, src: u64, n: usize) -> error::Result {
     let known = |address| memory::known(address, n as u64);
     if known(dst) && known(src) { Ok(()) } else { call::settle() }
 }

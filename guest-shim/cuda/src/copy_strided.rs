@@ -9,15 +9,10 @@ use crate::{
     error, handles,
     staging::{BLOCK, Block},
 };
-use vgpu_spec::plain::Blob8;
-
-/// CUmemorytype.
-mod memory_type {
-    pub const HOST: u32 = 1;
-    pub const DEVICE: u32 = 2;
-    pub const ARRAY: u32 = 3;
-    pub const UNIFIED: u32 = 4;
-}
+use vgpu_spec::{
+    plain::Blob8,
+    structure::{Memcpy3D, Memcpy3DSide, memory_type},
+};
 
 /// Rows of one side of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,78 +243,50 @@ unsafe fn copy_2d(description: *const Blob8<128>, stream: u64, wait: bool) -> er
     unsafe { copy(c.dst.given().rows(extent)?, c.src.given().rows(extent)?, extent, stream, wait) }
 }
 
-/// CUDA_MEMCPY3D, as cuda.h lays it out.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Side3D {
-    x: usize,
-    y: usize,
-    z: usize,
-    lod: usize,
-    kind: u32,
-    host: u64,
-    device: u64,
-    array: u64,
-    reserved: u64,
-    pitch: usize,
-    height: usize,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Copy3D {
-    src: Side3D,
-    dst: Side3D,
-    width: usize,
-    height: usize,
-    depth: usize,
-}
-
-impl Side3D {
-    fn given(&self) -> Given {
-        Given {
-            kind: self.kind,
-            host: self.host,
-            device: self.device,
-            x: self.x,
-            y: self.y,
-            z: self.z,
-            pitch: self.pitch,
-            height: self.height,
-        }
+fn given_3d(side: &Memcpy3DSide) -> Given {
+    Given {
+        kind: side.kind,
+        host: side.host,
+        device: side.device,
+        x: side.x,
+        y: side.y,
+        z: side.z,
+        pitch: side.pitch,
+        height: side.height,
     }
 }
 
 /// The same copy with each side host or device memory; refused if a host side is not pinned, or a side is an array.
-pub fn pinned_or_device(copy: &Copy3D) -> error::Result<Copy3D> {
+pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
     let extent = Extent { width: copy.width, height: copy.height, depth: copy.depth };
-    let side = |given: &Side3D| {
-        let side = given.given().rows(extent)?.side;
+    let side = |given: &Memcpy3DSide| {
+        let side = given_3d(given).rows(extent)?.side;
         let address = if given.kind == memory_type::HOST { given.host } else { given.device };
         match side {
-            Side::Device => Ok(Side3D { kind: memory_type::DEVICE, device: address, host: 0, ..*given }),
-            Side::Pinned => Ok(Side3D { kind: memory_type::HOST, host: address, device: 0, ..*given }),
+            Side::Device => {
+                Ok(Memcpy3DSide { kind: memory_type::DEVICE, device: address, host: 0, ..*given })
+            }
+            Side::Pinned => Ok(Memcpy3DSide { kind: memory_type::HOST, host: address, device: 0, ..*given }),
             Side::Pageable => {
                 vgpu_client::warn!("a graph cannot copy pageable memory: use pinned memory (cuMemHostAlloc)");
                 Err(error::NOT_SUPPORTED)
             }
         }
     };
-    Ok(Copy3D { src: side(&copy.src)?, dst: side(&copy.dst)?, ..*copy })
+    Ok(Memcpy3D { src: side(&copy.src)?, dst: side(&copy.dst)?, ..*copy })
 }
 
 /// # Safety
 /// As [`copy_2d`].
 unsafe fn copy_3d(description: *const Blob8<200>, stream: u64, wait: bool) -> error::Result {
-    const { assert!(size_of::<Copy3D>() == 200) };
     // SAFETY: the caller's promise; same size and alignment.
-    let c = *unsafe { description.cast::<Copy3D>().as_ref() }.ok_or(error::INVALID_VALUE)?;
+    let c = *unsafe { description.cast::<Memcpy3D>().as_ref() }.ok_or(error::INVALID_VALUE)?;
     let extent = Extent { width: c.width, height: c.height, depth: c.depth };
     if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
         return Ok(());
     }
     // SAFETY: the caller's promise.
-    unsafe { copy(c.dst.given().rows(extent)?, c.src.given().rows(extent)?, extent, stream, wait) }
+    unsafe { copy(given_3d(&c.dst).rows(extent)?, given_3d(&c.src).rows(extent)?, extent, stream, wait) }
 }
 
 pub unsafe fn cuMemcpy2D_v2(pCopy: *const Blob8<128>, stream: u64) -> error::Result {

@@ -23,6 +23,9 @@ pub mod attribute {
     pub const MAX_PITCH: u32 = 11;
     pub const MAX_REGISTERS_PER_BLOCK: u32 = 12;
     pub const CLOCK_RATE: u32 = 13;
+    pub const MULTIPROCESSOR_COUNT: u32 = 16;
+    pub const MAX_THREADS_PER_MULTIPROCESSOR: u32 = 39;
+    pub const UNIFIED_FUNCTION_POINTERS: u32 = 129;
     pub const TEXTURE_ALIGNMENT: u32 = 14;
     pub const PCI_BUS_ID: u32 = 33;
     pub const PCI_DEVICE_ID: u32 = 34;
@@ -34,8 +37,16 @@ pub mod attribute {
     pub const PAGEABLE_MEMORY_ACCESS: u32 = 88;
     pub const PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES: u32 = 100;
     pub const HOST_REGISTER_SUPPORTED: u32 = 99;
-    pub const VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 102;
-    pub const MEMORY_POOLS_SUPPORTED: u32 = 115;
+    pub const HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED: u32 = 103;
+    pub const GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED: u32 = 110;
+    pub const SPARSE_CUDA_ARRAY_SUPPORTED: u32 = 112;
+    pub const HANDLE_TYPE_FABRIC_SUPPORTED: u32 = 128;
+    pub const MULTICAST_SUPPORTED: u32 = 132;
+    pub const HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 141;
+    pub const HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 145;
+    pub const MEMPOOL_SUPPORTED_HANDLE_TYPES: u32 = 119;
+    pub const HOST_NUMA_MEMORY_POOLS_SUPPORTED: u32 = 142;
+    pub const HOST_MEMORY_POOLS_SUPPORTED: u32 = 144;
 
     /// What is not supported yet is said to be absent, so that programs take another way.
     pub const ABSENT: &[u32] = &[
@@ -44,8 +55,17 @@ pub mod attribute {
         PAGEABLE_MEMORY_ACCESS,
         PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES,
         HOST_REGISTER_SUPPORTED,
-        VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-        MEMORY_POOLS_SUPPORTED,
+        UNIFIED_FUNCTION_POINTERS,
+        HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
+        GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED,
+        SPARSE_CUDA_ARRAY_SUPPORTED,
+        HANDLE_TYPE_FABRIC_SUPPORTED,
+        MULTICAST_SUPPORTED,
+        HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+        HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+        MEMPOOL_SUPPORTED_HANDLE_TYPES,
+        HOST_NUMA_MEMORY_POOLS_SUPPORTED,
+        HOST_MEMORY_POOLS_SUPPORTED,
     ];
 }
 
@@ -288,15 +308,6 @@ pub unsafe fn cuDeviceGetExecAffinitySupport(pi: *mut i32, kind: u32, dev: i32) 
     }
     // SAFETY: the program's pointer.
     unsafe { put(pi, 0) }
-}
-
-/// Peer access between a guest's devices is not supported yet.
-pub unsafe fn cuDeviceCanAccessPeer(canAccessPeer: *mut i32, dev: i32, peerDev: i32) -> error::Result {
-    let all = devices()?;
-    all.at(dev)?;
-    all.at(peerDev)?;
-    // SAFETY: the program's pointer.
-    unsafe { put(canAccessPeer, 0) }
 }
 
 #[cfg(test)]

@@ -6,10 +6,7 @@ use std::{
     sync::OnceLock,
 };
 use vgpu_client::{Connection, Mode};
-use vgpu_spec::{plain::Blob1, result};
-
-/// The newest version of the driver API that the description covers; a newer host's driver is shown as this one.
-const NEWEST: u32 = 13000;
+use vgpu_spec::{api::NEWEST, plain::Blob1, result};
 
 pub unsafe fn cuInit(Flags: u32) -> error::Result {
     if Flags != 0 {

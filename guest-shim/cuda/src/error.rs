@@ -1,6 +1,6 @@
 //! CUresult codes as the shim's functions give them.
 
-use vgpu_client::{ConnectionError, HeapError, LaneError};
+use vgpu_client::{ConnectionError, HeapError, LaneError, WindowError};
 use vgpu_spec::{result::CudaError, wire::control::status};
 
 /// CUDA_SUCCESS, or the CUresult.
@@ -30,7 +30,18 @@ pub fn lane(error: &LaneError) -> u32 {
         LaneError::TooLarge { .. } | LaneError::Encoding(_) | LaneError::TooManyDependencies { .. } => {
             INVALID_VALUE
         }
-        LaneError::Agent(ConnectionError::Refused { status: status::LIMIT, .. }) => OUT_OF_MEMORY,
+        LaneError::Agent(source) => connection(source),
+        _ => UNKNOWN,
+    }
+}
+
+/// The CUresult for an agent that did not do what was asked.
+fn connection(error: &ConnectionError) -> u32 {
+    match error {
+        ConnectionError::Refused { status: status::LIMIT, .. } => OUT_OF_MEMORY,
+        ConnectionError::Refused { status: status::NO_CLIENT, .. } => DEVICE_UNAVAILABLE,
+        ConnectionError::Closed { .. } | ConnectionError::NoAgent { .. } => DEVICE_UNAVAILABLE,
+        ConnectionError::Forked { .. } => NOT_INITIALIZED,
         _ => UNKNOWN,
     }
 }
@@ -41,6 +52,11 @@ pub fn heap(error: &HeapError) -> u32 {
     match error {
         HeapError::Request { .. } => INVALID_VALUE,
         HeapError::Forked => NOT_INITIALIZED,
+        HeapError::Window { source: WindowError::Agent { source, .. }, .. }
+            if connection(source) != UNKNOWN =>
+        {
+            connection(source)
+        }
         _ => OUT_OF_MEMORY,
     }
 }

@@ -5,8 +5,12 @@
 
 use crate::{call::put, calls, error, handles};
 use std::{
+    collections::HashMap,
     ffi::{CStr, CString, c_void},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 use vgpu_spec::handle::Kind;
 
@@ -100,6 +104,71 @@ pub unsafe fn cuFuncGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result
     unsafe { put(name, text.cast_mut().cast()) }
 }
 
+/// (function, attribute) → value, of attributes that do not change. Kernels are left out: theirs depend on the context.
+static ATTRIBUTES: Mutex<Option<HashMap<(u64, u32), i32>>> = Mutex::new(None);
+/// From here on attributes can be set by the program (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES).
+const FIRST_SETTABLE: u32 = MAX_DYNAMIC_SHARED;
+
+/// Forgets the attributes of functions that end; the others are asked again.
+pub fn forget_attributes() {
+    *ATTRIBUTES.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+/// An attribute, asked once.
+pub fn attribute(callable: u64, id: u32) -> error::Result<i32> {
+    handles::check_callable(callable)?;
+    let fixed = id < FIRST_SETTABLE && handles::is(Kind::Function, callable);
+    let known = || {
+        let all = ATTRIBUTES.lock().unwrap_or_else(PoisonError::into_inner);
+        all.as_ref()?.get(&(callable, id)).copied()
+    };
+    if let Some(value) = fixed.then(known).flatten() {
+        return Ok(value);
+    }
+    let mut value = 0;
+    calls::cuFuncGetAttribute(&mut value, id, callable)?;
+    if fixed {
+        let mut all = ATTRIBUTES.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get_or_insert_with(HashMap::new).insert((callable, id), value);
+    }
+    Ok(value)
+}
+
+pub unsafe fn cuFuncGetAttribute(pi: *mut i32, attrib: u32, hfunc: u64) -> error::Result {
+    if pi.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let value = attribute(hfunc, attrib)?;
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(pi, value) }
+}
+
+/// Splits names, each with its NUL, as the worker sends them.
+pub fn names(bytes: &[u8]) -> impl Iterator<Item = &CStr> {
+    bytes.split_inclusive(|&b| b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+}
+
+/// All names of which `ask(first, place, len)` gives as many as fit, from number `first` on.
+pub fn all_names(
+    count: u32,
+    ask: impl Fn(u32, &mut [u8], &mut u64) -> error::Result,
+) -> error::Result<Vec<CString>> {
+    let mut all: Vec<CString> = Vec::new();
+    let mut bytes = vec![0; crate::module::LAYOUT_ROOM];
+    while all.len() < count as usize {
+        let mut len = 0;
+        ask(u32::try_from(all.len()).map_err(|_| error::UNKNOWN)?, &mut bytes, &mut len)?;
+        let page = bytes.get(..usize::try_from(len).unwrap_or(0)).ok_or(error::UNKNOWN)?;
+        let before = all.len();
+        all.extend(names(page).map(CStr::to_owned));
+        if all.len() == before {
+            return Err(error::UNKNOWN);
+        }
+    }
+    all.truncate(count as usize);
+    Ok(all)
+}
+
 pub unsafe fn cuFuncSetAttribute(hfunc: u64, attrib: u32, value: i32) -> error::Result {
     handles::check_callable(hfunc)?;
     calls::cuFuncSetAttribute(hfunc, attrib, value)?;
@@ -122,6 +191,21 @@ pub unsafe fn cuFuncGetModule(hmod: *mut u64, hfunc: u64) -> error::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_asked_for_until_all_are_there() {
+        let pages: [(u32, &[u8]); 2] = [(0, b"one\0two\0"), (2, b"three\0")];
+        let ask = |first: u32, place: &mut [u8], len: &mut u64| {
+            let (_, page) = pages.iter().find(|p| p.0 == first).ok_or(9_u32)?;
+            place[..page.len()].copy_from_slice(page);
+            *len = page.len() as u64;
+            Ok(())
+        };
+        let want: Vec<CString> = [c"one", c"two", c"three"].map(CStr::to_owned).to_vec();
+        assert_eq!(all_names(3, ask), Ok(want.clone()));
+        assert_eq!(all_names(2, ask), Ok(want[..2].to_vec()));
+        assert_eq!(all_names(1, |_, _, _| Ok(())), Err(error::UNKNOWN), "no progress");
+    }
 
     #[test]
     fn a_layout_gives_offsets_sizes_and_the_whole_size() {

@@ -179,6 +179,8 @@ checks! {
     check_graphnode, GraphNode, INVALID_VALUE;
     check_graphexec, GraphExec, INVALID_VALUE;
     check_userobject, UserObject, INVALID_VALUE;
+    check_allocation, Allocation, INVALID_VALUE;
+    check_memorypool, MemoryPool, INVALID_VALUE;
 }
 
 /// Refuses what is no stream: the special ones are.

@@ -1,4 +1,9 @@
 //! Pinned host memory: blocks of windows, so that the device reaches it at the same address and at full speed.
+//!
+//! Registering memory that the program has already is not supported (and its attribute says so). The host reaches only windows, so the
+//! program's pages would have to be replaced by a window's: what another thread writes between the copy and the replacement would be
+//! lost (also on the first and last page, which hold others' data), memory that is shared with other processes would stop being
+//! shared, and private memory would become shared with children of a fork.
 
 use crate::{call::put, calls, client, context, error};
 use std::{

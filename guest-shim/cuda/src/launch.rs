@@ -8,7 +8,10 @@ use crate::{
     handles,
 };
 use std::{ffi::c_void, slice};
-use vgpu_spec::plain::Blob8;
+use vgpu_spec::{
+    plain::Blob8,
+    structure::{LaunchConfig, launch_attribute},
+};
 
 /// CU_LAUNCH_PARAM_END, _BUFFER_POINTER and _BUFFER_SIZE.
 const END: usize = 0;
@@ -18,13 +21,6 @@ const BUFFER_SIZE: usize = 2;
 const MAX_PARAMETERS: usize = 32764;
 /// Parameters up to this size are gathered on the stack.
 const ON_STACK: usize = 4096;
-/// Bytes of a CUlaunchAttribute: id u32, padding, value of 64 bytes.
-const ATTRIBUTE: usize = 72;
-/// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
-const COOPERATIVE: u32 = 2;
-/// Attributes whose value is plain numbers: see the worker's launch.rs, which refuses the others too.
-const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
-
 /// Grid and block, three dimensions each, and dynamic shared memory in bytes.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -239,24 +235,32 @@ pub unsafe fn cuLaunchCooperativeKernel(
         block: [blockDimX, blockDimY, blockDimZ],
         shared: sharedMemBytes,
     };
-    let mut attribute = [0; ATTRIBUTE];
-    attribute[..4].copy_from_slice(&COOPERATIVE.to_le_bytes());
+    let mut attribute = [0; launch_attribute::SIZE];
+    attribute[..4].copy_from_slice(&launch_attribute::COOPERATIVE.to_le_bytes());
     attribute[8..12].copy_from_slice(&1_u32.to_le_bytes());
     let arguments = Arguments { list: kernelParams, extra: std::ptr::null_mut() };
     // SAFETY: the program's pointers.
     unsafe { launch(f, shape, hStream, &arguments, &attribute) }
 }
 
-/// CUlaunchConfig, as cuda.h lays it out.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Config {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    stream: u64,
-    attributes: *const u8,
-    count: u32,
+/// The attributes of a configuration; those that are not understood are refused.
+///
+/// # Safety
+/// The configuration's pointer is NULL or has its count of attributes.
+pub unsafe fn attributes<'a>(config: &LaunchConfig) -> error::Result<&'a [u8]> {
+    let count = config.count as usize;
+    // SAFETY: the caller's promise.
+    let attributes = unsafe { call::slice(config.attributes, count * launch_attribute::SIZE) };
+    let attributes = match attributes {
+        Some(bytes) => bytes,
+        None if count == 0 => &[],
+        None => return Err(error::INVALID_VALUE),
+    };
+    launch_attribute::check(attributes).map_err(|id| {
+        vgpu_client::warn!("launch attribute {id} is not supported yet");
+        error::NOT_SUPPORTED
+    })?;
+    Ok(attributes)
 }
 
 /// `per_thread`: the `_ptsz` form, in which stream 0 of the configuration is the per-thread stream.
@@ -267,24 +271,11 @@ pub unsafe fn cuLaunchKernelEx(
     extra: *mut *mut c_void,
     per_thread: bool,
 ) -> error::Result {
-    // SAFETY: the program's pointer; a Config has the size and alignment of the blob.
-    let config = unsafe { config.cast::<Config>().as_ref() }.ok_or(error::INVALID_VALUE)?;
+    // SAFETY: the program's pointer; a LaunchConfig has the size and alignment of the blob.
+    let config = unsafe { config.cast::<LaunchConfig>().as_ref() }.ok_or(error::INVALID_VALUE)?;
     let shape = Shape { grid: config.grid, block: config.block, shared: config.shared };
-    let count = config.count as usize;
-    // SAFETY: the program's array of `count` attributes.
-    let attributes = unsafe { call::slice(config.attributes, count * ATTRIBUTE) };
-    let attributes = match attributes {
-        Some(bytes) => bytes,
-        None if count == 0 => &[],
-        None => return Err(error::INVALID_VALUE),
-    };
-    for attribute in attributes.chunks_exact(ATTRIBUTE) {
-        let id = u32::from_le_bytes([attribute[0], attribute[1], attribute[2], attribute[3]]);
-        if !PLAIN_ATTRIBUTES.contains(&id) {
-            vgpu_client::warn!("cuLaunchKernelEx: launch attribute {id} is not supported yet");
-            return Err(error::NOT_SUPPORTED);
-        }
-    }
+    // SAFETY: the program's array of attributes.
+    let attributes = unsafe { attributes(config) }?;
     let stream = if per_thread { call::per_thread(config.stream) } else { config.stream };
     // SAFETY: the program's pointers.
     unsafe { launch(f, shape, stream, &Arguments { list: kernelParams, extra }, attributes) }

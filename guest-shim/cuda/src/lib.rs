@@ -4,6 +4,7 @@
 //! stands in the file of its noun. Names are the driver API's own.
 #![allow(non_snake_case)]
 
+mod batch_copy;
 mod call;
 mod callback;
 mod calls;
@@ -30,17 +31,21 @@ mod image;
 mod kernel;
 mod launch;
 mod library;
+mod location;
 mod memory;
 mod memory_pool;
 mod memset;
 mod module;
+mod occupancy;
 mod output;
+mod peer;
 mod pointer;
 mod primary_context;
 mod proc_address;
-mod record;
 mod staging;
 mod stream;
+mod tensor_map;
 mod unsupported;
 mod user_object;
+mod virtual_memory;
 mod visible;

@@ -4,13 +4,13 @@ use crate::{
     call,
     call::put,
     calls, context, error,
-    function::Info,
+    function::{self, Info},
     handles, image, memory,
     module::{self, LAYOUT_ROOM, Options},
 };
 use std::{
     collections::HashMap,
-    ffi::{CString, c_char, c_void},
+    ffi::{CStr, CString, c_char, c_void},
     sync::{Mutex, PoisonError},
 };
 use vgpu_spec::handle::Kind;
@@ -113,30 +113,62 @@ pub unsafe fn cuLibraryUnload(library: u64) -> error::Result {
     result
 }
 
+fn find_kernel(library: u64, name: &CStr) -> error::Result<u64> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let kernels = &mut known.get_or_insert_with(Known::default).kernels;
+    let key = (library, name.to_owned());
+    if let Some(&kernel) = kernels.get(&key) {
+        return Ok(kernel);
+    }
+    let kernel = handles::create_with(Kind::Kernel, 0, library)?;
+    let (mut layout, mut len) = (vec![0; LAYOUT_ROOM], 0);
+    if let Err(status) = calls::vgpuLibraryGetKernel(kernel, library, name, &mut layout, &mut len) {
+        handles::remove(kernel);
+        return Err(status);
+    }
+    layout.truncate(usize::try_from(len).unwrap_or(0));
+    handles::set_word(kernel, 0, Info::new(name, &layout).word());
+    kernels.insert(key, kernel);
+    Ok(kernel)
+}
+
 pub unsafe fn cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) -> error::Result {
     handles::check_library(library)?;
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let kernels = &mut known.get_or_insert_with(Known::default).kernels;
-    let key = (library, name.to_owned());
-    let kernel = match kernels.get(&key) {
-        Some(&kernel) => kernel,
-        None => {
-            let kernel = handles::create_with(Kind::Kernel, 0, library)?;
-            let (mut layout, mut len) = (vec![0; LAYOUT_ROOM], 0);
-            if let Err(status) = calls::vgpuLibraryGetKernel(kernel, library, name, &mut layout, &mut len) {
-                handles::remove(kernel);
-                return Err(status);
-            }
-            layout.truncate(usize::try_from(len).unwrap_or(0));
-            handles::set_word(kernel, 0, Info::new(name, &layout).word());
-            kernels.insert(key, kernel);
-            kernel
-        }
-    };
+    let kernel = find_kernel(library, name)?;
     // SAFETY: the program's pointer.
     unsafe { put(pKernel, kernel) }
+}
+
+/// Each kernel is found by its name, so that it is the one that cuLibraryGetKernel gives.
+pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut u64, numKernels: u32, lib: u64) -> error::Result {
+    handles::check_library(lib)?;
+    // SAFETY: the program's array.
+    let places = unsafe { call::slice_mut(kernels, numKernels as usize) };
+    let places = places.filter(|p| !p.is_empty()).ok_or(error::INVALID_VALUE)?;
+    let mut count = 0;
+    calls::cuLibraryGetKernelCount(&mut count, lib)?;
+    let names = function::all_names(count.min(numKernels), |first, place, len| {
+        calls::vgpuLibraryKernelNames(lib, first, place, len)
+    })?;
+    for (place, name) in places.iter_mut().zip(&names) {
+        *place = find_kernel(lib, name)?;
+    }
+    Ok(())
+}
+
+/// No device has unified function pointers (its attribute says so), and then the driver finds none.
+pub unsafe fn cuLibraryGetUnifiedFunction(
+    fptr: *mut *mut c_void,
+    library: u64,
+    symbol: *const c_char,
+) -> error::Result {
+    handles::check_library(library)?;
+    if fptr.is_null() || symbol.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    Err(vgpu_spec::result::CudaError::NotFound as u32)
 }
 
 /// The module of a library in the current context.

@@ -17,8 +17,15 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Allocated,
+    /// From this pool; 0 is the device's default pool.
+    Pool(u64),
     /// A variable of this module or library.
     Variable(u64),
+    /// A mapping of this allocation (virtual memory management), whose memory is on a device.
+    Mapped {
+        handle: u64,
+        device: i32,
+    },
 }
 
 /// A range of device memory.
@@ -34,12 +41,19 @@ pub struct Block {
 
 struct State {
     blocks: BTreeMap<u64, Block>,
+    /// Addresses that the program reserved, whatever is mapped there: base and bytes.
+    reservations: BTreeMap<u64, u64>,
     /// Ranges in which this process has nothing mapped and never will.
     reserved: Vec<Range>,
     next_id: u64,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { blocks: BTreeMap::new(), reserved: Vec::new(), next_id: 1 });
+static STATE: Mutex<State> = Mutex::new(State {
+    blocks: BTreeMap::new(),
+    reservations: BTreeMap::new(),
+    reserved: Vec::new(),
+    next_id: 1,
+});
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -54,7 +68,9 @@ impl State {
     fn insert(&mut self, base: u64, len: u64, origin: Origin) {
         let id = self.next_id;
         self.next_id += 1;
-        self.blocks.insert(base, Block { base, len, context: context::current(), origin, id });
+        // What is mapped belongs to no context.
+        let context = if matches!(origin, Origin::Mapped { .. }) { 0 } else { context::current() };
+        self.blocks.insert(base, Block { base, len, context, origin, id });
     }
 }
 
@@ -68,9 +84,70 @@ pub fn find(address: u64) -> Option<Block> {
     state().find(address)
 }
 
-/// Whether `[address, address + len)` lies in one known block.
+/// Whether `[address, address + len)` lies in one known block, or in mappings that adjoin.
 pub fn known(address: u64, len: u64) -> bool {
-    find(address).is_some_and(|b| address.checked_add(len).is_some_and(|end| end <= b.base + b.len))
+    let Some(end) = address.checked_add(len) else { return false };
+    let state = state();
+    let mut at = address;
+    while let Some(block) = state.find(at) {
+        at = block.base + block.len;
+        if end <= at {
+            return true;
+        }
+        if !matches!(block.origin, Origin::Mapped { .. }) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Remembers reserved addresses.
+pub fn insert_reservation(base: u64, len: usize) {
+    state().reservations.insert(base, len as u64);
+}
+
+/// Forgets reserved addresses.
+pub fn remove_reservation(base: u64) {
+    state().reservations.remove(&base);
+}
+
+/// The reservation in which `address` lies: base and bytes.
+pub fn reservation(address: u64) -> Option<(u64, u64)> {
+    let state = state();
+    let (&base, &len) = state.reservations.range(..=address).next_back()?;
+    (address - base < len).then_some((base, len))
+}
+
+/// Remembers a mapping of an allocation.
+pub fn insert_mapping(base: u64, len: usize, handle: u64, device: i32) {
+    state().insert(base, len as u64, Origin::Mapped { handle, device });
+}
+
+/// Forgets the mappings in `[base, base + len)`.
+pub fn remove_mappings(base: u64, len: usize) {
+    let end = base.saturating_add(len as u64);
+    let gone =
+        |b: &Block| matches!(b.origin, Origin::Mapped { .. }) && b.base >= base && b.base + b.len <= end;
+    state().blocks.retain(|_, b| !gone(b));
+}
+
+/// Allocation and device of what is mapped at `address`.
+pub fn mapping(address: u64) -> Option<(u64, i32)> {
+    match find(address)?.origin {
+        Origin::Mapped { handle, device } => Some((handle, device)),
+        _ => None,
+    }
+}
+
+/// Gives the mappings of an allocation another handle of it.
+pub fn rename_mappings(old: u64, new: u64) {
+    for block in state().blocks.values_mut() {
+        if let Origin::Mapped { handle, .. } = &mut block.origin
+            && *handle == old
+        {
+            *handle = new;
+        }
+    }
 }
 
 /// Remembers a variable of a module or library.
@@ -79,15 +156,17 @@ pub fn insert_variable(owner: u64, base: u64, len: usize) {
 }
 
 /// Remembers memory that the driver gave.
-pub fn insert(base: u64, len: usize) {
-    state().insert(base, len as u64, Origin::Allocated);
+pub fn insert(base: u64, len: usize, origin: Origin) {
+    state().insert(base, len as u64, origin);
 }
 
 /// Forgets a block; `false` if `base` is not where allocated memory begins.
 pub fn remove(base: u64) -> bool {
     let mut state = state();
     match state.blocks.get(&base) {
-        Some(block) if block.origin == Origin::Allocated => state.blocks.remove(&base).is_some(),
+        Some(block) if matches!(block.origin, Origin::Allocated | Origin::Pool(_)) => {
+            state.blocks.remove(&base).is_some()
+        }
         _ => false,
     }
 }
@@ -97,9 +176,9 @@ pub fn forget_module(owner: u64) {
     state().blocks.retain(|_, b| b.origin != Origin::Variable(owner));
 }
 
-/// Forgets what belongs to a context that ends.
+/// Forgets what belongs to a context that ends. Mappings belong to the process.
 pub fn forget_context(context: u64) {
-    state().blocks.retain(|_, b| b.context != context);
+    state().blocks.retain(|_, b| b.context != context || matches!(b.origin, Origin::Mapped { .. }));
 }
 
 /// Whether this process keeps the range free: reserved at the start, or reserved now. `false` if something is mapped there, so that a
@@ -143,8 +222,19 @@ fn reserve(base: u64, len: u64) -> bool {
     true
 }
 
-/// Allocates with `ask` until the address is one that this process can keep free; those that are not are given back with `release`.
-pub fn allocate(
+/// Allocates with `ask`, as [`place`] does, and remembers the memory.
+fn allocate(
+    len: usize,
+    ask: impl FnMut(&mut u64) -> error::Result,
+    release: impl Fn(u64) -> error::Result,
+) -> error::Result<u64> {
+    let address = place(len, ask, release)?;
+    insert(address, len, Origin::Allocated);
+    Ok(address)
+}
+
+/// Asks with `ask` until the address is one that this process can keep free; those that are not are given back with `release`.
+pub fn place(
     len: usize,
     mut ask: impl FnMut(&mut u64) -> error::Result,
     release: impl Fn(u64) -> error::Result,
@@ -158,7 +248,6 @@ pub fn allocate(
             break;
         }
         if keep_free(address, len as u64) {
-            insert(address, len);
             result = Ok(address);
             break;
         }
@@ -199,7 +288,7 @@ pub unsafe fn cuMemAllocPitch_v2(
     let address = allocate(most, ask, calls::cuMemFree_v2)?;
     if let Some(len) = pitch.checked_mul(Height).filter(|&len| len != most) {
         remove(address);
-        insert(address, len);
+        insert(address, len, Origin::Allocated);
     }
     // SAFETY: checked above; the program's pointers.
     unsafe { put(dptr, address).and_then(|()| put(pPitch, pitch)) }
@@ -239,7 +328,7 @@ mod tests {
 
     #[test]
     fn blocks_are_found_by_any_address_in_them() {
-        insert(0x1000_0000_0000, 512);
+        insert(0x1000_0000_0000, 512, Origin::Allocated);
         insert_variable(77, 0x1000_0000_0200, 8);
         assert_eq!(find(0x1000_0000_01ff).map(|b| b.base), Some(0x1000_0000_0000));
         assert_eq!(find(0x1000_0000_0200).map(|b| b.origin), Some(Origin::Variable(77)));
@@ -249,6 +338,26 @@ mod tests {
         forget_module(77);
         assert_eq!(find(0x1000_0000_0200), None);
         assert!(remove(0x1000_0000_0000) && !remove(0x1000_0000_0000));
+    }
+
+    #[test]
+    fn adjoining_mappings_are_one_range_and_go_one_by_one() {
+        let base = 0x1100_0000_0000;
+        insert_reservation(base, 0x6000);
+        insert_mapping(base, 0x2000, 5, 1);
+        insert_mapping(base + 0x2000, 0x2000, 6, 1);
+        assert!(known(base + 0x1000, 0x3000) && !known(base + 0x1000, 0x3001));
+        assert_eq!(mapping(base + 0x2001), Some((6, 1)));
+        assert_eq!(reservation(base + 0x5fff), Some((base, 0x6000)));
+        assert_eq!(reservation(base + 0x6000), None);
+        assert!(!remove(base), "a mapping is not freed");
+        rename_mappings(5, 9);
+        assert_eq!(mapping(base), Some((9, 1)));
+        remove_mappings(base, 0x2000);
+        assert_eq!((find(base), mapping(base + 0x2000)), (None, Some((6, 1))));
+        remove_mappings(base, 0x6000);
+        remove_reservation(base);
+        assert_eq!((find(base + 0x2000), reservation(base)), (None, None));
     }
 
     #[test]

@@ -1,16 +1,277 @@
-//! Stream-ordered allocation, from the device's default pool.
+//! Stream-ordered allocation and its pools. A pool's words in the handle table: the device's ordinal, and 1 for a default pool.
 
-use crate::{call::put, calls, error, handles, memory};
+use crate::{
+    call,
+    call::put,
+    calls, client, context, device, error, handles,
+    location::{self, word},
+    memory::{self, Origin},
+    stream,
+};
+use std::{
+    ffi::c_void,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use vgpu_spec::{
+    handle::Kind,
+    plain::{Blob4, Blob8},
+};
+
+/// CU_MEM_ALLOCATION_TYPE_PINNED and _MANAGED.
+const PINNED: u32 = 1;
+const MANAGED: u32 = 2;
+
+/// The pools of a device; 0 for one that nobody asked for yet.
+#[derive(Clone, Copy, Default)]
+struct Pools {
+    default: u64,
+    /// 0: the default one.
+    current: u64,
+}
+
+static POOLS: Mutex<Vec<Pools>> = Mutex::new(Vec::new());
+
+fn pools(device: i32) -> error::Result<(MutexGuard<'static, Vec<Pools>>, usize)> {
+    client::get()?.devices.primary(device)?;
+    let index = usize::try_from(device).map_err(|_| error::INVALID_DEVICE)?;
+    let mut all = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() <= index {
+        all.resize(index + 1, Pools::default());
+    }
+    Ok((all, index))
+}
+
+/// The device's default pool; its handle is made at the first use and lives as long as the process.
+pub fn default_pool(device: i32) -> error::Result<u64> {
+    let (mut all, index) = pools(device)?;
+    if all[index].default != 0 {
+        return Ok(all[index].default);
+    }
+    let pool = handles::create_with(Kind::MemoryPool, u64::from(device.cast_unsigned()), 1)?;
+    if let Err(status) = calls::vgpuPoolDefault(pool, device::host_ordinal(device)?) {
+        handles::remove(pool);
+        return Err(status);
+    }
+    all[index].default = pool;
+    Ok(pool)
+}
+
+fn current_pool(device: i32) -> error::Result<u64> {
+    let current = {
+        let (all, index) = pools(device)?;
+        all[index].current
+    };
+    if current == 0 { default_pool(device) } else { Ok(current) }
+}
+
+/// The device of a location that memory of the type can be in.
+fn device_at(place: *const Blob4<8>, kind: u32) -> error::Result<i32> {
+    // SAFETY: the program's pointer, or NULL.
+    let place = unsafe { place.as_ref() }.ok_or(error::INVALID_VALUE)?;
+    match kind {
+        PINNED => location::ordinal(&place.0, 0),
+        MANAGED => Err(error::NOT_SUPPORTED),
+        _ => Err(error::INVALID_VALUE),
+    }
+}
+
+pub unsafe fn cuDeviceGetDefaultMemPool(pool_out: *mut u64, dev: i32) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { put(pool_out, default_pool(dev)?) }
+}
+
+pub unsafe fn cuDeviceGetMemPool(pool: *mut u64, dev: i32) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { put(pool, current_pool(dev)?) }
+}
+
+pub unsafe fn cuDeviceSetMemPool(dev: i32, pool: u64) -> error::Result {
+    let host = device::host_ordinal(dev)?;
+    handles::check_memorypool(pool)?;
+    calls::cuDeviceSetMemPool(host, pool)?;
+    let (mut all, index) = pools(dev)?;
+    all[index].current = pool;
+    Ok(())
+}
+
+pub unsafe fn cuMemGetDefaultMemPool(
+    pool_out: *mut u64,
+    location: *const Blob4<8>,
+    type_: u32,
+) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { put(pool_out, default_pool(device_at(location, type_)?)?) }
+}
+
+pub unsafe fn cuMemGetMemPool(pool: *mut u64, location: *const Blob4<8>, type_: u32) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { put(pool, current_pool(device_at(location, type_)?)?) }
+}
+
+pub unsafe fn cuMemSetMemPool(location: *const Blob4<8>, type_: u32, pool: u64) -> error::Result {
+    let device = device_at(location, type_)?;
+    // SAFETY: no pointers.
+    unsafe { cuDeviceSetMemPool(device, pool) }
+}
+
+/// Places in CUmemPoolProps.
+mod props {
+    pub const TYPE: usize = 0;
+    pub const HANDLE_TYPES: usize = 4;
+    pub const LOCATION: usize = 8;
+    /// Windows' security attributes, which must be NULL.
+    pub const SECURITY: std::ops::Range<usize> = 16..24;
+    pub const MAX_SIZE: usize = 24;
+    pub const USAGE: usize = 32;
+    pub const RESERVED: std::ops::Range<usize> = 34..88;
+}
+
+/// What a pool is made with: device (the program's), most bytes (0: the driver's choice), usage flags.
+fn properties(bytes: &[u8; 88]) -> error::Result<(i32, usize, u32)> {
+    let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|&b| b == 0);
+    if !zero(props::RESERVED) || !zero(props::SECURITY) {
+        return Err(error::INVALID_VALUE);
+    }
+    match word(bytes, props::TYPE) {
+        PINNED => {}
+        MANAGED => return Err(error::NOT_SUPPORTED),
+        _ => return Err(error::INVALID_VALUE),
+    }
+    if word(bytes, props::HANDLE_TYPES) != 0 {
+        // The device's attribute says that pools cannot be shared.
+        return Err(error::NOT_SUPPORTED);
+    }
+    let device = location::ordinal(bytes, props::LOCATION)?;
+    let low = u64::from(word(bytes, props::MAX_SIZE));
+    let high = u64::from(word(bytes, props::MAX_SIZE + 4));
+    let max = usize::try_from(low | high << 32).map_err(|_| error::INVALID_VALUE)?;
+    Ok((device, max, word(bytes, props::USAGE) & 0xffff))
+}
+
+pub unsafe fn cuMemPoolCreate(pool: *mut u64, poolProps: *const Blob8<88>) -> error::Result {
+    // SAFETY: the program's pointer, or NULL.
+    let wanted = unsafe { poolProps.as_ref() }.ok_or(error::INVALID_VALUE)?;
+    if pool.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let (device, max, usage) = properties(&wanted.0)?;
+    let host = device::host_ordinal(device)?;
+    let made = handles::create_with(Kind::MemoryPool, u64::from(device.cast_unsigned()), 0)?;
+    if let Err(status) = calls::vgpuPoolCreate(made, host, max, usage) {
+        handles::remove(made);
+        return Err(status);
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(pool, made) }
+}
+
+/// Memory of the pool lives on until it is freed. A device whose current pool ends goes back to its default one.
+pub unsafe fn cuMemPoolDestroy(pool: u64) -> error::Result {
+    handles::check_memorypool(pool)?;
+    if handles::words(Kind::MemoryPool, pool)?.1 == 1 {
+        return Err(error::INVALID_VALUE);
+    }
+    let result = calls::cuMemPoolDestroy(pool);
+    for pools in POOLS.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+        if pools.current == pool {
+            pools.current = 0;
+        }
+    }
+    handles::remove(pool);
+    result
+}
+
+/// Bytes of an attribute's value: the reuse policies (1 to 3) are int, thresholds and counters (4 to 8) 64 bits.
+fn attribute_len(attribute: u32) -> error::Result<usize> {
+    match attribute {
+        1..=3 => Ok(4),
+        4..=8 => Ok(8),
+        _ => Err(error::INVALID_VALUE),
+    }
+}
+
+pub unsafe fn cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut c_void) -> error::Result {
+    handles::check_memorypool(pool)?;
+    let len = attribute_len(attr)?;
+    if value.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut result = 0;
+    calls::vgpuPoolGetAttribute(&mut result, pool, attr)?;
+    // SAFETY: the program's place, as long as the attribute's type.
+    unsafe { std::ptr::copy_nonoverlapping(result.to_le_bytes().as_ptr(), value.cast(), len) };
+    Ok(())
+}
+
+pub unsafe fn cuMemPoolSetAttribute(pool: u64, attr: u32, value: *mut c_void) -> error::Result {
+    handles::check_memorypool(pool)?;
+    let len = attribute_len(attr)?;
+    if value.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut bytes = [0; 8];
+    // SAFETY: the program's value, as long as the attribute's type.
+    unsafe { std::ptr::copy_nonoverlapping(value.cast(), bytes.as_mut_ptr(), len) };
+    calls::vgpuPoolSetAttribute(pool, attr, u64::from_le_bytes(bytes))
+}
+
+pub unsafe fn cuMemPoolSetAccess(pool: u64, map: *const Blob4<12>, count: usize) -> error::Result {
+    handles::check_memorypool(pool)?;
+    // SAFETY: the program's array of `count`.
+    let list = unsafe { call::slice(map, count) }.ok_or(error::INVALID_VALUE)?;
+    calls::cuMemPoolSetAccess(pool, &location::descriptions(list)?, count)
+}
+
+pub unsafe fn cuMemPoolGetAccess(flags: *mut u32, memPool: u64, location: *const Blob4<8>) -> error::Result {
+    handles::check_memorypool(memPool)?;
+    // SAFETY: the program's pointers, or NULL.
+    let (flags, place) = unsafe { (flags.as_mut(), location.as_ref()) };
+    let (Some(flags), Some(&place)) = (flags, place) else { return Err(error::INVALID_VALUE) };
+    let mut place = [place];
+    location::to_host(&mut place[0].0, 0)?;
+    calls::cuMemPoolGetAccess(flags, memPool, &place)
+}
+
+/// Allocates with `ask`, as memory of `pool`.
+fn allocate(
+    dptr: *mut u64,
+    len: usize,
+    stream: u64,
+    pool: u64,
+    ask: impl FnMut(&mut u64) -> error::Result,
+) -> error::Result {
+    let address = memory::place(len, ask, |address| calls::cuMemFreeAsync(address, stream))?;
+    memory::insert(address, len, Origin::Pool(pool));
+    // SAFETY: the caller has checked it; the program's pointer.
+    unsafe { put(dptr, address) }
+}
 
 pub unsafe fn cuMemAllocAsync(dptr: *mut u64, bytesize: usize, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
     if dptr.is_null() || bytesize == 0 {
         return Err(error::INVALID_VALUE);
     }
-    let ask = |place: &mut u64| calls::cuMemAllocAsync(place, bytesize, hStream);
-    let address = memory::allocate(bytesize, ask, |address| calls::cuMemFreeAsync(address, hStream))?;
-    // SAFETY: checked above; the program's pointer.
-    unsafe { put(dptr, address) }
+    // The pool's handle is not made for this: 0 says that it is the default one.
+    let pool = {
+        let (all, index) = pools(context::device_of(stream::context_of(hStream)?)?)?;
+        all[index].current
+    };
+    allocate(dptr, bytesize, hStream, pool, |place| calls::cuMemAllocAsync(place, bytesize, hStream))
+}
+
+pub unsafe fn cuMemAllocFromPoolAsync(
+    dptr: *mut u64,
+    bytesize: usize,
+    pool: u64,
+    hStream: u64,
+) -> error::Result {
+    handles::check_stream(hStream)?;
+    handles::check_memorypool(pool)?;
+    if dptr.is_null() || bytesize == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    let ask = |place: &mut u64| calls::cuMemAllocFromPoolAsync(place, bytesize, pool, hStream);
+    allocate(dptr, bytesize, hStream, pool, ask)
 }
 
 pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
@@ -19,4 +280,39 @@ pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
         return Err(error::INVALID_VALUE);
     }
     calls::cuMemFreeAsync(dptr, hStream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::location::set_word;
+
+    #[test]
+    fn a_pools_properties_are_taken_or_refused_but_never_ignored() {
+        let mut bytes = [0; 88];
+        set_word(&mut bytes, props::TYPE, PINNED);
+        set_word(&mut bytes, props::LOCATION, location::DEVICE);
+        set_word(&mut bytes, props::LOCATION + 4, 2);
+        set_word(&mut bytes, props::MAX_SIZE + 4, 1);
+        set_word(&mut bytes, props::USAGE, 2);
+        assert_eq!(properties(&bytes), Ok((2, 1 << 32, 2)));
+        for (at, value, want) in [
+            (props::TYPE, MANAGED, error::NOT_SUPPORTED),
+            (props::TYPE, 0, error::INVALID_VALUE),
+            (props::HANDLE_TYPES, 1, error::NOT_SUPPORTED),
+            (props::LOCATION, 3, error::NOT_SUPPORTED),
+            (props::SECURITY.start, 1, error::INVALID_VALUE),
+            (props::RESERVED.end - 4, 1, error::INVALID_VALUE),
+        ] {
+            let mut other = bytes;
+            set_word(&mut other, at, value);
+            assert_eq!(properties(&other), Err(want), "{value} at {at}");
+        }
+    }
+
+    #[test]
+    fn attributes_have_the_lengths_of_their_types() {
+        assert_eq!([1, 3, 4, 8].map(attribute_len), [Ok(4), Ok(4), Ok(8), Ok(8)]);
+        assert_eq!([0, 9].map(attribute_len), [Err(error::INVALID_VALUE); 2]);
+    }
 }

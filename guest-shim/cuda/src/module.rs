@@ -1,6 +1,12 @@
 //! Modules. A module's words in the handle table: library it is the module of (or 0), context.
 
-use crate::{call, call::put, calls, context, error, function::Info, handles, image, memory};
+use crate::{
+    call,
+    call::put,
+    calls, context, error,
+    function::{self, Info},
+    handles, image, memory,
+};
 use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_char, c_void},
@@ -215,8 +221,30 @@ fn find_function(module: u64, name: &CStr) -> error::Result<u64> {
     Ok(function)
 }
 
+/// The functions of a module: each found by its name, so that it is the one that cuModuleGetFunction gives.
+pub fn functions(module: u64, most: u32) -> error::Result<Vec<u64>> {
+    let mut count = 0;
+    calls::cuModuleGetFunctionCount(&mut count, module)?;
+    let names = function::all_names(count.min(most), |first, place, len| {
+        calls::vgpuModuleFunctionNames(module, first, place, len)
+    })?;
+    names.iter().map(|name| find_function(module, name)).collect()
+}
+
+pub unsafe fn cuModuleEnumerateFunctions(functions: *mut u64, numFunctions: u32, mod_: u64) -> error::Result {
+    handles::check_module(mod_)?;
+    // SAFETY: the program's array.
+    let places = unsafe { call::slice_mut(functions, numFunctions as usize) };
+    let places = places.filter(|p| !p.is_empty()).ok_or(error::INVALID_VALUE)?;
+    for (place, function) in places.iter_mut().zip(self::functions(mod_, numFunctions)?) {
+        *place = function;
+    }
+    Ok(())
+}
+
 /// Ends the functions of a module that ends.
 pub fn forget_functions(module: u64) {
+    function::forget_attributes();
     let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(functions) = functions.as_mut() {
         functions.retain(|key, function| {

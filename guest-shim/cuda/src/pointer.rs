@@ -1,6 +1,10 @@
 //! Pointer attributes, answered from what this process knows of its memory.
 
-use crate::{client, context, error, host_memory, memory};
+use crate::{
+    client, context, error, host_memory,
+    memory::{self, Origin},
+    memory_pool,
+};
 use std::ffi::c_void;
 
 /// CUpointer_attribute.
@@ -41,16 +45,29 @@ struct Known {
     context: u64,
     id: u64,
     host: bool,
+    /// The pool that the memory is from: 0 is the default one.
+    pool: Option<u64>,
+    /// Allocation and device of a mapping, which has no context.
+    mapped: Option<(u64, i32)>,
+    /// Base and bytes of the addresses that the memory may span: those of a reservation for a mapping.
+    range: (u64, u64),
 }
 
 fn find(address: u64) -> Option<Known> {
     if let Some(block) = memory::find(address) {
+        let mapped = match block.origin {
+            Origin::Mapped { handle, device } => Some((handle, device)),
+            _ => None,
+        };
         return Some(Known {
             base: block.base,
             len: block.len,
             context: block.context,
             id: block.id,
             host: false,
+            pool: if let Origin::Pool(pool) = block.origin { Some(pool) } else { None },
+            mapped,
+            range: mapped.and_then(|_| memory::reservation(address)).unwrap_or((block.base, block.len)),
         });
     }
     // Window addresses are never handed out twice at a time, so the base serves as id.
@@ -60,12 +77,18 @@ fn find(address: u64) -> Option<Known> {
         context: b.context,
         id: b.base,
         host: true,
+        pool: None,
+        mapped: None,
+        range: (b.base, b.len),
     })
 }
 
 /// A value and its bytes in the program's place.
 fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usize)> {
-    let device = || context::device_of(known.context).map(|d| u64::from(d.cast_unsigned()));
+    let device = || match known.mapped {
+        Some((_, device)) => Ok(u64::from(device.cast_unsigned())),
+        None => context::device_of(known.context).map(|d| u64::from(d.cast_unsigned())),
+    };
     Ok(match attribute {
         attribute::CONTEXT => (known.context, 8),
         attribute::MEMORY_TYPE => (if known.host { HOST } else { DEVICE }, 4),
@@ -75,13 +98,19 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::SYNC_MEMOPS | attribute::IS_MANAGED | attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (0, BOOL),
         attribute::BUFFER_ID => (known.id, 8),
         attribute::DEVICE_ORDINAL => (device()?, 4),
-        attribute::RANGE_START_ADDR | attribute::MAPPING_BASE_ADDR => (known.base, 8),
-        attribute::RANGE_SIZE | attribute::MAPPING_SIZE => (known.len, 8),
+        attribute::RANGE_START_ADDR => (known.range.0, 8),
+        attribute::RANGE_SIZE => (known.range.1, 8),
+        attribute::MAPPING_BASE_ADDR => (known.base, 8),
+        attribute::MAPPING_SIZE => (known.len, 8),
         attribute::MAPPED => (1, BOOL),
-        attribute::ALLOWED_HANDLE_TYPES | attribute::MEMPOOL_HANDLE => (0, 8),
+        attribute::ALLOWED_HANDLE_TYPES => (0, 8),
+        attribute::MEMPOOL_HANDLE => match known.pool {
+            Some(0) => (memory_pool::default_pool(context::device_of(known.context)?)?, 8),
+            pool => (pool.unwrap_or(0), 8),
+        },
         attribute::IS_GPU_DIRECT_RDMA_CAPABLE => (0, BOOL),
         attribute::ACCESS_FLAGS => (READ_WRITE, 4),
-        attribute::MEMORY_BLOCK_ID => (known.id, 8),
+        attribute::MEMORY_BLOCK_ID => (known.mapped.map_or(known.id, |m| m.0), 8),
         _ => return Err(error::NOT_SUPPORTED),
     })
 }
@@ -121,7 +150,16 @@ pub unsafe fn cuPointerGetAttributes(
     for i in 0..numAttributes as usize {
         // SAFETY: the program's arrays of `numAttributes` elements.
         let (attribute, place) = unsafe { (attributes.add(i).read(), data.add(i).read()) };
-        let nothing = Known { base: 0, len: 0, context: 0, id: 0, host: false };
+        let nothing = Known {
+            base: 0,
+            len: 0,
+            context: 0,
+            id: 0,
+            host: false,
+            pool: None,
+            mapped: None,
+            range: (0, 0),
+        };
         let (value, len) = match &known {
             Some(known) => value(known, attribute, ptr).or_else(|status| {
                 // What this memory does not have is 0 in this form of the call.

@@ -63,6 +63,18 @@ pub unsafe fn cuStreamGetCtx(hStream: u64, pctx: *mut u64) -> error::Result {
     unsafe { put(pctx, context) }
 }
 
+/// A stream's context; the special streams belong to the current one.
+pub fn context_of(stream: u64) -> error::Result<u64> {
+    describe(stream).map(|d| d.2)
+}
+
+/// No stream is of a green context: those are not supported yet.
+pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u64) -> error::Result {
+    let (.., context) = describe(hStream)?;
+    // SAFETY: the program's pointers.
+    unsafe { put(pCtx, context).and_then(|()| put(pGreenCtx, 0)) }
+}
+
 pub unsafe fn cuStreamGetDevice(hStream: u64, device: *mut i32) -> error::Result {
     let (.., context) = describe(hStream)?;
     let ordinal = context::device_of(context)?;

@@ -1,6 +1,6 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
-use crate::{error, record};
+use crate::error;
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
 
 static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
@@ -11,6 +11,6 @@ pub fn report(name: &'static str, reason: &'static str) -> u32 {
     if seen.get_or_insert_with(HashSet::new).insert(name) {
         vgpu_client::warn!("{name} is not supported: {reason}");
     }
-    record::call(name);
+    vgpu_client::record::call(name);
     error::NOT_SUPPORTED
 }

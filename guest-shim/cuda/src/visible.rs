@@ -1,6 +1,6 @@
 //! CUDA_VISIBLE_DEVICES: which of the host's devices the program sees, and in which order.
 
-use vgpu_spec::wire::snapshot::Snapshot;
+use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
 
 /// Indexes into the snapshot's devices, in the program's order.
 ///
@@ -33,24 +33,12 @@ fn find(entry: &str, snapshot: &Snapshot) -> Option<usize> {
 /// The one device whose UUID begins so.
 fn by_uuid(prefix: &str, snapshot: &Snapshot) -> Option<usize> {
     let wanted = prefix.to_ascii_lowercase();
-    let mut matches =
-        (0..snapshot.devices.len()).filter(|&i| text(&snapshot.devices[i].record.uuid).starts_with(&wanted));
+    let mut matches = (0..snapshot.devices.len())
+        .filter(|&i| uuid_text(&snapshot.devices[i].record.uuid).starts_with(&wanted));
     match (matches.next(), matches.next()) {
         (Some(index), None) if !wanted.is_empty() => Some(index),
         _ => None,
     }
-}
-
-/// A UUID as `8-4-4-4-12` lower-case hexadecimal digits.
-pub fn text(uuid: &[u8; 16]) -> String {
-    let mut text = String::new();
-    for (i, byte) in uuid.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -89,11 +77,5 @@ mod tests {
         ] {
             assert_eq!(select(wish, &s), want, "{wish:?}");
         }
-    }
-
-    #[test]
-    fn uuids_read_as_nvidia_writes_them() {
-        let uuid: [u8; 16] = std::array::from_fn(|i| u8::try_from(i * 17).unwrap());
-        assert_eq!(text(&uuid), "00112233-4455-6677-8899-aabbccddeeff");
     }
 }

@@ -3,7 +3,6 @@
 use crate::{
     error::{self, NvmlError},
     library::{self, Library},
-    record,
 };
 use std::{
     ffi::{CStr, c_char},
@@ -19,7 +18,7 @@ pub fn enter(name: &'static str, body: impl FnOnce(&Library) -> error::Result) -
 
 /// Runs the body of a function that works before nvmlInit as well.
 pub fn enter_early(name: &'static str, body: impl FnOnce() -> error::Result) -> u32 {
-    record::call(name);
+    vgpu_client::record::call(name);
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(NvmlError::Unknown));
     vgpu_client::trace!("{name} = {result:?}");
     error::code(result)

@@ -20,7 +20,6 @@ mod memory;
 mod mig;
 mod pci;
 mod process;
-mod record;
 mod system;
 mod topology;
 mod unit;

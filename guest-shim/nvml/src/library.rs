@@ -3,20 +3,19 @@
 use crate::{
     error::{self, NvmlError},
     identity::Device,
-    record,
 };
 use std::{
     error::Error,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
-use vgpu_client::{Connection, ConnectionError, Mode};
-use vgpu_spec::wire::{
-    control::{PciAddress, status},
-    snapshot::{self, MAX_DEVICES, Snapshot, SnapshotHeader},
+use vgpu_client::{Connection, ConnectionError, Mode, record};
+use vgpu_spec::{
+    api::NEWEST,
+    wire::{
+        control::{PciAddress, status},
+        snapshot::{self, MAX_DEVICES, Snapshot, SnapshotHeader},
+    },
 };
-
-/// The newest version of the driver API that the shim of libcuda shows; this one shows the same.
-const NEWEST: u32 = 13000;
 
 /// The driver branch with which each version of the driver API came (release notes of the CUDA toolkit).
 const BRANCHES: [(u32, &str); 10] = [

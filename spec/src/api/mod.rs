@@ -29,6 +29,9 @@ mod tables;
 pub use parse::{ParseError, parse_file};
 pub use tables::{EXPORTS, ProcAddress, exports, proc_addresses, struct_layout, tested};
 
+/// The CUDA version that the description covers, as cuDriverGetVersion gives it; a newer driver is shown to programs as this one.
+pub const NEWEST: u32 = 13000;
+
 /// Kinds of handles, in the order of their numbers on the wire (the first is 1).
 pub const HANDLE_KINDS: &[&str] = &[
     "Context",

@@ -312,17 +312,18 @@ fn output(
         );
     } else {
         reply.push_str(" + 8");
+        // Not `value`: parameters are called so.
         let value = match p.direction {
-            Direction::Made => "crate::handles::adopt(value)".to_string(),
-            _ => from_slot(p, "value"),
+            Direction::Made => "crate::handles::adopt(slot_)".to_string(),
+            _ => from_slot(p, "slot_"),
         };
         let _ = if p.optional {
             writeln!(
                 read,
-                "        let value = _r.u64().ok()?;\n        if let Some(out) = {n} {{ *out = {value}; }}"
+                "        let slot_ = _r.u64().ok()?;\n        if let Some(out) = {n} {{ *out = {value}; }}"
             )
         } else {
-            writeln!(read, "        let value = _r.u64().ok()?;\n        *{n} = {value};")
+            writeln!(read, "        let slot_ = _r.u64().ok()?;\n        *{n} = {value};")
         };
     }
     Ok(())

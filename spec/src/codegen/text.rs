@@ -66,6 +66,19 @@ pub fn to_slot(p: &Parameter, name: &str) -> String {
     }
 }
 
+/// An expression that reads a scalar, handle or device pointer from reader `r`: what does not fit its type is refused.
+pub fn read_slot(p: &Parameter) -> String {
+    match &p.ty {
+        Type::Scalar("f32") => "f32::from_bits(r.u32()?)".into(),
+        Type::Scalar("f64") => "f64::from_bits(r.u64()?)".into(),
+        Type::Scalar("i32") | Type::Device => "r.u32()?.cast_signed()".into(),
+        Type::Scalar("i64") => "r.u64()?.cast_signed()".into(),
+        Type::Scalar("u32") => "r.u32()?".into(),
+        Type::Scalar(s @ ("u8" | "u16" | "usize")) => format!("narrow::<{s}>(r.u64()?)?"),
+        _ => "r.u64()?".into(),
+    }
+}
+
 /// An expression that turns the u64 `slot` into the parameter's element type.
 pub fn from_slot(p: &Parameter, slot: &str) -> String {
     match &p.ty {

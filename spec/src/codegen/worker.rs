@@ -2,7 +2,7 @@
 
 use super::{
     CodegenError,
-    text::{c_type, element, element_size, from_slot, identifier, to_slot},
+    text::{c_type, element, element_size, identifier, read_slot, to_slot},
 };
 use crate::api::{self, Class, Count, Direction, Function, Parameter, Type};
 use std::fmt::Write;
@@ -74,7 +74,7 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
         decode(out, f, p)?;
     }
     out.push_str("            r.finish()?;\n");
-    capacities(out, f);
+    capacities(out, f)?;
     let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| is_output(p)).collect();
     if f.by_hand_in_worker {
         let scalar_output = |p: &&Parameter| is_output(p) && p.count.is_none();
@@ -120,7 +120,7 @@ fn decode(out: &mut String, f: &Function, p: &Parameter) -> Result<(), CodegenEr
             }
         }
         (Direction::Value, _) => {
-            let _ = writeln!(out, "            let {n} = {};", from_slot(p, "r.u64()?"));
+            let _ = writeln!(out, "            let {n} = {};", read_slot(p));
         }
         (Direction::New, _) => {
             let _ = writeln!(out, "            let {n} = r.u64()?;");
@@ -147,16 +147,19 @@ fn decode(out: &mut String, f: &Function, p: &Parameter) -> Result<(), CodegenEr
 }
 
 /// Room for array outputs, once all counts are known.
-fn capacities(out: &mut String, f: &Function) {
+fn capacities(out: &mut String, f: &Function) -> Result<(), CodegenError> {
     for p in f.parameters.iter().filter(|p| is_output(p)) {
         let n = identifier(&p.name);
+        let size = element_size(f, p)?;
         let count = match &p.count {
             Some(Count::Parameter(c)) => format!("{} as usize", identifier(c)),
             Some(Count::Fixed(c)) => c.to_string(),
             None => continue,
         };
-        let _ = writeln!(out, "            let {n} = if want_{n} {{ {count} }} else {{ 0 }};");
+        let _ =
+            writeln!(out, "            let {n} = if want_{n} {{ bounded({count}, {size})? }} else {{ 0 }};");
     }
+    Ok(())
 }
 
 /// Calls the driver by its table with places for the outputs.

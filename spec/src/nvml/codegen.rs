@@ -63,7 +63,7 @@ fn local(out: &mut String, f: &Function) {
     if f.returns_text {
         let _ = writeln!(
             out,
-            "    crate::record::call(\"{}\");\n    crate::{}::{}({})\n}}",
+            "    vgpu_client::record::call(\"{}\");\n    crate::{}::{}({})\n}}",
             f.name,
             f.noun,
             f.name,

@@ -102,6 +102,18 @@ impl Device {
     }
 }
 
+/// A UUID as NVIDIA writes it, without the `GPU-` before it: `8-4-4-4-12` lower-case hexadecimal digits.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let mut text = String::new();
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
 /// Text up to its NUL, for NUL-padded fields.
 pub fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
@@ -131,6 +143,12 @@ mod tests {
         assert_eq!(back.devices[1].attribute(2), None);
         assert_eq!(back.devices[1].attribute(0), None);
         assert_eq!(back.devices[1].attribute(4), None);
+    }
+
+    #[test]
+    fn uuids_read_as_nvidia_writes_them() {
+        let uuid: [u8; 16] = std::array::from_fn(|i| u8::try_from(i * 17).unwrap());
+        assert_eq!(uuid_text(&uuid), "00112233-4455-6677-8899-aabbccddeeff");
     }
 
     #[test]

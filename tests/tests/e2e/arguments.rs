@@ -6,8 +6,30 @@ use vgpu_spec::wire::args::Writer;
 use vgpu_tests::noise::Noise;
 
 const SCALARS: &[u64] = &[
-    0, 1, 2, 3, 4, 7, 8, 16, 63, 64, 65, 255, 1024, 4096, 65_536, 1 << 20, 1 << 31, u32::MAX as u64, 1 << 32, 1 << 40,
-    1 << 47, 1 << 63, u64::MAX - 1, u64::MAX,
+    0,
+    1,
+    2,
+    3,
+    4,
+    7,
+    8,
+    16,
+    63,
+    64,
+    65,
+    255,
+    1024,
+    4096,
+    65_536,
+    1 << 20,
+    1 << 31,
+    u32::MAX as u64,
+    1 << 32,
+    1 << 40,
+    1 << 47,
+    1 << 63,
+    u64::MAX - 1,
+    u64::MAX,
 ];
 
 pub struct Arguments {
@@ -94,7 +116,7 @@ impl Arguments {
 
     fn number(&mut self) -> u64 {
         match self.noise.below(8) {
-            0 => self.noise.next(),
+            0 => self.noise.number(),
             1 => self.address(),
             2 => self.noise.below(200),
             _ => self.noise.pick(SCALARS),
@@ -103,7 +125,16 @@ impl Arguments {
 
     fn address(&mut self) -> u64 {
         let near = self.noise.below(4096);
-        self.noise.pick(&[0, 1, 4096, self.window, self.window + near, self.window + (2 << 20) - 4, 1 << 46, u64::MAX - 4095])
+        self.noise.pick(&[
+            0,
+            1,
+            4096,
+            self.window,
+            self.window + near,
+            self.window + (2 << 20) - 4,
+            1 << 46,
+            u64::MAX - 4095,
+        ])
     }
 
     /// Mostly of the right kind, with a small index, so that calls meet objects that other calls made.

@@ -19,9 +19,16 @@ fn visible_devices_are_those_that_the_environment_names() {
         ("1,-1,0", &[SECOND]),
         ("0,2,1", &[FIRST]),
         ("GPU-76677075-2d73-6f66-7467-707500000001", &[SECOND]),
-        ("GPU-76677075-2d73-6f66-7467-707500000001,GPU-76677075-2d73-6f66-7467-707500000000", &[SECOND, FIRST]),
+        (
+            "GPU-76677075-2d73-6f66-7467-707500000001,GPU-76677075-2d73-6f66-7467-707500000000",
+            &[SECOND, FIRST],
+        ),
     ] {
-        assert_eq!(host.client(&["devices"]).env("CUDA_VISIBLE_DEVICES", wish).succeed(), expected, "{wish:?}");
+        assert_eq!(
+            host.client(&["devices"]).env("CUDA_VISIBLE_DEVICES", wish).succeed(),
+            expected,
+            "{wish:?}"
+        );
     }
     for none in ["-1", "", "2", "none", "0,0", "GPU-7667", "GPU-ffff"] {
         let said = host.client(&["devices"]).env("CUDA_VISIBLE_DEVICES", none).succeed();

@@ -194,20 +194,20 @@ fn random_rings_hurt_their_own_client_only() {
             // Descriptors that are half plausible, and what lies in the command area.
             for index in 0..16 {
                 let address = match noise.below(4) {
-                    0 => noise.next(),
+                    0 => noise.number(),
                     1 => noise.below(HUGE_PAGE),
                     _ => layout.commands + noise.below(8) * 64,
                 };
                 let len = noise.pick(&[0, 1, 16, 23, 24, 32, 64, 4096, 1 << 18, u32::MAX]);
                 let next = noise.below(18) as u16;
-                lane.descriptor(index, address, len, noise.next() as u16 & 0x7, next);
+                lane.descriptor(index, address, len, noise.number() as u16 & 0x7, next);
             }
             lane.put(layout.commands, &noise.bytes(512));
-            let plausible = Message::by_id(noise.next() as u32, &noise.bytes(64)).encode();
+            let plausible = Message::by_id(noise.number() as u32, &noise.bytes(64)).encode();
             lane.put(layout.commands + 64 * noise.below(6), &plausible);
             lane.offer(noise.below(16) as u16);
             if noise.below(20) == 0 {
-                lane.offer(noise.next() as u16);
+                lane.offer(noise.number() as u16);
             }
             if !lane.finished_within(Duration::from_millis(20)) {
                 // It has overwritten its own rings.
@@ -216,7 +216,7 @@ fn random_rings_hurt_their_own_client_only() {
         }
         // All of the page at once.
         lane.put(0, &noise.bytes(HUGE_PAGE as usize));
-        lane.publish(noise.next() as u16);
+        lane.publish(noise.number() as u16);
     }
     street.assert_quiet();
 }

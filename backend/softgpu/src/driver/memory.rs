@@ -20,7 +20,7 @@ fn free(address: u64) -> Result {
         return Ok(());
     }
     let memory = &state()?.memory;
-    let allocation = memory.at(address).filter(|allocation| allocation.is_device());
+    let allocation = memory.at(address).filter(|allocation| allocation.can_be_freed());
     let owner = allocation.ok_or(CudaError::InvalidValue)?.context();
     // Another context's memory waits for that context's work.
     match state()?.contexts.get(owner) {

@@ -75,6 +75,7 @@ pub mod primary_context;
 pub mod proc_address;
 mod proc_table;
 pub mod stream;
+pub mod virtual_memory;
 
 /// Where a function writes a result.
 pub type Out<'a, T> = Option<&'a mut MaybeUninit<T>>;

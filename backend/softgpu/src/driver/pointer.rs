@@ -58,7 +58,9 @@ impl Value {
             1 => Value::Long(range.context()),
             2 => Value::UInt(if is_device { TYPE_DEVICE } else { TYPE_HOST }),
             3 => Value::Long(address),
-            4 if range.kind() == RangeKind::Device => return Err(CudaError::InvalidValue),
+            4 if matches!(range.kind(), RangeKind::Device | RangeKind::Virtual) => {
+                return Err(CudaError::InvalidValue);
+            }
             4 => Value::Long(address),
             6 => Value::Bool(is_device),
             7 | 20 => Value::Long(range.id()),
@@ -68,7 +70,8 @@ impl Value {
             11 | 19 => Value::Long(range.base()),
             12 | 18 => Value::Long(range.size()),
             13 => Value::Bool(true),
-            14 | 17 => Value::Long(0),
+            14 => Value::Long(0),
+            17 => Value::Long(range.pool()),
             16 => Value::UInt(READ_WRITE),
             _ => return Err(CudaError::InvalidValue),
         })

@@ -1,41 +1,227 @@
-//! Allocation in stream order. There is one pool per device, which is the device's memory.
+//! Allocation in stream order, and pools. Freed memory goes back to the device when the stream gets there.
 
-use super::{Out, put};
-use crate::model::allocation::RangeKind;
+use std::ffi::c_void;
+use std::sync::{Arc, PoisonError};
+
+use super::{Out, array_at, put};
+use crate::model::pool::Pool;
 use crate::model::special_stream;
 use crate::model::work::Work;
-use crate::model::{CudaError, state};
+use crate::model::{CudaError, Result, state};
 
-/// The default pool of device 0; the others follow, in steps of 16.
-const FIRST_POOL: u64 = (crate::model::handle::Kind::Pool as u64) << 40;
+/// `CU_MEM_LOCATION_TYPE_DEVICE`.
+const ON_DEVICE: u32 = 1;
+/// `CU_MEM_ALLOCATION_TYPE_PINNED`.
+const PINNED: u32 = 1;
+/// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
+const READ_WRITE: u32 = 3;
 
-driver_api! {
-    /// The device's one pool.
-    fn cuDeviceGetDefaultMemPool(pool: Out<'_, u64>, device: i32) {
-        put(pool, FIRST_POOL + 16 * u64::from(state()?.device(device)?.ordinal()))
-    }
+/// `CUmemLocation`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// `CUmemLocationType`.
+    pub kind: u32,
+    /// A device's ordinal.
+    pub id: i32,
+}
 
-    /// The device's one pool.
-    fn cuDeviceGetMemPool(pool: Out<'_, u64>, device: i32) {
-        put(pool, FIRST_POOL + 16 * u64::from(state()?.device(device)?.ordinal()))
+impl Location {
+    /// The ordinal of a device location: `NOT_SUPPORTED` for the host, `INVALID_VALUE` for none.
+    pub fn ordinal(self) -> Result<i32> {
+        match self.kind {
+            ON_DEVICE => Ok(self.id),
+            2..=4 => Err(CudaError::NotSupported),
+            _ => Err(CudaError::InvalidValue),
+        }
     }
 }
 
-stream_api! {
-    /// Allocates device memory; it can be used at once, which includes in the stream's order.
-    fn cuMemAllocAsync | cuMemAllocAsync_ptsz(default; address: Out<'_, u64>, bytes: usize, stream: u64) {
-        let out = address.ok_or(CudaError::InvalidValue)?;
-        let (context, _) = special_stream::find(stream, default)?;
-        let bytes = u64::try_from(bytes).map_err(|_| CudaError::OutOfMemory)?;
-        out.write(state()?.memory.allocate(&context, RangeKind::Device, bytes)?.base());
+/// `CUmemAccessDesc`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// Whose access.
+    pub location: Location,
+    /// `CUmemAccess_flags`.
+    pub flags: u32,
+}
+
+/// `CUmemPoolProps`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Props {
+    allocation_type: u32,
+    handle_types: u32,
+    location: Location,
+    security: u64,
+    max_size: u64,
+    usage: u16,
+    reserved: [u8; 54],
+}
+
+fn default_pool(device: i32) -> Result<Arc<Pool>> {
+    let state = state()?;
+    let device = state.device(device)?;
+    let mut all = state.default_pools.lock().unwrap_or_else(PoisonError::into_inner);
+    let pool = all.entry(device.ordinal()).or_insert_with(|| {
+        let pool = Arc::new(Pool::new(device, 0));
+        state.pools.insert(pool.handle(), Arc::clone(&pool));
+        pool
+    });
+    Ok(Arc::clone(pool))
+}
+
+fn current_pool(device: i32) -> Result<Arc<Pool>> {
+    let state = state()?;
+    let ordinal = state.device(device)?.ordinal();
+    let current = state.current_pools.lock().unwrap_or_else(PoisonError::into_inner).get(&ordinal).copied();
+    match current.map(|handle| state.pools.get(handle)) {
+        Some(Ok(pool)) => Ok(pool),
+        // None was set, or it was destroyed.
+        _ => default_pool(device),
+    }
+}
+
+fn pool_at(handle: u64) -> Result<Arc<Pool>> {
+    state()?.pools.get(handle).map_err(|_| CudaError::InvalidValue)
+}
+
+/// Bytes of an attribute's value.
+fn width(attribute: u32) -> Result<usize> {
+    match attribute {
+        1..=3 => Ok(4),
+        4..=8 => Ok(8),
+        _ => Err(CudaError::InvalidValue),
+    }
+}
+
+driver_api! {
+    /// The pool that the device starts with.
+    fn cuDeviceGetDefaultMemPool(pool: Out<'_, u64>, device: i32) {
+        put(pool, default_pool(device)?.handle())
+    }
+
+    /// The pool that `cuMemAllocAsync` takes memory from.
+    fn cuDeviceGetMemPool(pool: Out<'_, u64>, device: i32) {
+        put(pool, current_pool(device)?.handle())
+    }
+
+    /// Makes a pool of the device's the one that `cuMemAllocAsync` takes memory from.
+    fn cuDeviceSetMemPool(device: i32, pool: u64) {
+        let ordinal = state()?.device(device)?.ordinal();
+        let pool = pool_at(pool)?;
+        if pool.device().ordinal() != ordinal {
+            return Err(CudaError::InvalidValue);
+        }
+        let mut all = state()?.current_pools.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(ordinal, pool.handle());
         Ok(())
+    }
+
+    /// Makes a pool of device memory that is not shared.
+    fn cuMemPoolCreate(pool: Out<'_, u64>, props: Option<&Props>) {
+        let (out, props) = pool.zip(props).ok_or(CudaError::InvalidValue)?;
+        if props.allocation_type != PINNED || props.security != 0 || props.reserved != [0; 54] {
+            return Err(CudaError::InvalidValue);
+        }
+        if props.handle_types != 0 || props.usage != 0 {
+            return Err(CudaError::NotSupported);
+        }
+        let pool = Arc::new(Pool::new(state()?.device(props.location.ordinal()?)?, props.max_size));
+        out.write(pool.handle());
+        state()?.pools.insert(pool.handle(), pool);
+        Ok(())
+    }
+
+    /// Ends a pool; its memory lives until it is freed. A default pool has no end.
+    fn cuMemPoolDestroy(pool: u64) {
+        let pool = pool_at(pool)?;
+        let ordinal = i32::try_from(pool.device().ordinal()).map_err(|_| CudaError::InvalidValue)?;
+        if default_pool(ordinal)?.handle() == pool.handle() {
+            return Err(CudaError::InvalidValue);
+        }
+        state()?.pools.remove(pool.handle()).map(drop)
+    }
+
+    /// Nothing is kept, so there is nothing to trim.
+    fn cuMemPoolTrimTo(pool: u64, _keep: usize) {
+        pool_at(pool).map(drop)
+    }
+
+    /// One attribute of a pool.
+    fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut c_void) {
+        let (pool, width) = (pool_at(pool)?, width(attribute)?);
+        if to.is_null() {
+            return Err(CudaError::InvalidValue);
+        }
+        let value = pool.attribute(attribute)?.to_le_bytes();
+        // SAFETY: the caller answers for room for the attribute.
+        unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to.cast(), width) };
+        Ok(())
+    }
+
+    /// Sets one attribute of a pool.
+    fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *const c_void) {
+        let (pool, width) = (pool_at(pool)?, width(attribute)?);
+        if from.is_null() {
+            return Err(CudaError::InvalidValue);
+        }
+        let mut value = [0; 8];
+        // SAFETY: the caller answers for a value as long as the attribute's type.
+        unsafe { std::ptr::copy_nonoverlapping(from.cast(), value.as_mut_ptr(), width) };
+        pool.set_attribute(attribute, u64::from_le_bytes(value))
+    }
+
+    /// The pool's own device has access, and no other can get it.
+    fn cuMemPoolSetAccess(pool: u64, list: *const Access, count: usize) {
+        let pool = pool_at(pool)?;
+        // SAFETY: the caller answers for the array.
+        for access in unsafe { array_at(list, count) }? {
+            let device = state()?.device(access.location.ordinal()?)?;
+            if device.ordinal() != pool.device().ordinal() || access.flags != READ_WRITE {
+                return Err(CudaError::InvalidValue);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a device has access.
+    fn cuMemPoolGetAccess(flags: Out<'_, u32>, pool: u64, location: Option<&Location>) {
+        let pool = pool_at(pool)?;
+        let device = state()?.device(location.ok_or(CudaError::InvalidValue)?.ordinal()?)?;
+        put(flags, if device.ordinal() == pool.device().ordinal() { READ_WRITE } else { 0 })
+    }
+}
+
+fn allocate(out: Out<'_, u64>, pool: &Arc<Pool>, context: u64, bytes: usize) -> Result {
+    let out = out.ok_or(CudaError::InvalidValue)?;
+    let bytes = u64::try_from(bytes).map_err(|_| CudaError::OutOfMemory)?;
+    out.write(state()?.memory.allocate_from(pool, context, bytes)?.base());
+    Ok(())
+}
+
+stream_api! {
+    /// Allocates from the device's current pool; the memory can be used at once, which includes in the stream's order.
+    fn cuMemAllocAsync | cuMemAllocAsync_ptsz(default; address: Out<'_, u64>, bytes: usize, stream: u64) {
+        let (context, _) = special_stream::find(stream, default)?;
+        let ordinal = i32::try_from(context.device().ordinal()).map_err(|_| CudaError::InvalidDevice)?;
+        allocate(address, &current_pool(ordinal)?, context.handle(), bytes)
+    }
+
+    /// Allocates from a pool.
+    fn cuMemAllocFromPoolAsync | cuMemAllocFromPoolAsync_ptsz(
+        default; address: Out<'_, u64>, bytes: usize, pool: u64, stream: u64
+    ) {
+        let (context, _) = special_stream::find(stream, default)?;
+        allocate(address, &pool_at(pool)?, context.handle(), bytes)
     }
 
     /// Frees device memory when the stream gets there.
     fn cuMemFreeAsync | cuMemFreeAsync_ptsz(default; address: u64, stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
         let memory = &state()?.memory;
-        if !memory.at(address).is_some_and(|range| range.is_device()) {
+        if !memory.at(address).is_some_and(|range| range.can_be_freed()) {
             return Err(CudaError::InvalidValue);
         }
         let free = Box::new(move |_: &_| drop(memory.remove(address)));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::device::Device;
+use super::pool::Pool;
 use super::{CudaError, Result};
 
 const PAGE: u64 = 4096;
@@ -21,6 +22,8 @@ pub enum RangeKind {
     Host(u32),
     /// The program's own memory, registered with these `CU_MEMHOSTREGISTER` flags.
     Registered(u32),
+    /// A mapping of virtual memory management, whose pages are not the allocation's.
+    Virtual,
 }
 
 /// One range. Its memory, where it is the driver's, lives as long as this.
@@ -33,6 +36,8 @@ pub struct Allocation {
     context: u64,
     device: Arc<Device>,
     id: u64,
+    /// The pool that it was taken from.
+    pool: Option<Arc<Pool>>,
 }
 
 impl Allocation {
@@ -56,6 +61,7 @@ impl Allocation {
                 context,
                 device: Arc::clone(device),
                 id: next_id(),
+                pool: None,
             }),
             Err(error) => {
                 if counted {
@@ -79,7 +85,39 @@ impl Allocation {
             return Err(CudaError::InvalidValue);
         }
         let kind = RangeKind::Registered(flags);
-        Ok(Allocation { base, size, mapped: 0, kind, context, device: Arc::clone(device), id: next_id() })
+        let device = Arc::clone(device);
+        Ok(Allocation { base, size, mapped: 0, kind, context, device, id: next_id(), pool: None })
+    }
+
+    /// Device memory of a pool.
+    pub fn map_from(pool: &Arc<Pool>, size: u64, context: u64) -> Result<Allocation> {
+        pool.take(size)?;
+        match Allocation::map(RangeKind::Device, size, context, pool.device()) {
+            Ok(mut allocation) => {
+                allocation.pool = Some(Arc::clone(pool));
+                Ok(allocation)
+            }
+            Err(error) => {
+                pool.give_back(size);
+                Err(error)
+            }
+        }
+    }
+
+    /// Device memory that is mapped at `base` already; it belongs to no context.
+    pub fn of_mapping(base: u64, size: u64, device: &Arc<Device>) -> Allocation {
+        let (kind, device) = (RangeKind::Virtual, Arc::clone(device));
+        Allocation { base, size, mapped: 0, kind, context: 0, device, id: next_id(), pool: None }
+    }
+
+    /// Whether `cuMemFree` may end it.
+    pub fn can_be_freed(&self) -> bool {
+        counts_against_device(self.kind)
+    }
+
+    /// The handle of its pool, or 0.
+    pub fn pool(&self) -> u64 {
+        self.pool.as_ref().map_or(0, |pool| pool.handle())
     }
 
     /// The first address.
@@ -97,9 +135,9 @@ impl Allocation {
         self.kind
     }
 
-    /// Whether it counts as device memory.
+    /// Whether it is device memory.
     pub fn is_device(&self) -> bool {
-        counts_against_device(self.kind)
+        counts_against_device(self.kind) || self.kind == RangeKind::Virtual
     }
 
     /// The handle of the context that it was made in.
@@ -141,6 +179,9 @@ impl Drop for Allocation {
         }
         if self.is_device() {
             self.device.give_back(self.mapped);
+        }
+        if let Some(pool) = &self.pool {
+            pool.give_back(self.size);
         }
     }
 }

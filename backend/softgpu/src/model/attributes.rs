@@ -1,7 +1,7 @@
 //! What `cuDeviceGetAttribute` answers, attribute by attribute.
 //!
 //! Where nothing is claimed that softgpu cannot keep, the value is an H100's. What softgpu lacks (managed memory,
-//! cooperative launch, virtual memory management, memory pools, textures, clusters, interprocess handles) is 0.
+//! cooperative launch, textures, clusters, interprocess handles) is 0.
 
 /// How an attribute's value is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ const TABLE: &[(u32, Value)] = &[
     (99, Fixed(1)), // HOST_REGISTER_SUPPORTED
     (100, Fixed(0)), // PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
     (101, Fixed(0)), // DIRECT_MANAGED_MEM_ACCESS_FROM_HOST
-    (102, Fixed(0)), // VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED
+    (102, Fixed(1)), // VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED
     (103, Fixed(0)), // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
     (104, Fixed(0)), // HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
     (105, Fixed(0)), // HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED
@@ -143,7 +143,7 @@ const TABLE: &[(u32, Value)] = &[
     (112, Fixed(0)), // SPARSE_CUDA_ARRAY_SUPPORTED
     (113, Fixed(1)), // READ_ONLY_HOST_REGISTER_SUPPORTED
     (114, Fixed(0)), // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
-    (115, Fixed(0)), // MEMORY_POOLS_SUPPORTED
+    (115, Fixed(1)), // MEMORY_POOLS_SUPPORTED
     (116, Fixed(0)), // GPU_DIRECT_RDMA_SUPPORTED
     (117, Fixed(0)), // GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
     (118, Fixed(0)), // GPU_DIRECT_RDMA_WRITES_ORDERING

@@ -32,6 +32,8 @@ pub enum Kind {
     GraphNode = 10,
     /// `CUgraphExec`.
     GraphExec = 11,
+    /// `CUmemGenericAllocationHandle`.
+    Physical = 12,
 }
 
 const KIND_SHIFT: u32 = 40;
@@ -74,6 +76,11 @@ impl<T> Table<T> {
     pub fn remove(&self, handle: u64) -> Result<Arc<T>> {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(&handle).ok_or(CudaError::InvalidHandle)
+    }
+
+    /// All live objects.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Drops every object for which `keep` is false.

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::allocation::{Allocation, RangeKind};
 use super::context::Context;
+use super::device::Device;
+use super::pool::Pool;
 use super::{CudaError, Result};
 use crate::exec;
 
@@ -32,6 +34,16 @@ impl MemoryMap {
     pub fn allocate(&self, context: &Context, kind: RangeKind, size: u64) -> Result<Arc<Allocation>> {
         let allocation = Allocation::map(kind, size, context.handle(), context.device())?;
         Ok(self.insert(allocation))
+    }
+
+    /// Allocates from a pool, for `context`.
+    pub fn allocate_from(&self, pool: &Arc<Pool>, context: u64, size: u64) -> Result<Arc<Allocation>> {
+        Ok(self.insert(Allocation::map_from(pool, size, context)?))
+    }
+
+    /// Takes a mapping that [`VirtualMemory`](super::virtual_memory::VirtualMemory) has made accessible.
+    pub fn insert_virtual(&self, base: u64, size: u64, device: &Arc<Device>) {
+        self.insert(Allocation::of_mapping(base, size, device));
     }
 
     /// Registers the program's memory in `context`: `HOST_MEMORY_ALREADY_REGISTERED` where it meets a known range.

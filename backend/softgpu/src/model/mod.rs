@@ -16,9 +16,11 @@ pub mod library;
 pub mod memory;
 pub mod module;
 pub mod output;
+pub mod pool;
 pub mod special_stream;
 pub mod state;
 pub mod stream;
+pub mod virtual_memory;
 pub mod work;
 
 pub use error::{CudaError, Result};

@@ -1,7 +1,8 @@
 //! The one driver state of the process.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use super::context::Context;
 use super::device::Device;
@@ -12,7 +13,9 @@ use super::handle::Table;
 use super::library::Library;
 use super::memory::MemoryMap;
 use super::module::Module;
+use super::pool::Pool;
 use super::stream::Stream;
+use super::virtual_memory::{Physical, VirtualMemory};
 use super::{CudaError, Result};
 
 /// Everything that the process's program has made.
@@ -42,6 +45,16 @@ pub struct State {
     pub graph_nodes: Table<Graph>,
     /// Live instantiated graphs.
     pub graph_execs: Table<Exec>,
+    /// Live memory pools.
+    pub pools: Table<Pool>,
+    /// The pool that each device starts with, by ordinal, once it is asked for.
+    pub default_pools: Mutex<HashMap<u32, Arc<Pool>>>,
+    /// The pool that each device allocates from, by ordinal, where one was set.
+    pub current_pools: Mutex<HashMap<u32, u64>>,
+    /// Device memory that the program holds by a handle.
+    pub physical: Table<Physical>,
+    /// Reserved addresses and what is mapped there.
+    pub virtual_memory: VirtualMemory,
 }
 
 static STATE: LazyLock<State> =

@@ -5,57 +5,16 @@ use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
+use vgpu_spec::structure::{Memcpy3D, Memcpy3DSide, memory_type};
 
-/// CU_MEMORYTYPE_HOST and _DEVICE.
-pub const HOST: u32 = 1;
-pub const DEVICE: u32 = 2;
-
-/// One side of CUDA_MEMCPY3D, as cuda.h lays it out.
-#[repr(C)]
-pub struct Side {
-    pub x: usize,
-    pub y: usize,
-    pub z: usize,
-    lod: usize,
-    pub kind: u32,
-    pub host: u64,
-    device: u64,
-    pub array: u64,
-    reserved: u64,
-    pub pitch: usize,
-    pub height: usize,
-}
-
-#[repr(C)]
-pub struct Copy3D {
-    pub src: Side,
-    pub dst: Side,
-    pub width: usize,
-    pub height: usize,
-    pub depth: usize,
-}
-
-impl Side {
-    /// `slice` is a whole number of rows.
-    fn new(address: u64, pitch: usize, slice: usize, on_host: bool) -> Result<Self, CudaError> {
-        if pitch == 0 || !slice.is_multiple_of(pitch) {
-            return Err(INVALID_VALUE);
-        }
-        let (kind, host, device) = if on_host { (HOST, address, 0) } else { (DEVICE, 0, address) };
-        Ok(Side {
-            x: 0,
-            y: 0,
-            z: 0,
-            lod: 0,
-            kind,
-            host,
-            device,
-            array: 0,
-            reserved: 0,
-            pitch,
-            height: slice / pitch,
-        })
+/// `slice` is a whole number of rows.
+fn side(address: u64, pitch: usize, slice: usize, on_host: bool) -> Result<Memcpy3DSide, CudaError> {
+    if pitch == 0 || !slice.is_multiple_of(pitch) {
+        return Err(INVALID_VALUE);
     }
+    let (kind, host, device) =
+        if on_host { (memory_type::HOST, address, 0) } else { (memory_type::DEVICE, 0, address) };
+    Ok(Memcpy3DSide { kind, host, device, pitch, height: slice / pitch, ..Memcpy3DSide::default() })
 }
 
 /// Bytes from the first to the last.
@@ -91,14 +50,13 @@ pub fn vgpuCopyStrided(
             return Err(INVALID_VALUE);
         }
     }
-    let description = Copy3D {
-        src: Side::new(src, src_pitch, src_slice, src_host)?,
-        dst: Side::new(dst, dst_pitch, dst_slice, dst_host)?,
+    let description = Memcpy3D {
+        src: side(src, src_pitch, src_slice, src_host)?,
+        dst: side(dst, dst_pitch, dst_slice, dst_host)?,
         width,
         height,
         depth,
     };
-    const { assert!(size_of::<Copy3D>() == 200) };
     let copy = t.driver.cuMemcpy3DAsync_v2.ok_or(NOT_SUPPORTED)?;
     // SAFETY: the description outlives the call; host sides lie in windows of this client, the driver checks device sides.
     check(unsafe { copy((&raw const description).cast(), stream) })

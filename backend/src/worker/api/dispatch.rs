@@ -28,9 +28,13 @@ impl Results<'_> {
     }
 }
 
-/// The most elements of an array result: what fits in a reply.
-#[allow(dead_code)] // as long as no derived call has an array result
+/// The most bytes of an array result: what fits in a reply.
 const MAX_ROOM: usize = vgpu_spec::wire::lane::MAX_MESSAGE;
+
+/// A number of a narrow type.
+fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, CudaError> {
+    T::try_from(value).map_err(|_| error::INVALID_VALUE)
+}
 
 /// A NUL-terminated string argument.
 fn text(bytes: Option<&[u8]>) -> Result<&CStr, CudaError> {
@@ -51,6 +55,11 @@ fn handles(
     numbers.into_iter().map(real).collect::<Result<_, _>>().map(Some)
 }
 
+/// A count of results of `size` bytes that the guest asks room for, if a reply can hold them.
+fn bounded(count: usize, size: usize) -> Result<usize, CudaError> {
+    if count > MAX_ROOM / size { Err(error::INVALID_VALUE) } else { Ok(count) }
+}
+
 /// Checks that the driver, told of `count` elements, finds as many.
 fn enough<T>(values: Option<&[T]>, count: usize, optional: bool) -> Outcome {
     match values {
@@ -67,9 +76,7 @@ fn pointer<T>(values: Option<&[T]>) -> *const T {
 /// Room for `count` results.
 #[allow(dead_code)] // as long as no derived call has an array result
 fn room<T: Plain>(count: usize) -> Result<Vec<T>, CudaError> {
-    if count > MAX_ROOM / size_of::<T>() {
-        return Err(error::INVALID_VALUE);
-    }
+    bounded(count, size_of::<T>())?;
     Ok(vec![T::default(); count])
 }
 

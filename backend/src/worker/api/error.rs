@@ -1,5 +1,6 @@
 //! CUresult codes that the worker itself returns, and how decoding errors become one.
 
+use crate::log::Limit;
 use vgpu_spec::wire::args::ArgsError;
 
 /// A CUresult other than CUDA_SUCCESS.
@@ -19,8 +20,17 @@ pub type Outcome = Result<(), CudaError>;
 
 impl From<ArgsError> for CudaError {
     fn from(error: ArgsError) -> Self {
-        tracing::warn!("decoding a message: {error}");
+        complain(&error);
         INVALID_VALUE
+    }
+}
+
+/// Logs what a guest did wrong, within limits: it could go on for ever.
+pub fn complain(what: &dyn std::fmt::Display) {
+    static LIMIT: std::sync::LazyLock<Limit> = std::sync::LazyLock::new(Limit::new);
+    if let Some(left_out) = LIMIT.pass() {
+        // Text of the guest's own must not make lines that look like others'.
+        tracing::warn!(left_out, "refused: {}", what.to_string().escape_debug());
     }
 }
 

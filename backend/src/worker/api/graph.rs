@@ -355,7 +355,7 @@ pub fn vgpuGraphDot(
 
 /// Attributes of kernel nodes whose values are plain numbers; others have handles or addresses in them.
 fn plain_attribute(id: u32) -> Result<(), CudaError> {
-    if super::launch::PLAIN_ATTRIBUTES.contains(&id) { Ok(()) } else { Err(NOT_SUPPORTED) }
+    if vgpu_spec::structure::launch_attribute::PLAIN.contains(&id) { Ok(()) } else { Err(NOT_SUPPORTED) }
 }
 
 pub fn cuGraphKernelNodeGetAttribute(t: &mut Thread, node: u64, id: u32) -> Result<Blob8<64>, CudaError> {

@@ -2,30 +2,33 @@
 #![allow(non_snake_case)]
 
 use super::{
-    copy_strided::{Copy3D, DEVICE, HOST, Side, span},
+    copy_strided::span,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     graph::dependencies,
     thread::Thread,
 };
-use vgpu_spec::plain::Blob8;
+use vgpu_spec::{
+    plain::Blob8,
+    structure::{Memcpy3D, Memcpy3DSide, memory_type},
+};
 
 impl Thread {
     /// A copy as the guest describes it, checked: host sides lie in its windows.
-    fn copy_node(&self, given: Option<Vec<Blob8<200>>>) -> Result<Copy3D, CudaError> {
+    fn copy_node(&self, given: Option<Vec<Blob8<200>>>) -> Result<Memcpy3D, CudaError> {
         let blob = given.and_then(|g| g.first().copied()).ok_or(INVALID_VALUE)?;
-        // SAFETY: both are 200 bytes, any bytes are a `Copy3D`, and reading does not need its alignment.
-        let copy = unsafe { (&raw const blob).cast::<Copy3D>().read_unaligned() };
+        // SAFETY: both are 200 bytes, any bytes are a `Memcpy3D`, and reading does not need its alignment.
+        let copy = unsafe { (&raw const blob).cast::<Memcpy3D>().read_unaligned() };
         for side in [&copy.src, &copy.dst] {
             match side.kind {
-                DEVICE => {}
-                HOST => self.check_host_side(side, &copy)?,
+                memory_type::DEVICE => {}
+                memory_type::HOST => self.check_host_side(side, &copy)?,
                 _ => return Err(NOT_SUPPORTED),
             }
         }
         Ok(copy)
     }
 
-    fn check_host_side(&self, side: &Side, copy: &Copy3D) -> Result<(), CudaError> {
+    fn check_host_side(&self, side: &Memcpy3DSide, copy: &Memcpy3D) -> Result<(), CudaError> {
         let pitch = if side.pitch == 0 { copy.width } else { side.pitch };
         let height = if side.height == 0 { copy.height } else { side.height };
         let len = || {
@@ -87,7 +90,7 @@ pub fn cuGraphMemcpyNodeGetParams(t: &mut Thread, node: u64) -> Result<Blob8<200
     // SAFETY: a live node, and a place that outlives the call.
     check(unsafe { get(node, &raw mut blob) })?;
     // SAFETY: as in `copy_node`.
-    let copy = unsafe { (&raw const blob).cast::<Copy3D>().read_unaligned() };
+    let copy = unsafe { (&raw const blob).cast::<Memcpy3D>().read_unaligned() };
     if copy.src.array != 0 || copy.dst.array != 0 {
         return Err(NOT_SUPPORTED);
     }

@@ -2,9 +2,10 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_HANDLE, NOT_SUPPORTED, check},
     thread::Thread,
 };
+use std::ffi::{CStr, c_void};
 
 /// Layout of a kernel's parameters and its length: per parameter offset and size, u32 each, little-endian, in at most `room` bytes.
 ///
@@ -23,6 +24,33 @@ pub fn layout(room: usize, mut ask: impl FnMut(usize, &mut usize, &mut usize) ->
     (bytes, len)
 }
 
+/// The names of `callables` from number `first` on, each with its NUL, as many as fit in `room` bytes, and their length.
+///
+/// `ask(callable, place)` is cuFuncGetName or cuKernelGetName.
+pub fn names(
+    callables: &[u64],
+    first: u32,
+    room: usize,
+    mut ask: impl FnMut(u64, *mut *mut c_void) -> u32,
+) -> Result<(Vec<u8>, u64), CudaError> {
+    let mut bytes = Vec::new();
+    for &callable in callables.get(first as usize..).unwrap_or_default() {
+        let mut text = std::ptr::null_mut();
+        check(ask(callable, &raw mut text))?;
+        if text.is_null() {
+            return Err(INVALID_HANDLE);
+        }
+        // SAFETY: the driver's own text, which ends with a NUL and lives as long as the function.
+        let name = unsafe { CStr::from_ptr(text.cast()) }.to_bytes_with_nul();
+        if bytes.len() + name.len() > room {
+            break;
+        }
+        bytes.extend_from_slice(name);
+    }
+    let len = bytes.len() as u64;
+    Ok((bytes, len))
+}
+
 /// The function of a kernel for the current context.
 pub fn vgpuKernelGetFunction(t: &mut Thread, function: u64, kernel: u64) -> Result<(), CudaError> {
     let get = t.driver.cuKernelGetFunction.ok_or(NOT_SUPPORTED)?;
@@ -30,4 +58,24 @@ pub fn vgpuKernelGetFunction(t: &mut Thread, function: u64, kernel: u64) -> Resu
     // SAFETY: a place for the handle that outlives the call, and a live kernel.
     check(unsafe { get(&raw mut real, kernel) })?;
     t.insert_function(function, real)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stop_at_the_room_and_go_on_from_any_number() {
+        let texts = [c"one", c"three", c"x"];
+        let mut ask = |callable: u64, place: *mut *mut c_void| {
+            // SAFETY: the place that `names` gives.
+            unsafe { place.write(texts[callable as usize].as_ptr().cast_mut().cast()) };
+            0
+        };
+        assert_eq!(names(&[0, 1, 2], 0, 10, &mut ask), Ok((b"one\0three\0".to_vec(), 10)));
+        assert_eq!(names(&[0, 1, 2], 0, 9, &mut ask), Ok((b"one\0".to_vec(), 4)));
+        assert_eq!(names(&[0, 1, 2], 2, 9, &mut ask), Ok((b"x\0".to_vec(), 2)));
+        assert_eq!(names(&[0, 1, 2], 7, 9, &mut ask), Ok((Vec::new(), 0)));
+        assert_eq!(names(&[0], 0, 9, |_, _| 400), Err(INVALID_HANDLE));
+    }
 }

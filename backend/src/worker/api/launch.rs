@@ -5,7 +5,14 @@ use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
-use std::{ffi::c_void, ptr::null_mut};
+use std::{
+    ffi::c_void,
+    ptr::{null, null_mut},
+};
+use vgpu_spec::{
+    plain::{self, Blob8},
+    structure::{LaunchConfig, launch_attribute},
+};
 
 /// CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE and CU_LAUNCH_PARAM_END.
 pub const BUFFER_POINTER: usize = 1;
@@ -78,20 +85,6 @@ pub fn vgpuLaunch(
     })
 }
 
-/// CUlaunchConfig, as cuda.h lays it out.
-#[repr(C)]
-struct Config {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    stream: u64,
-    attributes: *mut c_void,
-    count: u32,
-}
-
-/// Bytes of a CUlaunchAttribute.
-const ATTRIBUTE: usize = 72;
-
 /// Launches a kernel with attributes. The shim sends only attributes without pointers or handles in them.
 #[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuLaunchEx(
@@ -115,13 +108,13 @@ pub fn vgpuLaunchEx(
     if parameters.len() != n {
         return Err(INVALID_VALUE);
     }
-    let mut list = attribute_list(attributes.unwrap_or_default())?;
-    let config = Config {
+    let list = attribute_list(attributes.unwrap_or_default())?;
+    let config = LaunchConfig {
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],
         shared,
         stream,
-        attributes: if list.is_empty() { null_mut() } else { list.as_mut_ptr().cast() },
+        attributes: if list.is_empty() { null() } else { list.as_ptr().cast() },
         count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
     };
     let mut extra = Extra::new();
@@ -129,18 +122,9 @@ pub fn vgpuLaunchEx(
     check(unsafe { launch((&raw const config).cast(), function, null_mut(), extra.point(parameters)) })
 }
 
-/// Attribute ids whose values are plain numbers (CUlaunchAttributeID): ignore, access policy window, cooperative, cluster dimension,
-/// cluster scheduling, programmatic stream serialization, priority, memory sync domain map and domain, preferred cluster
-/// dimension, preferred shared memory carveout.
-pub const PLAIN_ATTRIBUTES: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
-
-fn attribute_list(bytes: &[u8]) -> Result<Vec<vgpu_spec::plain::Blob8<ATTRIBUTE>>, CudaError> {
-    let list = vgpu_spec::plain::values::<vgpu_spec::plain::Blob8<ATTRIBUTE>>(bytes).ok_or(INVALID_VALUE)?;
-    for attribute in &list {
-        let id = u32::from_le_bytes([attribute.0[0], attribute.0[1], attribute.0[2], attribute.0[3]]);
-        if !PLAIN_ATTRIBUTES.contains(&id) {
-            return Err(NOT_SUPPORTED);
-        }
-    }
+/// The attributes of a launch, aligned, of which each is plain numbers.
+pub fn attribute_list(bytes: &[u8]) -> Result<Vec<Blob8<{ launch_attribute::SIZE }>>, CudaError> {
+    let list = plain::values::<Blob8<{ launch_attribute::SIZE }>>(bytes).ok_or(INVALID_VALUE)?;
+    launch_attribute::check(bytes).map_err(|_| NOT_SUPPORTED)?;
     Ok(list)
 }

@@ -5,7 +5,7 @@ use super::{
     error::{CudaError, NOT_SUPPORTED, check},
     image::Wrapper,
     jit::Options,
-    kernel::layout,
+    kernel::{layout, names},
     thread::Thread,
 };
 use std::{ffi::CStr, ptr::null_mut};
@@ -69,4 +69,26 @@ pub fn vgpuLibraryGetModule(t: &mut Thread, module: u64, library: u64) -> Result
     // SAFETY: a place for the handle that outlives the call, and a live library.
     check(unsafe { get(&raw mut real, library) })?;
     t.insert_module(module, real)
+}
+
+/// The names of a library's kernels from number `first` on, each with its NUL, as many as fit in `room` bytes.
+pub fn vgpuLibraryKernelNames(
+    t: &mut Thread,
+    library: u64,
+    first: u32,
+    room: usize,
+) -> Result<(Vec<u8>, u64), CudaError> {
+    let count = t.driver.cuLibraryGetKernelCount.ok_or(NOT_SUPPORTED)?;
+    let list = t.driver.cuLibraryEnumerateKernels.ok_or(NOT_SUPPORTED)?;
+    let name = t.driver.cuKernelGetName.ok_or(NOT_SUPPORTED)?;
+    let mut n = 0;
+    // SAFETY: a live library, and a place for the number that outlives the call.
+    check(unsafe { count(&raw mut n, library) })?;
+    let mut kernels = vec![0_u64; n as usize];
+    if n > 0 {
+        // SAFETY: a live library, and as many places as the driver is told of.
+        check(unsafe { list(kernels.as_mut_ptr(), n, library) })?;
+    }
+    // SAFETY: a kernel that the driver just gave, and a place for the name's address.
+    names(&kernels, first, room, |kernel, place| unsafe { name(place, kernel) })
 }

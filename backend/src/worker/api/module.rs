@@ -3,10 +3,10 @@
 
 use super::{
     dispatch::cut,
-    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check, complain},
     image::Image,
     jit::Options,
-    kernel::layout,
+    kernel::{layout, names},
     thread::Thread,
 };
 use std::ffi::CStr;
@@ -18,7 +18,7 @@ impl Thread {
             return Err(INVALID_VALUE);
         }
         Image::copy(address, len).map_err(|e| {
-            tracing::warn!("{e}");
+            complain(&e);
             INVALID_IMAGE
         })
     }
@@ -58,7 +58,7 @@ pub fn vgpuModuleLoad(
 
 fn log_failure(what: &str, status: u32, log: &[u8]) {
     let text = vgpu_spec::wire::snapshot::text(log);
-    tracing::warn!("{what}: error {status} {text}");
+    complain(&format_args!("{what}: error {status} {text}"));
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -85,4 +85,26 @@ pub fn vgpuModuleGetFunction(
     };
     // SAFETY: a live function, and places that outlive the call.
     Ok(layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) }))
+}
+
+/// The names of a module's functions from number `first` on, each with its NUL, as many as fit in `room` bytes.
+pub fn vgpuModuleFunctionNames(
+    t: &mut Thread,
+    module: u64,
+    first: u32,
+    room: usize,
+) -> Result<(Vec<u8>, u64), CudaError> {
+    let count = t.driver.cuModuleGetFunctionCount.ok_or(NOT_SUPPORTED)?;
+    let list = t.driver.cuModuleEnumerateFunctions.ok_or(NOT_SUPPORTED)?;
+    let name = t.driver.cuFuncGetName.ok_or(NOT_SUPPORTED)?;
+    let mut n = 0;
+    // SAFETY: a live module, and a place for the number that outlives the call.
+    check(unsafe { count(&raw mut n, module) })?;
+    let mut functions = vec![0_u64; n as usize];
+    if n > 0 {
+        // SAFETY: a live module, and as many places as the driver is told of.
+        check(unsafe { list(functions.as_mut_ptr(), n, module) })?;
+    }
+    // SAFETY: a function that the driver just gave, and a place for the name's address.
+    names(&functions, first, room, |function, place| unsafe { name(place, function) })
 }

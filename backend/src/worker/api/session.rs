@@ -6,6 +6,7 @@ use super::{
     numbers::Numbers,
     table::Table,
 };
+use std::sync::atomic::AtomicU64;
 use vgpu_spec::handle::{self, Kind};
 
 /// Streams with numbers of their own: the default one, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD.
@@ -14,6 +15,8 @@ const SPECIAL_STREAMS: u64 = 2;
 /// A client's state in its worker.
 pub struct Session {
     pub driver: &'static Driver,
+    /// Grows when a context ends: what lane threads remember of the current one is stale then.
+    pub context_epoch: AtomicU64,
     contexts: Table,
     streams: Table,
     events: Table,
@@ -26,12 +29,15 @@ pub struct Session {
     pub(super) graph_nodes: Numbers,
     pub(super) graph_execs: Numbers,
     user_objects: Table,
+    memory_pools: Table,
+    allocations: Table,
 }
 
 impl Session {
     pub fn new(driver: &'static Driver) -> Self {
         Session {
             driver,
+            context_epoch: AtomicU64::new(0),
             contexts: Table::new(Kind::Context),
             streams: Table::new(Kind::Stream),
             events: Table::new(Kind::Event),
@@ -43,6 +49,8 @@ impl Session {
             graph_nodes: Numbers::new(Kind::GraphNode),
             graph_execs: Numbers::new(Kind::GraphExec),
             user_objects: Table::new(Kind::UserObject),
+            memory_pools: Table::new(Kind::MemoryPool),
+            allocations: Table::new(Kind::Allocation),
         }
     }
 
@@ -77,6 +85,8 @@ kinds! {
     modules: module, insert_module, take_module;
     libraries: library, insert_library, take_library;
     user_objects: userobject, insert_userobject, take_userobject;
+    memory_pools: memorypool, insert_memorypool, take_memorypool;
+    allocations: allocation, insert_allocation, take_allocation;
 }
 
 impl super::thread::Thread {

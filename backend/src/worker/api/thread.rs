@@ -9,7 +9,7 @@ use super::{
     session::Session,
 };
 use crate::worker::executor::{ClientState, Executor, Message};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 use vgpu_spec::wire::{args::Reader, lane::reply_flags};
 
 /// State of one lane thread.
@@ -20,17 +20,20 @@ pub struct Thread {
     /// Index of the context that is current to this thread in the driver; 0 for none.
     context: u32,
     pub modes: Modes,
+    /// The session's epoch when it was.
+    epoch: u64,
 }
 
 impl Thread {
     /// Makes the message's context current. 0 leaves what is there: such calls need none.
     fn enter(&mut self, context: u32) -> Outcome {
-        if context == self.context || context == 0 {
+        let epoch = self.session.context_epoch.load(Ordering::Acquire);
+        if context == 0 || (context == self.context && epoch == self.epoch) {
             return Ok(());
         }
         let real = self.session.context_at(context)?;
         self.set_current(real)?;
-        self.context = context;
+        (self.context, self.epoch) = (context, epoch);
         Ok(())
     }
 
@@ -40,9 +43,9 @@ impl Thread {
         check(unsafe { function(real) })
     }
 
-    /// Forgets which context is current: it was destroyed, or its index means another one now.
+    /// Has all lane threads forget which context is current: it ends, and its index may mean another one next.
     pub fn forget_context(&mut self) {
-        self.context = 0;
+        self.session.context_epoch.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -76,7 +79,14 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         return Box::new(NoDriver);
     };
     let session = client.session(|| Session::new(driver));
-    Box::new(Thread { session, client: Arc::clone(client), driver, context: 0, modes: Modes::default() })
+    Box::new(Thread {
+        session,
+        client: Arc::clone(client),
+        driver,
+        context: 0,
+        modes: Modes::default(),
+        epoch: 0,
+    })
 }
 
 /// Stands in when CUDA was never loaded, which start-up excludes.

@@ -45,7 +45,8 @@ impl<'a> Buffers<'a> {
         for pinned in [false, true] {
             let bytes = noise.bytes(size);
             d.set8(self.device, 0xaa, on_device + size + MARGIN).unwrap();
-            let source = if pinned { &mut self.pinned[host.clone()] } else { &mut self.pageable[host.clone()] };
+            let source =
+                if pinned { &mut self.pinned[host.clone()] } else { &mut self.pageable[host.clone()] };
             source.copy_from_slice(&bytes);
             d.to_device(from, source).unwrap();
             // The program may change its memory now.

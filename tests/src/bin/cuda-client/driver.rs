@@ -18,6 +18,7 @@ pub const NO_BINARY: Code = 209;
 pub const INVALID_PTX: Code = 218;
 pub const FILE_NOT_FOUND: Code = 301;
 pub const INVALID_HANDLE: Code = 400;
+pub const ILLEGAL_STATE: Code = 401;
 pub const NOT_FOUND: Code = 500;
 pub const ILLEGAL_ADDRESS: Code = 700;
 
@@ -180,23 +181,11 @@ impl Driver {
 
     /// Launches in one dimension; each parameter has at most 8 bytes.
     pub fn launch(&self, f: u64, grid: u32, block: u32, stream: u64, values: &[u64]) -> Result<(), Code> {
-        self.launch_with(f, grid, block, 0, stream, values)
-    }
-
-    /// The same with `shared` bytes of dynamic shared memory.
-    pub fn launch_with(
-        &self,
-        f: u64,
-        grid: u32,
-        block: u32,
-        shared: u32,
-        stream: u64,
-        values: &[u64],
-    ) -> Result<(), Code> {
-        let mut pointers: Vec<*mut c_void> = values.iter().map(|v| (&raw const *v).cast_mut().cast()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            values.iter().map(|v| (&raw const *v).cast_mut().cast()).collect();
         // SAFETY: as many pointers as the kernels have parameters, to values of at least their size.
         check(unsafe {
-            (self.api.launch)(f, grid, 1, 1, block, 1, 1, shared, stream, pointers.as_mut_ptr(), null_mut())
+            (self.api.launch)(f, grid, 1, 1, block, 1, 1, 0, stream, pointers.as_mut_ptr(), null_mut())
         })
     }
 

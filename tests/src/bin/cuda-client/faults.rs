@@ -4,25 +4,27 @@ use crate::driver::*;
 use crate::{pause, refuses, say};
 use std::time::{Duration, Instant};
 
-/// More dynamic shared memory than a kernel may have without asking: only the worker knows.
-const TOO_MUCH_SHARED: u32 = 200 << 10;
+/// CU_EVENT_WAIT_EXTERNAL: for captures only, and the worker's driver is who knows that there is none.
+const WAIT_EXTERNAL: u32 = 1;
 
 /// An asynchronous call that fails is reported by the next call that may report it, once; with CUDA_LAUNCH_BLOCKING=1 by itself.
 pub fn deferred() {
     let d = Driver::start();
-    let empty = d.function(d.module(), c"empty");
+    let (stream, event) = (d.stream().unwrap(), d.event().unwrap());
+    d.synchronize().unwrap();
     let blocking = std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v == "1");
-    let launched = d.launch_with(empty, 1, 1, TOO_MUCH_SHARED, 0, &[]);
+    // SAFETY: no pointers.
+    let waited = check(unsafe { (d.api.stream_wait)(stream, event, WAIT_EXTERNAL) });
     if blocking {
-        refuses("the launch itself", launched, INVALID_VALUE);
+        refuses("the call itself", waited, ILLEGAL_STATE);
     } else {
-        assert_eq!(launched, Ok(()), "the launch");
+        assert_eq!(waited, Ok(()), "the asynchronous call");
         // What may not report stays silent, what may speaks.
         d.memory().unwrap();
-        refuses("the next call that may report", d.synchronize(), INVALID_VALUE);
+        refuses("the next call that may report", d.synchronize(), ILLEGAL_STATE);
     }
     assert_eq!(d.synchronize(), Ok(()), "an error is reported once");
-    d.launch(empty, 1, 1, 0, &[]).unwrap();
+    d.launch(d.function(d.module(), c"empty"), 1, 1, stream, &[]).unwrap();
     d.synchronize().unwrap();
     say("reported");
 }

@@ -76,7 +76,7 @@ fn handles(d: &Driver) {
 fn null_pointers(d: &Driver) {
     let api = &d.api;
     let module = d.module();
-    let mut place = 0;
+    let (mut place, mut pitch) = (0_u64, 0_usize);
     // SAFETY: NULL must be refused; the other pointers are valid.
     let codes = unsafe {
         [
@@ -86,16 +86,16 @@ fn null_pointers(d: &Driver) {
             ("cuDeviceGetAttribute", (api.attribute)(null_mut(), 1, 0)),
             ("cuDevicePrimaryCtxRetain", (api.retain)(null_mut(), 0)),
             ("cuMemAlloc", (api.allocate)(null_mut(), 64)),
-            ("cuMemAllocPitch", (api.allocate_pitch)(null_mut(), &raw mut place, 8, 8, 4)),
+            ("cuMemAllocPitch", (api.allocate_pitch)(null_mut(), &raw mut pitch, 8, 8, 4)),
             ("cuMemHostAlloc", (api.host_allocate)(null_mut(), 64, 0)),
             ("cuStreamCreate", (api.stream_create)(null_mut(), 0)),
             ("cuEventCreate", (api.event_create)(null_mut(), 0)),
             ("cuModuleLoadData, the module", (api.load_data)(null_mut(), KERNELS.as_ptr().cast())),
-            ("cuModuleLoadData, the image", (api.load_data)(&raw mut place as *mut u64, null())),
-            ("cuModuleLoad, the path", (api.load_file)(&raw mut place as *mut u64, NO_TEXT)),
+            ("cuModuleLoadData, the image", (api.load_data)(&raw mut place, null())),
+            ("cuModuleLoad, the path", (api.load_file)(&raw mut place, NO_TEXT)),
             ("cuModuleGetFunction, the function", (api.function)(null_mut(), module, c"empty".as_ptr())),
-            ("cuModuleGetFunction, the name", (api.function)(&raw mut place as *mut u64, module, NO_TEXT)),
-            ("cuModuleGetGlobal, the name", (api.global)(&raw mut place as *mut u64, null_mut(), module, NO_TEXT)),
+            ("cuModuleGetFunction, the name", (api.function)(&raw mut place, module, NO_TEXT)),
+            ("cuModuleGetGlobal, the name", (api.global)(&raw mut place, null_mut(), module, NO_TEXT)),
             ("cuPointerGetAttribute", (api.pointer_attribute)(null_mut(), 2, WILD)),
             ("cuMemcpyHtoD, from NULL", (api.to_device)(WILD, null(), 4)),
             ("cuMemcpyHtoD, to NULL", (api.to_device)(0, (&raw const place).cast(), 4)),
@@ -140,7 +140,11 @@ fn memory(d: &Driver) {
             ("no pinned memory", (api.host_free)((&raw mut place).cast()), INVALID_VALUE),
             ("unknown flags of a stream", (api.stream_create)(&raw mut place, 0x80), INVALID_VALUE),
             ("unknown flags of an event", (api.event_create)(&raw mut place, 0x80), INVALID_VALUE),
-            ("no memory's attribute", (api.pointer_attribute)((&raw mut place).cast(), 2, WILD), INVALID_VALUE),
+            (
+                "no memory's attribute",
+                (api.pointer_attribute)((&raw mut place).cast(), 2, WILD),
+                INVALID_VALUE,
+            ),
         ]
     };
     for (what, code, expected) in codes {
@@ -157,7 +161,19 @@ fn launches(d: &Driver) {
     let launch = |grid: [u32; 3], block: [u32; 3]| {
         // SAFETY: the kernel has no parameters.
         check(unsafe {
-            (d.api.launch)(empty, grid[0], grid[1], grid[2], block[0], block[1], block[2], 0, 0, null_mut(), null_mut())
+            (d.api.launch)(
+                empty,
+                grid[0],
+                grid[1],
+                grid[2],
+                block[0],
+                block[1],
+                block[2],
+                0,
+                0,
+                null_mut(),
+                null_mut(),
+            )
         })
     };
     assert_eq!(launch([1, 1, 1], [1, 1, 1]), Ok(()));
@@ -197,13 +213,15 @@ fn images(d: &Driver) {
     let code = unsafe { d.load_image(elf.as_ptr()) }.expect_err("an ELF file for a processor");
     assert!([INVALID_IMAGE, NO_BINARY].contains(&code), "an ELF file for a processor: {code}");
     // A fat binary that is empty.
-    let mut fat = vec![0_u8; 64];
+    let mut fat = [0_u8; 64];
     fat[..4].copy_from_slice(&0xba55_ed50_u32.to_le_bytes());
     fat[4..8].copy_from_slice(&[1, 0, 16, 0]);
     // SAFETY: a whole one: its header says that nothing follows.
     let code = unsafe { d.load_image(fat.as_ptr()) }.expect_err("an empty fat binary");
     assert!([INVALID_IMAGE, NO_BINARY].contains(&code), "an empty fat binary: {code}");
-    for text in [c"this is no program", c".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry broken( {"] {
+    for text in
+        [c"this is no program", c".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry broken( {"]
+    {
         let code = d.load_text(text).expect_err("no PTX");
         assert!([INVALID_IMAGE, INVALID_PTX].contains(&code), "{text:?}: {code}");
     }

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     io::Write,
     sync::{
-        Mutex, PoisonError,
+        Mutex, Once, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -33,8 +33,17 @@ fn note(name: &'static str) {
     NAMES.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
 }
 
+/// Has the names written when the process ends or the library is unloaded.
+pub fn at_exit() {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        // SAFETY: an ordinary function that reads statics that are never dropped.
+        unsafe { libc::atexit(write) };
+    });
+}
+
 /// Appends the names to the file. In one write: several processes may share the file.
-pub fn write() {
+extern "C" fn write() {
     let Some(path) = std::env::var_os("VGPU_CALLS").filter(|f| !f.is_empty()) else { return };
     let names = std::mem::take(&mut *NAMES.lock().unwrap_or_else(PoisonError::into_inner));
     if names.is_empty() {
@@ -47,6 +56,6 @@ pub fn write() {
         .open(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()));
     if let Err(error) = written {
-        vgpu_client::warn!("recording calls in {}: {error}", path.display());
+        crate::warn!("recording calls in {}: {error}", path.display());
     }
 }

@@ -1,0 +1,104 @@
+//! Memory pools: what they count and are told to keep. Memory that is freed goes back to the device at once.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::device::Device;
+use super::handle::{Kind, new_handle};
+use super::{CudaError, Result};
+
+/// Bytes in use, now and at most.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    now: u64,
+    high: u64,
+}
+
+/// One pool of device memory.
+#[derive(Debug)]
+pub struct Pool {
+    handle: u64,
+    device: Arc<Device>,
+    /// Most bytes, or 0 for as many as the device has.
+    most: u64,
+    used: Mutex<Used>,
+    /// `CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES`, `_ALLOW_OPPORTUNISTIC`, `_ALLOW_INTERNAL_DEPENDENCIES`.
+    policies: [AtomicU32; 3],
+    threshold: AtomicU64,
+}
+
+impl Pool {
+    /// A pool of at most `most` bytes (0: the device's).
+    pub fn new(device: &Arc<Device>, most: u64) -> Pool {
+        Pool {
+            handle: new_handle(Kind::Pool),
+            device: Arc::clone(device),
+            most,
+            used: Mutex::default(),
+            policies: [AtomicU32::new(1), AtomicU32::new(1), AtomicU32::new(1)],
+            threshold: AtomicU64::new(0),
+        }
+    }
+
+    /// The `CUmemoryPool`.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    /// Where its memory is.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Counts `bytes` as used: `OUT_OF_MEMORY` beyond the pool's size.
+    pub fn take(&self, bytes: u64) -> Result {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = used.now.checked_add(bytes).ok_or(CudaError::OutOfMemory)?;
+        if self.most != 0 && now > self.most {
+            return Err(CudaError::OutOfMemory);
+        }
+        *used = Used { now, high: used.high.max(now) };
+        Ok(())
+    }
+
+    /// Takes `bytes` off again.
+    pub fn give_back(&self, bytes: u64) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.now = used.now.saturating_sub(bytes);
+    }
+
+    /// The value of `CUmemPool_attribute` number `attribute`.
+    pub fn attribute(&self, attribute: u32) -> Result<u64> {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match attribute {
+            1..=3 => u64::from(self.policy(attribute)?.load(Ordering::Relaxed)),
+            4 => self.threshold.load(Ordering::Relaxed),
+            // Nothing is reserved beyond what is used.
+            5 | 7 => used.now,
+            6 | 8 => used.high,
+            _ => return Err(CudaError::InvalidValue),
+        })
+    }
+
+    /// Sets an attribute: policies, the threshold, and the high marks to 0.
+    pub fn set_attribute(&self, attribute: u32, value: u64) -> Result {
+        match attribute {
+            1..=3 => {
+                let value = u32::try_from(value).map_err(|_| CudaError::InvalidValue)?;
+                self.policy(attribute)?.store(value, Ordering::Relaxed);
+            }
+            4 => self.threshold.store(value, Ordering::Relaxed),
+            6 | 8 if value == 0 => {
+                let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+                used.high = used.now;
+            }
+            _ => return Err(CudaError::InvalidValue),
+        }
+        Ok(())
+    }
+
+    fn policy(&self, attribute: u32) -> Result<&AtomicU32> {
+        let index = usize::try_from(attribute).ok().and_then(|n| n.checked_sub(1));
+        index.and_then(|n| self.policies.get(n)).ok_or(CudaError::InvalidValue)
+    }
+}

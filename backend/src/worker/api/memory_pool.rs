@@ -1,0 +1,90 @@
+//! Memory pools. Only pools of device memory: memory of the host's own is not for a guest to take.
+#![allow(non_snake_case)]
+
+use super::{
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    thread::Thread,
+};
+use std::ffi::c_void;
+use vgpu_spec::plain::Blob8;
+
+/// CU_MEM_ALLOCATION_TYPE_PINNED and CU_MEM_LOCATION_TYPE_DEVICE.
+const PINNED: u32 = 1;
+const DEVICE: u32 = 1;
+
+/// The default pool of `device` as the guest's handle `pool`.
+pub fn vgpuPoolDefault(t: &mut Thread, pool: u64, device: i32) -> Result<(), CudaError> {
+    let get = t.driver.cuDeviceGetDefaultMemPool.ok_or(NOT_SUPPORTED)?;
+    let mut real = 0_u64;
+    // SAFETY: a place for the handle that outlives the call.
+    check(unsafe { get(&raw mut real, device) })?;
+    t.insert_memorypool(pool, real)
+}
+
+/// CUmemPoolProps for a pool of device memory that is not shared.
+fn properties(device: i32, max_size: usize, usage: u32) -> Result<Blob8<88>, CudaError> {
+    let mut bytes = [0; 88];
+    bytes[..4].copy_from_slice(&PINNED.to_le_bytes());
+    bytes[8..12].copy_from_slice(&DEVICE.to_le_bytes());
+    bytes[12..16].copy_from_slice(&device.to_le_bytes());
+    bytes[24..32].copy_from_slice(&(max_size as u64).to_le_bytes());
+    bytes[32..34].copy_from_slice(&u16::try_from(usage).map_err(|_| INVALID_VALUE)?.to_le_bytes());
+    Ok(Blob8(bytes))
+}
+
+/// Creates a pool.
+pub fn vgpuPoolCreate(
+    t: &mut Thread,
+    pool: u64,
+    device: i32,
+    max_size: usize,
+    usage: u32,
+) -> Result<(), CudaError> {
+    let create = t.driver.cuMemPoolCreate.ok_or(NOT_SUPPORTED)?;
+    let wanted = properties(device, max_size, usage)?;
+    let mut real = 0_u64;
+    // SAFETY: a place for the handle and properties that outlive the call.
+    check(unsafe { create(&raw mut real, &raw const wanted) })?;
+    t.insert_memorypool(pool, real)
+}
+
+/// The reuse policies (1 to 3) are int, thresholds and counters (4 to 8) 64 bits; both fit in a u64. Others may have other types.
+fn known(attribute: u32) -> Result<(), CudaError> {
+    if (1..=8).contains(&attribute) { Ok(()) } else { Err(INVALID_VALUE) }
+}
+
+/// Asks for an attribute.
+pub fn vgpuPoolGetAttribute(t: &mut Thread, pool: u64, attribute: u32) -> Result<u64, CudaError> {
+    known(attribute)?;
+    let get = t.driver.cuMemPoolGetAttribute.ok_or(NOT_SUPPORTED)?;
+    let mut value = 0_u64;
+    // SAFETY: a live pool of this client, and a place for a value of either length.
+    check(unsafe { get(pool, attribute, (&raw mut value).cast::<c_void>()) })?;
+    Ok(value)
+}
+
+/// Sets an attribute.
+pub fn vgpuPoolSetAttribute(
+    t: &mut Thread,
+    pool: u64,
+    attribute: u32,
+    mut value: u64,
+) -> Result<(), CudaError> {
+    known(attribute)?;
+    let set = t.driver.cuMemPoolSetAttribute.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: a live pool of this client, and a value of either length.
+    check(unsafe { set(pool, attribute, (&raw mut value).cast::<c_void>()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_lie_where_the_driver_reads_them() {
+        let bytes = properties(3, 0x1_0000_0002, 2).unwrap().0;
+        assert_eq!(bytes[..16], [1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(bytes[24..36], [2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+        assert!(properties(0, 0, 0x1_0000).is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! C structures of the driver API that both shim and worker look into, as cuda.h lays them out on x86-64.
+
+/// CUDA_MEMCPY3D: one side of it.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Memcpy3DSide {
+    pub x: usize,
+    pub y: usize,
+    pub z: usize,
+    pub lod: usize,
+    /// CUmemorytype: see [`memory_type`].
+    pub kind: u32,
+    pub host: u64,
+    pub device: u64,
+    pub array: u64,
+    pub reserved: u64,
+    pub pitch: usize,
+    pub height: usize,
+}
+
+/// CUDA_MEMCPY3D. Width in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Memcpy3D {
+    pub src: Memcpy3DSide,
+    pub dst: Memcpy3DSide,
+    pub width: usize,
+    pub height: usize,
+    pub depth: usize,
+}
+const _: () = assert!(size_of::<Memcpy3D>() == 200);
+
+/// CUmemorytype.
+#[allow(missing_docs)]
+pub mod memory_type {
+    pub const HOST: u32 = 1;
+    pub const DEVICE: u32 = 2;
+    pub const ARRAY: u32 = 3;
+    pub const UNIFIED: u32 = 4;
+}
+
+/// CUlaunchConfig.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct LaunchConfig {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub shared: u32,
+    pub stream: u64,
+    /// CUlaunchAttribute array of `count`.
+    pub attributes: *const u8,
+    pub count: u32,
+}
+const _: () = assert!(size_of::<LaunchConfig>() == 56);
+
+/// CUlaunchAttribute: id u32, padding, value of 64 bytes.
+pub mod launch_attribute {
+    /// Bytes of one.
+    pub const SIZE: usize = 72;
+    /// Where its value begins.
+    pub const VALUE: usize = 8;
+    /// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
+    pub const COOPERATIVE: u32 = 2;
+    /// Ids (CUlaunchAttributeID) whose values are plain numbers, and so can be passed on: ignore, access policy window, cooperative, cluster
+    /// dimension, cluster scheduling policy, programmatic stream serialization, priority, memory sync domain map and domain,
+    /// preferred cluster dimension, preferred shared memory carveout. The others hold handles.
+    pub const PLAIN: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
+
+    /// Whether every attribute of the array is plain; the first id that is not, otherwise.
+    ///
+    /// # Errors
+    /// The id.
+    pub fn check(bytes: &[u8]) -> Result<(), u32> {
+        for attribute in bytes.chunks_exact(SIZE) {
+            let id = u32::from_le_bytes([attribute[0], attribute[1], attribute[2], attribute[3]]);
+            if !PLAIN.contains(&id) {
+                return Err(id);
+            }
+        }
+        Ok(())
+    }
+}
