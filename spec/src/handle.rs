@@ -2,9 +2,14 @@
 //!
 //! Bits 4 to 27: index (from 1), 28 to 39: generation, 40 to 46: kind. So a handle is never NULL, never one of the special
 //! streams 1 and 2, tells its kind, and a stale one is recognised although indexes are used again.
+//!
+//! Index bit 21 is set in numbers that the worker makes, for handles that the driver hands out (the nodes of a captured graph): so
+//! shim and worker never make the same one. The same handle of the driver always has the same number.
 
 /// The most handles of one kind in a client.
 pub const MAX_INDEX: u32 = (1 << 22) - 1;
+/// The lowest index of numbers that the worker makes; those of the shim are below.
+pub const WORKER_INDEX: u32 = 1 << 21;
 const GENERATION_MASK: u32 = (1 << 12) - 1;
 
 /// Kinds, as numbered in [`crate::api::HANDLE_KINDS`] (the first is 1).
@@ -66,6 +71,11 @@ pub const fn split(handle: u64) -> Option<Parts> {
         return None;
     }
     Some(Parts { kind: kind as u8, index, generation: ((handle >> 28) as u32 & GENERATION_MASK) as u16 })
+}
+
+/// Whether the worker made this index.
+pub const fn is_worker_made(index: u32) -> bool {
+    index & WORKER_INDEX != 0
 }
 
 /// The generation after `generation`.

@@ -19,6 +19,8 @@ use vgpu_spec::wire::lane::MAX_DEPENDENCIES;
 
 /// The most lanes of a client: a message can depend on each.
 const MAX_LANES: usize = MAX_DEPENDENCIES;
+/// What a lane that is lent to one thread alone counts for: any other is less used.
+const ALONE: u32 = 1 << 30;
 
 /// The lanes of a client. Lives as long as the process.
 pub struct Lanes {
@@ -88,6 +90,28 @@ impl Lanes {
         let result = call(&mut ThreadLane { lane: slot.lane.lock(), lanes: self, index });
         self.release(index);
         Ok(result)
+    }
+
+    /// A lane that no other thread shares, for a thread whose calls wait long for what other threads do.
+    ///
+    /// # Errors
+    /// [`LaneError::Forked`] in a forked child, [`LaneError::Agent`] when there is no lane left.
+    pub fn alone(&'static self) -> Result<AloneLane, LaneError> {
+        if crate::fork::forked() {
+            return Err(LaneError::Forked);
+        }
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.len.load(Ordering::Acquire);
+        let index = match (0..len).find(|&index| users[index] == 0) {
+            Some(index) => index,
+            None => self.grow(len)?,
+        };
+        users[index] = ALONE;
+        drop(users);
+        if let Some(slot) = self.slot(index) {
+            slot.lane.share();
+        }
+        Ok(AloneLane { lanes: self, index })
     }
 
     /// Takes a lane: to `keep` until the thread's end (`true` in the answer), or for one call, to be locked.
@@ -197,7 +221,51 @@ impl Lanes {
     }
 }
 
+/// A lane for one thread alone, besides the one that the thread's other calls use.
+pub struct AloneLane {
+    lanes: &'static Lanes,
+    index: usize,
+}
+
+impl AloneLane {
+    /// Calls `call` with the lane.
+    ///
+    /// # Errors
+    /// As [`Lanes::with`].
+    pub fn with<R>(&self, call: impl FnOnce(&mut ThreadLane<'_>) -> R) -> Result<R, LaneError> {
+        if crate::fork::forked() {
+            return Err(LaneError::Forked);
+        }
+        let _inside = thread::Inside::enter().ok_or(LaneError::Busy)?;
+        let slot = self.lanes.slot(self.index).ok_or(LaneError::Lost)?;
+        Ok(call(&mut ThreadLane { lane: slot.lane.lock(), lanes: self.lanes, index: self.index }))
+    }
+}
+
+impl Drop for AloneLane {
+    fn drop(&mut self) {
+        if !crate::fork::forked() {
+            let mut users = self.lanes.users.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = users.get_mut(self.index) {
+                *count -= (*count).min(ALONE);
+            }
+        }
+    }
+}
+
 impl ThreadLane<'_> {
+    /// As [`ThreadLane::begin`], for a message that need not come after what other threads have called: it does nothing that
+    /// a program could notice, and may be what the others wait for.
+    pub fn begin_unordered(
+        &mut self,
+        function: u32,
+        args_len: usize,
+        reply_len: usize,
+    ) -> Result<MessageWriter<'_>, LaneError> {
+        let meta = MessageMeta { thread: thread::number(), context: 0 };
+        self.lane.begin(function, meta, &[], args_len, Some(reply_len))
+    }
+
     /// As [`Lane::begin`], for the calling thread and with the order across threads.
     #[inline]
     pub fn begin(

@@ -29,5 +29,5 @@ pub mod windows;
 pub use connection::{Connection, ConnectionError, Mode};
 pub use heap::{Heap, HeapError};
 pub use lane::{Lane, LaneError, MessageMeta, MessageWriter, Reply};
-pub use lanes::{Lanes, ThreadLane};
+pub use lanes::{AloneLane, Lanes, ThreadLane};
 pub use windows::{Window, WindowError, Windows};

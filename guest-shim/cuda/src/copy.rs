@@ -4,7 +4,7 @@
 //! staging when it is large.
 
 use crate::{
-    call, calls, client, error, handles, host_memory, memory,
+    call, calls, capture, client, error, handles, host_memory, memory,
     staging::{from_device, to_device},
 };
 use std::ffi::c_void;
@@ -53,6 +53,7 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
         calls::vgpuCopyHostToDevice(dst, src.addr() as u64, n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
+    capture::refuse_pageable(stream)?;
     if n > INLINE {
         // SAFETY: the caller's promise.
         return unsafe { to_device(dst, src, n, stream) };
@@ -81,6 +82,7 @@ unsafe fn device_to_host(dst: *mut u8, src: u64, n: usize, stream: u64, wait: bo
         calls::vgpuCopyDeviceToHost(dst.addr() as u64, src, n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
+    capture::refuse_pageable(stream)?;
     if n > INLINE {
         // SAFETY: the caller's promise.
         return unsafe { from_device(dst, src, n, stream) };
@@ -108,6 +110,7 @@ unsafe fn copy(dst: u64, src: u64, n: usize, stream: u64, wait: bool) -> error::
             if n > 0 && (dst == 0 || src == 0) {
                 return Err(error::INVALID_VALUE);
             }
+            capture::refuse_pageable(stream)?;
             calls::cuStreamSynchronize(stream)?;
             // SAFETY: both are host memory, by the caller's promise; they may overlap.
             unsafe { std::ptr::copy(host(src), host(dst), n) };

@@ -4,7 +4,7 @@
 //! one afterwards.
 
 use crate::{
-    call, calls,
+    call, calls, capture,
     copy::{self, Side},
     error, handles,
     staging::{BLOCK, Block},
@@ -146,6 +146,9 @@ unsafe fn pack(
 /// Pageable sides are memory of the program, as large as the extent says.
 unsafe fn copy(dst: Rows, src: Rows, e: Extent, stream: u64, wait: bool) -> error::Result {
     handles::check_stream(stream)?;
+    if dst.side == Side::Pageable || src.side == Side::Pageable {
+        capture::refuse_pageable(stream)?;
+    }
     match (dst.side, src.side) {
         (Side::Pageable, Side::Pageable) => {
             calls::cuStreamSynchronize(stream)?;
@@ -251,6 +254,26 @@ fn given_3d(side: &Memcpy3DSide) -> Given {
         pitch: side.pitch,
         height: side.height,
     }
+}
+
+/// The same copy with each side host or device memory; refused if a host side is not pinned, or a side is an array.
+pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
+    let extent = Extent { width: copy.width, height: copy.height, depth: copy.depth };
+    let side = |given: &Memcpy3DSide| {
+        let side = given_3d(given).rows(extent)?.side;
+        let address = if given.kind == memory_type::HOST { given.host } else { given.device };
+        match side {
+            Side::Device => {
+                Ok(Memcpy3DSide { kind: memory_type::DEVICE, device: address, host: 0, ..*given })
+            }
+            Side::Pinned => Ok(Memcpy3DSide { kind: memory_type::HOST, host: address, device: 0, ..*given }),
+            Side::Pageable => {
+                vgpu_client::warn!("a graph cannot copy pageable memory: use pinned memory (cuMemHostAlloc)");
+                Err(error::NOT_SUPPORTED)
+            }
+        }
+    };
+    Ok(Memcpy3D { src: side(&copy.src)?, dst: side(&copy.dst)?, ..*copy })
 }
 
 /// # Safety

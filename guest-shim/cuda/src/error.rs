@@ -16,6 +16,7 @@ pub const INVALID_IMAGE: u32 = CudaError::InvalidImage as u32;
 pub const INVALID_CONTEXT: u32 = CudaError::InvalidContext as u32;
 pub const FILE_NOT_FOUND: u32 = CudaError::FileNotFound as u32;
 pub const INVALID_HANDLE: u32 = CudaError::InvalidHandle as u32;
+pub const LOSSY_QUERY: u32 = CudaError::LossyQuery as u32;
 pub const NOT_SUPPORTED: u32 = CudaError::NotSupported as u32;
 pub const UNKNOWN: u32 = CudaError::Unknown as u32;
 

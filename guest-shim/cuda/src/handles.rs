@@ -8,7 +8,7 @@ use std::sync::{
     Mutex, OnceLock, PoisonError,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
-use vgpu_spec::handle::{self, KINDS, Kind, MAX_INDEX, next_generation};
+use vgpu_spec::handle::{self, KINDS, Kind, MAX_INDEX, WORKER_INDEX, is_worker_made, next_generation};
 
 const CHUNK: usize = 4096;
 const CHUNKS: usize = (MAX_INDEX as usize + 1) / CHUNK;
@@ -70,7 +70,7 @@ pub fn create_with(kind: Kind, first: u64, second: u64) -> error::Result<u64> {
     let mut free = table.free.lock().unwrap_or_else(PoisonError::into_inner);
     let index = match free.again.pop() {
         Some(index) => index,
-        None if free.next <= MAX_INDEX => {
+        None if free.next < WORKER_INDEX => {
             free.next += 1;
             free.next - 1
         }
@@ -87,6 +87,23 @@ pub fn create_with(kind: Kind, first: u64, second: u64) -> error::Result<u64> {
     Ok(handle::make(kind, index, generation))
 }
 
+/// Takes a handle that the worker numbered, and gives it back. One that is alive already keeps its words; 0 is no handle.
+pub fn adopt(number: u64) -> u64 {
+    let Some(parts) = handle::split(number).filter(|p| is_worker_made(p.index)) else { return number };
+    let Some(table) = TABLES.get(parts.kind as usize) else { return number };
+    let Some(chunk) = table.chunks.get(parts.index as usize / CHUNK) else { return number };
+    let slots = chunk.get_or_init(|| (0..CHUNK).map(|_| Slot::default()).collect());
+    if let Some(slot) = slots.get(parts.index as usize % CHUNK) {
+        let tag = LIVE | u32::from(parts.generation);
+        if slot.tag.load(Ordering::Acquire) != tag {
+            slot.words[0].store(0, Ordering::Relaxed);
+            slot.words[1].store(0, Ordering::Relaxed);
+            slot.tag.store(tag, Ordering::Release);
+        }
+    }
+    number
+}
+
 /// Ends a handle; its index may be used again, with another generation. Nothing for one that is not alive.
 pub fn remove(number: u64) {
     let (Some(slot), Some(parts)) = (live(number), handle::split(number)) else { return };
@@ -97,7 +114,8 @@ pub fn remove(number: u64) {
         Ordering::AcqRel,
         Ordering::Relaxed,
     );
-    if ended.is_ok() {
+    // Numbers of the worker's are its to use again.
+    if ended.is_ok() && !is_worker_made(parts.index) {
         let table = &TABLES[parts.kind as usize];
         table.free.lock().unwrap_or_else(PoisonError::into_inner).again.push(parts.index);
     }
@@ -157,6 +175,10 @@ checks! {
     check_module, Module, INVALID_HANDLE;
     check_library, Library, INVALID_HANDLE;
     check_kernel, Kernel, INVALID_HANDLE;
+    check_graph, Graph, INVALID_VALUE;
+    check_graphnode, GraphNode, INVALID_VALUE;
+    check_graphexec, GraphExec, INVALID_VALUE;
+    check_userobject, UserObject, INVALID_VALUE;
     check_allocation, Allocation, INVALID_VALUE;
     check_memorypool, MemoryPool, INVALID_VALUE;
 }
@@ -190,6 +212,24 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(check_event(second), Ok(()));
         assert_eq!(check_event(first), Err(error::INVALID_HANDLE));
+    }
+
+    #[test]
+    fn a_handle_of_the_worker_lives_until_it_is_removed_and_its_next_generation_is_another() {
+        let number = |generation| handle::make(Kind::GraphNode, WORKER_INDEX + 5, generation);
+        assert_eq!(check_graphnode(number(0)), Err(error::INVALID_VALUE));
+        assert_eq!(adopt(number(0)), number(0));
+        set_word(number(0), 0, 9);
+        adopt(number(0));
+        assert_eq!(words(Kind::GraphNode, number(0)), Ok((9, 0)), "known already");
+        adopt(number(1));
+        assert_eq!(check_graphnode(number(0)), Err(error::INVALID_VALUE));
+        assert_eq!(words(Kind::GraphNode, number(1)), Ok((0, 0)));
+        remove(number(1));
+        assert_eq!(check_graphnode(number(1)), Err(error::INVALID_VALUE));
+        let own = create(Kind::GraphNode).unwrap();
+        assert!(!is_worker_made(handle::split(own).unwrap().index));
+        assert_eq!(adopt(0), 0);
     }
 
     #[test]

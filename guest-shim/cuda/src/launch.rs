@@ -58,9 +58,9 @@ impl Shape {
 }
 
 /// The program's parameters, either as a list of pointers or as one buffer.
-struct Arguments {
-    list: *mut *mut c_void,
-    extra: *mut *mut c_void,
+pub struct Arguments {
+    pub list: *mut *mut c_void,
+    pub extra: *mut *mut c_void,
 }
 
 impl Arguments {
@@ -69,7 +69,11 @@ impl Arguments {
     /// # Safety
     /// The pointers are as cuLaunchKernel documents them for a kernel of this layout.
     #[inline]
-    unsafe fn with<R>(&self, info: &Info, send: impl FnOnce(&[u8]) -> error::Result<R>) -> error::Result<R> {
+    pub unsafe fn with<R>(
+        &self,
+        info: &Info,
+        send: impl FnOnce(&[u8]) -> error::Result<R>,
+    ) -> error::Result<R> {
         if !self.extra.is_null() {
             if !self.list.is_null() {
                 return Err(error::INVALID_VALUE);

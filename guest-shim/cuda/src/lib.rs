@@ -6,6 +6,7 @@
 
 mod batch_copy;
 mod call;
+mod callback;
 mod calls;
 mod capture;
 mod client;
@@ -19,6 +20,10 @@ mod event;
 mod export_table;
 mod exports;
 mod function;
+mod graph;
+mod graph_copy;
+mod graph_kernel;
+mod graph_node;
 mod handles;
 mod host_memory;
 mod host_tables;
@@ -41,5 +46,6 @@ mod staging;
 mod stream;
 mod tensor_map;
 mod unsupported;
+mod user_object;
 mod virtual_memory;
 mod visible;

@@ -17,7 +17,7 @@
 //! | `sync` | the call, and a reply that the program waits for |
 //!
 //! A parameter is `name: [direction] type [count] [?]`. Directions: none (a value), `in` (a pointer that is read), `out` (a pointer that is
-//! written), `new` (a pointer that gets a handle made by the shim). `[n]` gives an array's length: a parameter's name or a number.
+//! written), `new` (a pointer that gets a handle made by the shim), `made` (a pointer that gets a handle that the worker numbers). `[n]` gives an array's length: a parameter's name or a number.
 //! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
 //! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `nocontext` (needs no current context),
@@ -101,6 +101,8 @@ pub enum Direction {
     Out,
     /// A pointer that gets a handle made by the shim.
     New,
+    /// A pointer that gets a handle that the worker numbers: one that the driver hands out, which may be known already.
+    Made,
 }
 
 /// A parameter's element type.

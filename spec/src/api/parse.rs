@@ -99,7 +99,12 @@ fn parse_parameter(text: &str) -> Result<Parameter, String> {
     let optional = rest.ends_with('?');
     rest = rest.trim_end_matches('?').trim();
     let mut direction = Direction::Value;
-    for (word, meaning) in [("in ", Direction::In), ("out ", Direction::Out), ("new ", Direction::New)] {
+    for (word, meaning) in [
+        ("in ", Direction::In),
+        ("out ", Direction::Out),
+        ("new ", Direction::New),
+        ("made ", Direction::Made),
+    ] {
         if let Some(after) = rest.strip_prefix(word) {
             direction = meaning;
             rest = after.trim();
@@ -160,14 +165,17 @@ fn check(function: &Function) -> Result<(), String> {
                 p.name
             ));
         }
-        if p.direction == Direction::Out && !function.class.waits() {
+        if matches!(p.direction, Direction::Out | Direction::Made) && !function.class.waits() {
             return Err(format!("`{}`: a call without a reply has no output", p.name));
         }
-        if p.direction == Direction::New && !matches!(p.ty, Type::Handle(_)) {
-            return Err(format!("`{}`: only handles are made by the shim", p.name));
+        if matches!(p.direction, Direction::New | Direction::Made) && !matches!(p.ty, Type::Handle(_)) {
+            return Err(format!("`{}`: only handles are made by shim or worker", p.name));
         }
         if p.direction == Direction::Out && matches!(p.ty, Type::Handle(_)) {
-            return Err(format!("`{}`: handles are made by the shim: use `new`", p.name));
+            return Err(format!(
+                "`{}`: handles are made by the shim or the worker: use `new` or `made`",
+                p.name
+            ));
         }
         if let Some(Count::Parameter(count)) = &p.count
             && !function.parameters.iter().any(|q| q.name == *count)
@@ -204,6 +212,8 @@ mod tests {
             ("async cuX(p: out u32)", "no output"),
             ("sync cuX(p: in u8[m])", "not a parameter"),
             ("sync cuX(p: out Event)", "made by the shim"),
+            ("async cuX(p: made Event)", "no output"),
+            ("sync cuX(p: made u32)", "only handles"),
             ("quick cuX()", "class"),
             ("sync cuX(p: Evnt)", "type"),
             ("unsupported cuX()", "reason"),

@@ -166,14 +166,15 @@ fn border(out: &mut String, f: &Function, p: &Parameter) -> Result<String, Codeg
                 "        {safety}\n        let {n} = unsafe {{ crate::call::slice({n}, {c}) }}{fail};"
             );
             if let Type::Handle(kind) = &p.ty {
+                let each = if p.optional { format!("{n}.into_iter().flatten()") } else { n.clone() };
                 let _ = writeln!(
                     out,
-                    "        for handle in {n} {{ crate::handles::check_{}(*handle)?; }}",
+                    "        for handle in {each} {{ crate::handles::check_{}(*handle)?; }}",
                     kind.to_lowercase()
                 );
             }
         }
-        (Direction::Out, _) => {
+        (Direction::Out | Direction::Made, _) => {
             let get = match count {
                 Some(c) => format!("crate::call::slice_mut({n}, {c})"),
                 None => format!("{n}.as_mut()"),
@@ -208,8 +209,8 @@ fn sender_type(f: &Function, p: &Parameter) -> Result<String, CodegenError> {
         (Direction::Value, Type::Str) => "&std::ffi::CStr".into(),
         (Direction::Value | Direction::New, _) => return Ok(e),
         (Direction::In, _) => format!("&[{e}]"),
-        (Direction::Out, _) if array => format!("&mut [{e}]"),
-        (Direction::Out, _) => format!("&mut {e}"),
+        (Direction::Out | Direction::Made, _) if array => format!("&mut [{e}]"),
+        (Direction::Out | Direction::Made, _) => format!("&mut {e}"),
     };
     Ok(if p.optional { format!("Option<{ty}>") } else { ty })
 }
@@ -249,7 +250,7 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
                 let _ = write!(lens, " + crate::call::padded_slice({value})");
                 let _ = writeln!(write, "        w.option({value}.map(vgpu_spec::plain::bytes_of));");
             }
-            (Direction::Out, _) => {
+            (Direction::Out | Direction::Made, _) => {
                 if p.optional {
                     slots += 1;
                     let _ = writeln!(before, "    let want_{n} = {n}.is_some();");
@@ -295,7 +296,12 @@ fn output(
         };
         let _ = write!(reply, " + {bytes}");
         let fill = if p.count.is_some() {
-            "vgpu_spec::plain::fill(out, bytes)"
+            match p.direction {
+                Direction::Made => {
+                    "vgpu_spec::plain::fill(out, bytes); for handle in out.iter() { crate::handles::adopt(*handle); }"
+                }
+                _ => "vgpu_spec::plain::fill(out, bytes)",
+            }
         } else {
             "vgpu_spec::plain::fill(std::slice::from_mut(out), bytes)"
         };
@@ -307,7 +313,10 @@ fn output(
     } else {
         reply.push_str(" + 8");
         // Not `value`: parameters are called so.
-        let value = from_slot(p, "slot_");
+        let value = match p.direction {
+            Direction::Made => "crate::handles::adopt(slot_)".to_string(),
+            _ => from_slot(p, "slot_"),
+        };
         let _ = if p.optional {
             writeln!(
                 read,

@@ -50,7 +50,7 @@ pub fn c_type(function: &Function, p: &Parameter) -> Result<String, CodegenError
         (Direction::Value, Type::Str) => "*const std::ffi::c_char".into(),
         (Direction::Value, _) => e,
         (Direction::In, _) => format!("*const {e}"),
-        (Direction::Out | Direction::New, _) => format!("*mut {e}"),
+        (Direction::Out | Direction::New | Direction::Made, _) => format!("*mut {e}"),
     })
 }
 

@@ -52,6 +52,22 @@ fn dispatch(functions: &[Function]) -> Result<String, CodegenError> {
     ))
 }
 
+fn is_output(p: &Parameter) -> bool {
+    matches!(p.direction, Direction::Out | Direction::Made)
+}
+
+/// The driver's graph with which a made handle ends: that of the call's graph or node. A graph made from a graph is its own.
+fn owner(f: &Function, made: &Parameter) -> String {
+    let first = |kind: &str| {
+        f.parameters.iter().find(|p| p.direction == Direction::Value && p.ty == Type::Handle(kind.into()))
+    };
+    match (first("Graph"), first("GraphNode")) {
+        (Some(graph), _) if made.ty == Type::Handle("GraphNode".into()) => identifier(&graph.name),
+        (_, Some(node)) => format!("t.graph_of({})", identifier(&node.name)),
+        _ => "0".into(),
+    }
+}
+
 fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     let _ = writeln!(out, "        {id:#x} => {{ // {}", f.name);
     for p in &f.parameters {
@@ -59,9 +75,9 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     }
     out.push_str("            r.finish()?;\n");
     capacities(out, f)?;
-    let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| p.direction == Direction::Out).collect();
+    let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| is_output(p)).collect();
     if f.by_hand_in_worker {
-        let scalar_output = |p: &&Parameter| p.direction == Direction::Out && p.count.is_none();
+        let scalar_output = |p: &&Parameter| is_output(p) && p.count.is_none();
         let args: Vec<String> =
             f.parameters.iter().filter(|p| !scalar_output(p)).map(|p| identifier(&p.name)).collect();
         let names: Vec<String> = outs.iter().map(|p| identifier(&p.name)).collect();
@@ -122,7 +138,7 @@ fn decode(out: &mut String, f: &Function, p: &Parameter) -> Result<(), CodegenEr
         (Direction::In, _) => {
             let _ = writeln!(out, "            let {n} = array::<{e}>(r.bytes()?)?;");
         }
-        (Direction::Out, _) => {
+        (Direction::Out | Direction::Made, _) => {
             let wanted = if p.optional { "r.u64()? != 0" } else { "true" };
             let _ = writeln!(out, "            let want_{n} = {wanted};");
         }
@@ -132,7 +148,7 @@ fn decode(out: &mut String, f: &Function, p: &Parameter) -> Result<(), CodegenEr
 
 /// Room for array outputs, once all counts are known.
 fn capacities(out: &mut String, f: &Function) -> Result<(), CodegenError> {
-    for p in f.parameters.iter().filter(|p| p.direction == Direction::Out) {
+    for p in f.parameters.iter().filter(|p| is_output(p)) {
         let n = identifier(&p.name);
         let size = element_size(f, p)?;
         let count = match &p.count {
@@ -174,11 +190,11 @@ fn call(out: &mut String, f: &Function) -> Result<(), CodegenError> {
                 let _ = writeln!(after, "            t.insert_{kind}({n}, new_{n})?;");
                 format!("&raw mut new_{n}")
             }
-            Direction::Out if p.count.is_some() => {
+            Direction::Out | Direction::Made if p.count.is_some() => {
                 let _ = writeln!(out, "            let mut {n} = room::<{e}>({n})?;");
                 format!("if {n}.is_empty() {{ std::ptr::null_mut() }} else {{ {n}.as_mut_ptr() }}")
             }
-            Direction::Out => {
+            Direction::Out | Direction::Made => {
                 let _ = writeln!(out, "            let mut value_{n} = <{e} as Default>::default();");
                 format!("if want_{n} {{ &raw mut value_{n} }} else {{ std::ptr::null_mut() }}")
             }
@@ -192,9 +208,15 @@ fn call(out: &mut String, f: &Function) -> Result<(), CodegenError> {
     );
     out.push_str("            check(status)?;\n");
     out.push_str(&after);
-    for p in f.parameters.iter().filter(|p| p.direction == Direction::Out && p.count.is_none()) {
+    for p in f.parameters.iter().filter(|p| is_output(p) && p.count.is_none()) {
         let n = identifier(&p.name);
-        let _ = writeln!(out, "            let {n} = value_{n};");
+        let value = match (p.direction, &p.ty) {
+            (Direction::Made, Type::Handle(kind)) => {
+                format!("t.number_{}(value_{n}, {})?", kind.to_lowercase(), owner(f, p))
+            }
+            _ => format!("value_{n}"),
+        };
+        let _ = writeln!(out, "            let {n} = {value};");
     }
     Ok(())
 }

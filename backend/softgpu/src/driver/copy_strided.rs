@@ -119,7 +119,8 @@ fn check_2d(copy: Option<&Memcpy2D>) -> Result<Option<Copy>> {
     Copy::check(to.side(c.width, c.height)?, from.side(c.width, c.height)?, shape(c.width, c.height, 1)?)
 }
 
-fn check_3d(copy: Option<&Memcpy3D>) -> Result<Option<Copy>> {
+/// A checked copy; none if there is nothing to copy.
+pub fn check_3d(copy: Option<&Memcpy3D>) -> Result<Option<Copy>> {
     let c = copy.ok_or(CudaError::InvalidValue)?;
     let from = Named {
         kind: c.src_type,

@@ -14,6 +14,11 @@ fn record(default: DefaultStream, event: u64, stream: u64) -> Result {
     if event.context() != context.handle() {
         return Err(CudaError::InvalidHandle);
     }
+    if let Some(capture) = stream.capture() {
+        event.set_captured(Some(capture));
+        return Ok(());
+    }
+    event.set_captured(None);
     let marker = Arc::new(Marker::default());
     let point = context.submit(&stream, Vec::new(), Work::Marker(Arc::clone(&marker)))?;
     event.set_record(point, marker);

@@ -45,9 +45,11 @@ const BUFFER_SIZE: usize = 2;
 
 /// Where the program has the parameters.
 #[derive(Clone, Copy)]
-struct Arguments {
-    params: *const *const c_void,
-    extra: *const *const c_void,
+pub struct Arguments {
+    /// A list of pointers to parameters.
+    pub params: *const *const c_void,
+    /// A list of keys and values.
+    pub extra: *const *const c_void,
 }
 
 impl Arguments {
@@ -56,7 +58,7 @@ impl Arguments {
     /// # Safety
     /// `params` must be NULL or point to as many pointers as the kernel has parameters, each to its parameter, or `extra`
     /// must be NULL or a list as CUDA describes it.
-    unsafe fn collect(self, entry: &Entry) -> Result<Box<[u8]>> {
+    pub unsafe fn collect(self, entry: &Entry) -> Result<Box<[u8]>> {
         let params = &entry.info().params;
         let length = params.iter().map(|param| param.offset.saturating_add(param.size)).max().unwrap_or(0);
         let mut buffer = vec![0u8; usize::try_from(length).unwrap_or(0)].into_boxed_slice();
@@ -122,11 +124,12 @@ unsafe fn launch(
     arguments: Arguments,
 ) -> Result {
     let (context, stream) = special_stream::find(stream, default)?;
-    let function = function_or_kernel(function, &context)?;
+    let named = function;
+    let function = function_or_kernel(named, &context)?;
     shape.check(&function)?;
     // SAFETY: the caller answers for the parameters.
     let params = unsafe { arguments.collect(&function.entry) }?;
-    submit(&context, &stream, function, shape, params)
+    submit(&context, &stream, named, function, shape, params)
 }
 
 /// Whether a launch can do without what the attribute asks. A hint can be ignored; what changes the result cannot.

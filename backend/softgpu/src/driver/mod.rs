@@ -50,6 +50,7 @@ macro_rules! stream_api {
     };
 }
 
+pub mod capture;
 pub mod context;
 pub mod copy;
 pub mod copy_strided;
@@ -57,6 +58,7 @@ pub mod device;
 pub mod error;
 pub mod event;
 pub mod function;
+pub mod graph;
 pub mod host_memory;
 pub mod init;
 mod jit_options;

@@ -4,8 +4,9 @@
 use std::ffi::c_void;
 
 use super::{
-    context, copy, copy_strided, device, error, event, function, host_memory, init, kernel, launch, library,
-    memory, memset, module, occupancy, pointer, pool, primary_context, proc_address, stream, virtual_memory,
+    capture, context, copy, copy_strided, device, error, event, function, host_memory, init, kernel, launch,
+    library, memory, memset, module, occupancy, pointer, pool, primary_context, proc_address, stream,
+    virtual_memory,
 };
 
 /// One row: name, version, symbol, symbol for the calling thread's default stream.
@@ -201,7 +202,7 @@ pub static TABLE: &[Row] = &[
     Row("cuStreamGetFlags", 5050, stream::cuStreamGetFlags as *const c_void, stream::cuStreamGetFlags_ptsz as *const c_void),
     Row("cuStreamGetId", 12000, stream::cuStreamGetId as *const c_void, stream::cuStreamGetId_ptsz as *const c_void),
     Row("cuStreamGetPriority", 5050, stream::cuStreamGetPriority as *const c_void, stream::cuStreamGetPriority_ptsz as *const c_void),
-    Row("cuStreamIsCapturing", 10000, stream::cuStreamIsCapturing as *const c_void, stream::cuStreamIsCapturing_ptsz as *const c_void),
+    Row("cuStreamIsCapturing", 10000, capture::cuStreamIsCapturing as *const c_void, capture::cuStreamIsCapturing_ptsz as *const c_void),
     Row("cuStreamQuery", 2000, stream::cuStreamQuery as *const c_void, stream::cuStreamQuery_ptsz as *const c_void),
     Row("cuStreamSynchronize", 2000, stream::cuStreamSynchronize as *const c_void, stream::cuStreamSynchronize_ptsz as *const c_void),
     Row("cuStreamWaitEvent", 3020, stream::cuStreamWaitEvent as *const c_void, stream::cuStreamWaitEvent_ptsz as *const c_void),

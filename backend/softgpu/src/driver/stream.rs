@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::context::GREATEST_PRIORITY;
 use super::{Out, put};
+use crate::model::graph::{self, HostCall, Op};
 use crate::model::special_stream::{self, is_special};
 use crate::model::stream::{NON_BLOCKING, Order};
 use crate::model::work::Work;
 use crate::model::{CudaError, Result, current, state};
 
-/// `CUhostFn`.
-pub type HostFunction = unsafe extern "C" fn(*mut c_void);
+pub use crate::model::graph::HostFunction;
 /// `CUstreamCallback`.
 pub type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
 
@@ -68,6 +68,7 @@ stream_api! {
     /// Whether all work is done: `NOT_READY` if not.
     fn cuStreamQuery | cuStreamQuery_ptsz(default; stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
+        graph::forbid(&stream)?;
         if !context.pending_in(&stream).is_empty() {
             return Err(CudaError::NotReady);
         }
@@ -77,6 +78,7 @@ stream_api! {
     /// Waits for all work.
     fn cuStreamSynchronize | cuStreamSynchronize_ptsz(default; stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
+        graph::forbid(&stream)?;
         context.wait_for(&context.pending_in(&stream))
     }
 
@@ -89,6 +91,12 @@ stream_api! {
             // CU_EVENT_WAIT_EXTERNAL is for captures only.
             1 => return Err(CudaError::IllegalState),
             _ => return Err(CudaError::InvalidValue),
+        }
+        if let Some(captured) = event.captured() {
+            return graph::join(&stream, &captured);
+        }
+        if stream.captures() {
+            return Err(CudaError::StreamCaptureIsolation);
         }
         event.point().map_or(Ok(()), |point| context.submit(&stream, vec![point], Work::Wait).map(drop))
     }
@@ -128,22 +136,13 @@ stream_api! {
         put(device, i32::try_from(context.device().ordinal()).unwrap_or(0))
     }
 
-    /// Nothing captures: there are no graphs.
-    fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz(default; stream: u64, status: Out<'_, u32>) {
-        special_stream::find(stream, default)?;
-        put(status, 0)
-    }
-
     /// Calls a function of the program in stream order, if no kernel has failed before.
     fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz(
         default; stream: u64, function: Option<HostFunction>, data: *mut c_void
     ) {
         let (context, stream) = special_stream::find(stream, default)?;
         let function = function.ok_or(CudaError::InvalidValue)?;
-        let data = UserData(data);
-        // SAFETY: the caller answers for the function and what it gives it.
-        let call = Box::new(move |_: &_| unsafe { function(data.get()) });
-        context.submit(&stream, Vec::new(), Work::Task(call)).map(drop)
+        graph::give(&context, &stream, Op::Host(HostCall::new(function, data)))
     }
 
     /// Calls a function of the program in stream order, with the error if a kernel has failed before.
@@ -152,6 +151,7 @@ stream_api! {
     ) {
         let (context, found) = special_stream::find(stream, default)?;
         let callback = callback.ok_or(CudaError::InvalidValue)?;
+        graph::forbid(&found)?;
         if flags != 0 {
             return Err(CudaError::InvalidValue);
         }

@@ -7,7 +7,7 @@ use super::device::Device;
 use super::handle::{self, Kind};
 use super::stream::{Order, Stream, Turn};
 use super::work::{Core, Point, Task, Work, next_id};
-use super::{CudaError, Result, special_stream, state};
+use super::{CudaError, Result, graph, special_stream, state};
 
 /// The bits that a context's flags may have (`CU_CTX_FLAGS_MASK`).
 pub const FLAGS_MASK: u32 = 0xff;
@@ -134,6 +134,7 @@ impl Context {
 
     /// Does `task` in `stream`'s order before it returns.
     pub fn perform(&self, stream: &Arc<Stream>, task: Task) -> Result {
+        graph::forbid(stream)?;
         let turn = self.begin(stream, Work::Task(task))?;
         stream.take_turn(turn);
         self.core.output.flush();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::allocation::{Allocation, is_mapped};
 use super::context::Context;
+use super::graph::{self, Op};
 use super::memory::MemoryMap;
 use super::stream::Stream;
 use super::work::Work;
@@ -100,7 +101,7 @@ impl Side {
 }
 
 /// A checked copy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Copy {
     to: Side,
     from: Side,
@@ -133,6 +134,10 @@ impl Copy {
 
     /// Copies in `stream`'s order. Memory that the program may change or read at once is done with when this returns.
     pub fn submit(mut self, context: &Context, stream: &Arc<Stream>) -> Result {
+        if stream.captures() {
+            // The program's memory is read and written at each launch.
+            return graph::give(context, stream, Op::Copy(Box::new(self)));
+        }
         if self.to_range.is_none() {
             return self.perform(context, stream);
         }
@@ -157,7 +162,8 @@ impl Copy {
         bytes
     }
 
-    fn run(self) {
+    /// Copies now.
+    pub fn run(self) {
         let width = usize::try_from(self.shape.width).unwrap_or(0);
         if let Some(staged) = &self.staged {
             for ((to, length), from) in self.rows(&self.to).zip(staged.chunks(width)) {
@@ -183,7 +189,7 @@ impl Copy {
 }
 
 /// A checked fill: `height` rows of `width` elements.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fill {
     address: u64,
     pitch: u64,
@@ -246,10 +252,11 @@ impl Fill {
 
     /// Fills in `stream`'s order.
     pub fn submit(self, context: &Context, stream: &Arc<Stream>) -> Result {
-        context.submit(stream, Vec::new(), Work::Task(Box::new(move |_| self.run()))).map(drop)
+        graph::give(context, stream, Op::Fill(self))
     }
 
-    fn run(self) {
+    /// Fills now.
+    pub fn run(self) {
         let width = usize::try_from(self.width).unwrap_or(0);
         for row in 0..self.height {
             let start = pointer(self.address + row * self.pitch).cast_mut();

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::graph::Capture;
 use super::handle::{self, Kind};
 use super::work::Point;
 use super::{CudaError, Result};
@@ -30,6 +31,7 @@ pub struct Event {
     context: u64,
     flags: u32,
     record: Mutex<Option<Record>>,
+    captured: Mutex<Option<Capture>>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +49,13 @@ impl Event {
         if flags & INTERPROCESS != 0 {
             return Err(CudaError::NotSupported);
         }
-        Ok(Event { handle: handle::new_handle(Kind::Event), context, flags, record: Mutex::default() })
+        Ok(Event {
+            handle: handle::new_handle(Kind::Event),
+            context,
+            flags,
+            record: Mutex::default(),
+            captured: Mutex::default(),
+        })
     }
 
     /// The `CUevent`.
@@ -63,6 +71,16 @@ impl Event {
     /// The event stands for the record at `point` from now on.
     pub fn set_record(&self, point: Point, marker: Arc<Marker>) {
         *self.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(Record { point, marker });
+    }
+
+    /// The event stands for a place in a capture, or no longer.
+    pub fn set_captured(&self, capture: Option<Capture>) {
+        *self.captured.lock().unwrap_or_else(PoisonError::into_inner) = capture;
+    }
+
+    /// The place in a capture that it was last recorded at.
+    pub fn captured(&self) -> Option<Capture> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The place of the last record; none if it was never recorded.

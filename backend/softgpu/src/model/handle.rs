@@ -26,8 +26,14 @@ pub enum Kind {
     Kernel = 7,
     /// `CUmemoryPool`.
     Pool = 8,
+    /// `CUgraph`.
+    Graph = 9,
+    /// `CUgraphNode`.
+    GraphNode = 10,
+    /// `CUgraphExec`.
+    GraphExec = 11,
     /// `CUmemGenericAllocationHandle`.
-    Physical = 9,
+    Physical = 12,
 }
 
 const KIND_SHIFT: u32 = 40;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::function::Function;
+use super::graph::{self, Op};
 use super::stream::Stream;
-use super::work::{Core, Work};
+use super::work::Core;
 use super::{CudaError, Result, state};
 use crate::exec;
 
@@ -26,8 +27,10 @@ pub struct Shape {
 }
 
 /// A checked launch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LaunchWork {
+    /// The `CUfunction` or `CUkernel` that the program named.
+    named: u64,
     function: Arc<Function>,
     shape: Shape,
     params: Box<[u8]>,
@@ -53,6 +56,7 @@ impl Shape {
 pub fn submit(
     context: &Context,
     stream: &Arc<Stream>,
+    named: u64,
     function: Arc<Function>,
     shape: Shape,
     params: Box<[u8]>,
@@ -60,11 +64,30 @@ pub fn submit(
     if function.context() != context.handle() {
         return Err(CudaError::InvalidHandle);
     }
-    let work = LaunchWork { function, shape, params };
-    context.submit(stream, Vec::new(), Work::Launch(Box::new(work))).map(drop)
+    graph::give(context, stream, Op::Kernel(LaunchWork::new(named, function, shape, params)))
 }
 
 impl LaunchWork {
+    /// A launch of `function`, for which `shape` was checked. `params` is the parameter buffer.
+    pub fn new(named: u64, function: Arc<Function>, shape: Shape, params: Box<[u8]>) -> LaunchWork {
+        LaunchWork { named, function, shape, params }
+    }
+
+    /// The `CUfunction` or `CUkernel` that the program named.
+    pub fn named(&self) -> u64 {
+        self.named
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Its parameter buffer.
+    pub fn params(&self) -> &[u8] {
+        &self.params
+    }
+
     /// Runs the kernel. A fault becomes the context's.
     pub fn run(self, core: &Core) {
         let Ok(state) = state() else { return };

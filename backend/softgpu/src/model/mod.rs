@@ -9,6 +9,7 @@ pub mod device;
 pub mod error;
 pub mod event;
 pub mod function;
+pub mod graph;
 pub mod handle;
 pub mod launch;
 pub mod library;

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::device::Device;
 use super::event::Event;
 use super::function::{Function, Kernel};
+use super::graph::{Exec, Graph};
 use super::handle::Table;
 use super::library::Library;
 use super::memory::MemoryMap;
@@ -38,6 +39,12 @@ pub struct State {
     pub functions: Table<Function>,
     /// Kernels of loaded libraries.
     pub kernels: Table<Kernel>,
+    /// Live graphs.
+    pub graphs: Table<Graph>,
+    /// The graphs of live nodes.
+    pub graph_nodes: Table<Graph>,
+    /// Live instantiated graphs.
+    pub graph_execs: Table<Exec>,
     /// Live memory pools.
     pub pools: Table<Pool>,
     /// The pool that each device starts with, by ordinal, once it is asked for.

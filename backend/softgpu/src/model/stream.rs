@@ -1,9 +1,10 @@
 //! A stream: a queue of work and, once there is some, a thread that does it in order.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::graph::Capture;
 use super::handle::{self, Kind};
 use super::work::{Core, Point, Work, next_id};
 use super::{CudaError, Result};
@@ -36,6 +37,8 @@ pub struct Stream {
     filled: Condvar,
     /// Signalled when work is done, if anybody waits.
     done: Condvar,
+    captures: AtomicBool,
+    capture: Mutex<Option<Capture>>,
     submitted: AtomicU64,
     completed: AtomicU64,
 }
@@ -85,6 +88,8 @@ impl Stream {
             queue: Mutex::default(),
             filled: Condvar::new(),
             done: Condvar::new(),
+            captures: AtomicBool::new(false),
+            capture: Mutex::default(),
             submitted: AtomicU64::new(0),
             completed: AtomicU64::new(0),
         })
@@ -113,6 +118,26 @@ impl Stream {
     /// Its priority, which changes nothing here.
     pub fn priority(&self) -> i32 {
         self.priority
+    }
+
+    /// Whether work is described in a graph instead of done.
+    pub fn captures(&self) -> bool {
+        self.captures.load(Ordering::Acquire)
+    }
+
+    /// Its part in a capture.
+    pub fn capture(&self) -> Option<Capture> {
+        if !self.captures() {
+            return None;
+        }
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes its part in a capture.
+    pub fn set_capture(&self, capture: Option<Capture>) {
+        let mut place = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
+        self.captures.store(capture.is_some(), Ordering::Release);
+        *place = capture;
     }
 
     /// The number of the last work given.

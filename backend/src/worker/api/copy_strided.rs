@@ -18,7 +18,7 @@ fn side(address: u64, pitch: usize, slice: usize, on_host: bool) -> Result<Memcp
 }
 
 /// Bytes from the first to the last.
-fn span(pitch: usize, slice: usize, width: usize, height: usize, depth: usize) -> Option<usize> {
+pub fn span(pitch: usize, slice: usize, width: usize, height: usize, depth: usize) -> Option<usize> {
     let rows = pitch.checked_mul(height.checked_sub(1)?)?;
     let planes = slice.checked_mul(depth.checked_sub(1)?)?;
     rows.checked_add(planes)?.checked_add(width)

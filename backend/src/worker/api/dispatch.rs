@@ -46,13 +46,21 @@ fn array<T: Plain>(bytes: Option<&[u8]>) -> Result<Option<Vec<T>>, CudaError> {
     bytes.map(|b| plain::values(b).ok_or(error::INVALID_VALUE)).transpose()
 }
 
+/// An array of handles, each turned into the driver's by `real`.
+fn handles(
+    bytes: Option<&[u8]>,
+    real: impl FnMut(u64) -> Result<u64, CudaError>,
+) -> Result<Option<Vec<u64>>, CudaError> {
+    let Some(numbers) = array::<u64>(bytes)? else { return Ok(None) };
+    numbers.into_iter().map(real).collect::<Result<_, _>>().map(Some)
+}
+
 /// A count of results of `size` bytes that the guest asks room for, if a reply can hold them.
 fn bounded(count: usize, size: usize) -> Result<usize, CudaError> {
     if count > MAX_ROOM / size { Err(error::INVALID_VALUE) } else { Ok(count) }
 }
 
 /// Checks that the driver, told of `count` elements, finds as many.
-#[allow(dead_code)] // as long as no derived call has an array
 fn enough<T>(values: Option<&[T]>, count: usize, optional: bool) -> Outcome {
     match values {
         Some(values) if values.len() >= count => Ok(()),
@@ -61,7 +69,6 @@ fn enough<T>(values: Option<&[T]>, count: usize, optional: bool) -> Outcome {
     }
 }
 
-#[allow(dead_code)] // as long as no derived call has an array
 fn pointer<T>(values: Option<&[T]>) -> *const T {
     values.map_or(std::ptr::null(), <[T]>::as_ptr)
 }

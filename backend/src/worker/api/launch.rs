@@ -15,9 +15,9 @@ use vgpu_spec::{
 };
 
 /// CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE and CU_LAUNCH_PARAM_END.
-const BUFFER_POINTER: usize = 1;
-const BUFFER_SIZE: usize = 2;
-const END: usize = 0;
+pub const BUFFER_POINTER: usize = 1;
+pub const BUFFER_SIZE: usize = 2;
+pub const END: usize = 0;
 
 /// The `extra` array for a parameter buffer.
 struct Extra {

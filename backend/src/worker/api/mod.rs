@@ -2,12 +2,17 @@
 //!
 //! `dispatch` is derived from the description; what needs thought stands in the file of its noun.
 
+mod callback;
+mod capture;
 mod context;
 mod copy;
 mod copy_strided;
 mod dispatch;
 mod driver;
 mod error;
+mod graph;
+mod graph_copy;
+mod graph_kernel;
 mod image;
 mod jit;
 mod kernel;
@@ -15,6 +20,7 @@ mod launch;
 mod library;
 mod memory_pool;
 mod module;
+mod numbers;
 mod occupancy;
 mod output;
 mod primary_context;
@@ -24,6 +30,7 @@ mod stream;
 mod table;
 mod tensor_map;
 mod thread;
+mod user_object;
 mod virtual_memory;
 mod window;
 

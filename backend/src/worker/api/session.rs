@@ -3,6 +3,7 @@
 use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
+    numbers::Numbers,
     table::Table,
 };
 use std::sync::atomic::AtomicU64;
@@ -20,9 +21,14 @@ pub struct Session {
     streams: Table,
     events: Table,
     modules: Table,
-    functions: Table,
+    /// Numbered by the shim, or, where a graph's node names one that the guest never asked for, here.
+    functions: Numbers,
     libraries: Table,
-    kernels: Table,
+    kernels: Numbers,
+    pub(super) graphs: Numbers,
+    pub(super) graph_nodes: Numbers,
+    pub(super) graph_execs: Numbers,
+    user_objects: Table,
     memory_pools: Table,
     allocations: Table,
 }
@@ -36,9 +42,13 @@ impl Session {
             streams: Table::new(Kind::Stream),
             events: Table::new(Kind::Event),
             modules: Table::new(Kind::Module),
-            functions: Table::new(Kind::Function),
+            functions: Numbers::new(Kind::Function),
             libraries: Table::new(Kind::Library),
-            kernels: Table::new(Kind::Kernel),
+            kernels: Numbers::new(Kind::Kernel),
+            graphs: Numbers::new(Kind::Graph),
+            graph_nodes: Numbers::new(Kind::GraphNode),
+            graph_execs: Numbers::new(Kind::GraphExec),
+            user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
             allocations: Table::new(Kind::Allocation),
         }
@@ -73,9 +83,8 @@ kinds! {
     contexts: context, insert_context, take_context;
     events: event, insert_event, take_event;
     modules: module, insert_module, take_module;
-    functions: function, insert_function, take_function;
     libraries: library, insert_library, take_library;
-    kernels: kernel, insert_kernel, take_kernel;
+    user_objects: userobject, insert_userobject, take_userobject;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
     allocations: allocation, insert_allocation, take_allocation;
 }
@@ -94,11 +103,59 @@ impl super::thread::Thread {
         self.session.streams.take(number)
     }
 
+    pub fn function(&self, number: u64) -> Result<u64, CudaError> {
+        self.session.functions.table.get(number)
+    }
+
+    pub fn insert_function(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        self.session.functions.table.insert(number, real)
+    }
+
+    pub fn kernel(&self, number: u64) -> Result<u64, CudaError> {
+        self.session.kernels.table.get(number)
+    }
+
+    pub fn insert_kernel(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        self.session.kernels.table.insert(number, real)
+    }
+
+    /// The number of a function that the guest asked for.
+    pub fn known_function(&self, real: u64) -> Option<u64> {
+        self.session.functions.table.find(real)
+    }
+
+    /// The driver's kernels that the guest knows.
+    pub fn kernels(&self) -> Vec<u64> {
+        self.session.kernels.table.all()
+    }
+
+    /// The number of a function that the driver names.
+    pub fn number_function(&self, real: u64) -> Result<u64, CudaError> {
+        let functions = &self.session.functions;
+        functions.table.find(real).map_or_else(|| functions.number(real, 0), Ok)
+    }
+
+    /// The number of a kernel that the driver names.
+    pub fn number_kernel(&self, real: u64) -> Result<u64, CudaError> {
+        let kernels = &self.session.kernels;
+        kernels.table.find(real).map_or_else(|| kernels.number(real, 0), Ok)
+    }
+
+    /// The number of an event that the driver names: the guest made it.
+    pub fn number_event(&self, real: u64, _owner: u64) -> Result<u64, CudaError> {
+        self.session.events.find(real).ok_or(INVALID_HANDLE)
+    }
+
+    /// The number of a context that the driver names; 0 for none, or for one that the guest did not make.
+    pub fn number_context(&self, real: u64) -> u64 {
+        if real == 0 { 0 } else { self.session.contexts.find(real).unwrap_or(0) }
+    }
+
     /// What can be launched: a function or a kernel.
     pub fn callable(&self, number: u64) -> Result<u64, CudaError> {
         match handle::split(number).map(|p| p.kind) {
-            Some(kind) if kind == Kind::Function as u8 => self.session.functions.get(number),
-            Some(kind) if kind == Kind::Kernel as u8 => self.session.kernels.get(number),
+            Some(kind) if kind == Kind::Function as u8 => self.function(number),
+            Some(kind) if kind == Kind::Kernel as u8 => self.kernel(number),
             _ => Err(INVALID_HANDLE),
         }
     }

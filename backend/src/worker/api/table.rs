@@ -68,9 +68,18 @@ impl Table {
         let parts = self.parts(number)?;
         let chunk = parts.index as usize / CHUNK;
         let place = self.chunks.get(chunk).ok_or(INVALID_HANDLE)?;
-        if place.get().is_none() && chunk > self.used.load(Ordering::Relaxed) + SLACK {
+        // The worker's own range starts in the middle; the guest has no business there.
+        let far = chunk > self.used.load(Ordering::Relaxed) + SLACK || handle::is_worker_made(parts.index);
+        if place.get().is_none() && far {
             return Err(OUT_OF_MEMORY);
         }
+        self.insert_own(number, real)
+    }
+
+    /// Takes a number that this worker made.
+    pub fn insert_own(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        let parts = self.parts(number)?;
+        let place = self.chunks.get(parts.index as usize / CHUNK).ok_or(INVALID_HANDLE)?;
         let slots = place.get_or_init(|| {
             self.used.fetch_add(1, Ordering::Relaxed);
             (0..CHUNK).map(|_| Slot::default()).collect()
@@ -79,6 +88,29 @@ impl Table {
         slot.real.store(real, Ordering::Relaxed);
         slot.tag.store(LIVE | u32::from(parts.generation), Ordering::Release);
         Ok(())
+    }
+
+    /// The number under which the driver's handle `real` is known. Looks at all.
+    pub fn find(&self, real: u64) -> Option<u64> {
+        for (chunk, slots) in self.chunks.iter().enumerate() {
+            for (place, slot) in slots.get().into_iter().flatten().enumerate() {
+                let tag = slot.tag.load(Ordering::Acquire);
+                if tag & LIVE != 0 && slot.real.load(Ordering::Relaxed) == real {
+                    let index = u32::try_from(chunk * CHUNK + place).ok()?;
+                    return Some(handle::make(self.kind, index, (tag & !LIVE) as u16));
+                }
+            }
+        }
+        None
+    }
+
+    /// All of the driver's handles.
+    pub fn all(&self) -> Vec<u64> {
+        let slots = self.chunks.iter().filter_map(OnceLock::get).flatten();
+        slots
+            .filter(|slot| slot.tag.load(Ordering::Acquire) & LIVE != 0)
+            .map(|slot| slot.real.load(Ordering::Relaxed))
+            .collect()
     }
 
     /// Ends `number` and gives the driver's handle.

@@ -1,6 +1,7 @@
 //! A lane's thread: the twin of one guest thread.
 
 use super::{
+    capture::Modes,
     dispatch::{self, Results},
     driver::{self, Driver},
     error::{self, Outcome, check},
@@ -19,6 +20,7 @@ pub struct Thread {
     pub driver: &'static Driver,
     /// Index of the context that is current to this thread in the driver; 0 for none.
     context: u32,
+    pub modes: Modes,
     /// The session's epoch when it was.
     epoch: u64,
 }
@@ -50,6 +52,7 @@ impl Thread {
 
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
+        self.modes.enter(self.driver, message.thread);
         let outcome = self.enter(message.context).and_then(|()| {
             dispatch::dispatch(self, message.function, Reader::new(message.args), &mut Results(reply))
         });
@@ -78,7 +81,14 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
     };
     snapshot::enter_first_context(driver);
     let session = client.session(|| Session::new(driver));
-    Box::new(Thread { session, client: Arc::clone(client), driver, context: 0, epoch: 0 })
+    Box::new(Thread {
+        session,
+        client: Arc::clone(client),
+        driver,
+        context: 0,
+        modes: Modes::default(),
+        epoch: 0,
+    })
 }
 
 /// Stands in when CUDA was never loaded, which start-up excludes.

@@ -1,0 +1,113 @@
+//! Numbers for handles that the driver hands out: graphs, their nodes, and what a node names. The same handle always has the same number.
+
+use super::{
+    error::{CudaError, OUT_OF_MEMORY},
+    table::Table,
+};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use vgpu_spec::handle::{self, Kind, MAX_INDEX, WORKER_INDEX, next_generation};
+
+#[derive(Clone, Copy)]
+struct Known {
+    number: u64,
+    /// The driver's graph with which the handle ends; 0: it ends by itself.
+    owner: u64,
+}
+
+struct State {
+    known: HashMap<u64, Known>,
+    free: Vec<(u32, u16)>,
+    next: u32,
+}
+
+/// The numbers of one kind, and the table in which they are found.
+pub struct Numbers {
+    kind: Kind,
+    pub table: Table,
+    state: Mutex<State>,
+}
+
+impl Numbers {
+    pub fn new(kind: Kind) -> Self {
+        let state = State { known: HashMap::new(), free: Vec::new(), next: WORKER_INDEX };
+        Numbers { kind, table: Table::new(kind), state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the driver's handle `real`, which ends with `owner` unless that is 0. NULL is 0.
+    pub fn number(&self, real: u64, owner: u64) -> Result<u64, CudaError> {
+        if real == 0 {
+            return Ok(0);
+        }
+        let mut state = self.lock();
+        if let Some(known) = state.known.get_mut(&real) {
+            if owner != 0 {
+                known.owner = owner;
+            }
+            return Ok(known.number);
+        }
+        let (index, generation) = match state.free.pop() {
+            Some(again) => again,
+            None if state.next <= MAX_INDEX => {
+                state.next += 1;
+                (state.next - 1, 0)
+            }
+            None => return Err(OUT_OF_MEMORY),
+        };
+        let number = handle::make(self.kind, index, generation);
+        self.table.insert_own(number, real)?;
+        state.known.insert(real, Known { number, owner });
+        Ok(number)
+    }
+
+    /// The driver's graph with which `real` ends; 0 if it ends by itself or is not known.
+    pub fn owner(&self, real: u64) -> u64 {
+        self.lock().known.get(&real).map_or(0, |k| k.owner)
+    }
+
+    /// The driver's handle is gone.
+    pub fn forget(&self, real: u64) {
+        let mut state = self.lock();
+        let Some(known) = state.known.remove(&real) else { return };
+        let _ = self.table.take(known.number);
+        if let Some(parts) = handle::split(known.number) {
+            state.free.push((parts.index, next_generation(parts.generation)));
+        }
+    }
+
+    /// The driver's handles that end with `owner`.
+    pub fn owned_by(&self, owner: u64) -> Vec<u64> {
+        self.lock().known.iter().filter(|(_, k)| k.owner == owner).map(|(&real, _)| real).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_keeps_its_number_until_it_is_gone() {
+        let numbers = Numbers::new(Kind::GraphNode);
+        let first = numbers.number(0x1000, 7).unwrap();
+        assert_eq!(numbers.number(0x1000, 0), Ok(first));
+        assert_eq!(numbers.owner(0x1000), 7, "0 does not change the owner");
+        assert_eq!(numbers.table.get(first), Ok(0x1000));
+        assert!(handle::is_worker_made(handle::split(first).unwrap().index));
+        let second = numbers.number(0x2000, 7).unwrap();
+        assert_ne!(first, second);
+        let mut owned = numbers.owned_by(7);
+        owned.sort_unstable();
+        assert_eq!(owned, [0x1000, 0x2000]);
+        numbers.forget(0x1000);
+        assert!(numbers.table.get(first).is_err());
+        let third = numbers.number(0x1000, 8).unwrap();
+        assert_ne!(third, first, "a stale number is not taken for the new handle");
+        assert_eq!(numbers.number(0, 8), Ok(0));
+    }
+}
