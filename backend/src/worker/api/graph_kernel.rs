@@ -273,7 +273,7 @@ pub fn vgpuDescribeCallable(
     };
     let ask = ask.ok_or(NOT_SUPPORTED)?;
     // SAFETY: a live function or kernel, and places that outlive the call.
-    let (layout, len) = layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) });
+    let (layout, len) = layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })?;
     let mut text: *mut c_void = null_mut();
     // SAFETY: as above.
     let named = names.is_some_and(|get| unsafe { get(&raw mut text, real) } == 0) && !text.is_null();
