@@ -109,8 +109,8 @@ impl Arguments {
                 let len = self.noise.pick(&[0, 0, 0, 1, 4, 8, 16, 24, 56, 72, 128, 200, 1000]);
                 writer.bytes(&self.noise.bytes(len));
             }
-            (Direction::Out, _) if parameter.optional => writer.u64(self.noise.below(2)),
-            (Direction::Out, _) => {}
+            (Direction::Out | Direction::Made, _) if parameter.optional => writer.u64(self.noise.below(2)),
+            (Direction::Out | Direction::Made, _) => {}
         }
     }
 

@@ -269,7 +269,11 @@ struct Outcomes {
 
 /// Sends random arguments of all functions in rounds; with `wait`, each as a call that waits.
 fn try_all(street: &Street, seed: u64, wait: bool, outcomes: &mut Outcomes) {
-    let functions = vgpu_spec::api::cuda().unwrap();
+    // A host function that nobody runs holds its stream for ever: that is its client's own affair, and no fault to find here.
+    let by_guest =
+        |name: &str| name.contains("Callback") || name.contains("HostFunc") || name.contains("HostNode");
+    let mut functions = vgpu_spec::api::cuda().unwrap();
+    functions.retain(|function| !by_guest(&function.name));
     let (connection, worker) = street.connect();
     let image = share_image(&connection);
     let mut lane = RawLane::open(&connection);
