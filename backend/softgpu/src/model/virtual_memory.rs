@@ -195,6 +195,19 @@ impl VirtualMemory {
         Ok(())
     }
 
+    /// The mappings in a part of a reservation, of which none may stick out. There may be none: so does the 580 driver.
+    fn within(maps: &Maps, base: u64, size: u64) -> Result<Vec<u64>> {
+        let end = base.checked_add(size).filter(|_| size > 0).ok_or(CudaError::InvalidValue)?;
+        let reserved = maps.reservations.range(..=base).next_back();
+        if reserved.is_none_or(|(at, length)| end > at + length) {
+            return Err(CudaError::InvalidValue);
+        }
+        let overlapping = maps.mappings.range(..end).filter(|(at, mapping)| *at + mapping.size > base);
+        let found: Vec<(u64, u64)> = overlapping.map(|(at, mapping)| (*at, mapping.size)).collect();
+        let whole = found.iter().all(|(at, length)| *at >= base && at + length <= end);
+        if whole { Ok(found.into_iter().map(|(at, _)| at).collect()) } else { Err(CudaError::InvalidValue) }
+    }
+
     /// Takes mappings away. What runs is waited for, since it may use them.
     pub fn unmap(&self, base: u64, size: u64) -> Result {
         for context in state()?.contexts.all() {
@@ -203,7 +216,7 @@ impl VirtualMemory {
         }
         let mut maps = self.maps();
         let memory = &state()?.memory;
-        for at in Self::whole(&maps, base, size)? {
+        for at in Self::within(&maps, base, size)? {
             let Some(mapping) = maps.mappings.remove(&at) else { continue };
             if mapping.accessible {
                 memory.remove(at);
