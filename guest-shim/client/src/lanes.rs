@@ -208,6 +208,15 @@ impl Lanes {
         totals
     }
 
+    /// The counters of the calling thread's lane; zeros while it has none.
+    pub fn thread_totals(&'static self) -> Totals {
+        let mut totals = Totals::default();
+        if let Some(slot) = thread::current(self).and_then(|index| self.slot(index)) {
+            totals.add(&slot.stats);
+        }
+        totals
+    }
+
     /// For the shim's exit: prints the counters if `VGPU_STATS=1`.
     pub fn print_stats(&self) {
         if !crate::fork::forked() {

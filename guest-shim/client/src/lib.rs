@@ -7,7 +7,7 @@
 //! | [`lanes`] | which thread uses which lane, and the order across threads |
 //! | [`windows`], [`heap`] | memory shared with the worker |
 //! | [`reserve`] | keeps the worker's device addresses free in this process |
-//! | [`stats`], [`record`], [`log`], [`fork`] | counters, called functions, messages, and what a forked child may do |
+//! | [`stats`], [`record`], [`trace`], [`log`], [`fork`] | counters, called functions, calls, messages, and what a forked child may do |
 //!
 //! Nothing here unwinds into the program on bad input: agent and host are checked, and errors are typed.
 
@@ -23,6 +23,7 @@ mod page;
 pub mod record;
 pub mod reserve;
 pub mod stats;
+pub mod trace;
 mod wait;
 pub mod windows;
 

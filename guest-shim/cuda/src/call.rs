@@ -1,6 +1,9 @@
 //! How a call enters the shim, and how a message leaves it.
 
-use crate::{client, context, error, output};
+use crate::{
+    client, context, error, output,
+    trace::{self, Site},
+};
 use std::{
     ffi::{CStr, c_char},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,10 +18,16 @@ use vgpu_spec::{
 /// CU_STREAM_PER_THREAD.
 const PER_THREAD_STREAM: u64 = 2;
 
-/// Runs an exported function's body. Nothing unwinds into the program.
+/// Runs an exported function's body. Nothing unwinds into the program. `arguments` is asked for when calls are traced.
 #[inline]
-pub fn enter(name: &'static str, needs_context: bool, body: impl FnOnce() -> error::Result) -> u32 {
-    vgpu_client::record::call(name);
+pub fn enter<A: AsRef<[u64]>>(
+    site: &'static Site,
+    needs_context: bool,
+    arguments: impl FnOnce() -> A,
+    body: impl FnOnce() -> error::Result,
+) -> u32 {
+    vgpu_client::record::call(site.name);
+    let began = trace::begin();
     let checked = || {
         if needs_context {
             context::require()?;
@@ -30,8 +39,8 @@ pub fn enter(name: &'static str, needs_context: bool, body: impl FnOnce() -> err
         Ok(Err(status)) => status,
         Err(_) => error::UNKNOWN,
     };
-    if vgpu_client::log::enabled(vgpu_client::log::Level::Trace) {
-        vgpu_client::trace!("{name} = {status}");
+    if let Some(began) = began {
+        trace::end(began, site, arguments().as_ref(), status);
     }
     status
 }

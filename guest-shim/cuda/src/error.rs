@@ -1,5 +1,6 @@
 //! CUresult codes as the shim's functions give them.
 
+use std::borrow::Cow;
 use vgpu_client::{ConnectionError, HeapError, LaneError, WindowError};
 use vgpu_spec::{result::CudaError, wire::control::status};
 
@@ -19,6 +20,14 @@ pub const INVALID_HANDLE: u32 = CudaError::InvalidHandle as u32;
 pub const LOSSY_QUERY: u32 = CudaError::LossyQuery as u32;
 pub const NOT_SUPPORTED: u32 = CudaError::NotSupported as u32;
 pub const UNKNOWN: u32 = CudaError::Unknown as u32;
+
+/// A code's name, for people.
+pub fn name(code: u32) -> Cow<'static, str> {
+    match vgpu_spec::result::describe(code) {
+        Some((name, _)) => name.to_string_lossy(),
+        None => format!("error {code}").into(),
+    }
+}
 
 /// The CUresult for a lane that failed. The reason is logged once: later calls fail the same way.
 pub fn lane(error: &LaneError) -> u32 {

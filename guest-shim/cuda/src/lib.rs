@@ -45,6 +45,7 @@ mod proc_address;
 mod staging;
 mod stream;
 mod tensor_map;
+mod trace;
 mod unsupported;
 mod user_object;
 mod virtual_memory;

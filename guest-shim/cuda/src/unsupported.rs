@@ -1,16 +1,24 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
-use crate::error;
+use crate::{
+    error,
+    trace::{self, Site},
+};
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
 
 static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
 
-/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of `name`.
-pub fn report(name: &'static str, reason: &'static str) -> u32 {
+/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function.
+pub fn report(site: &'static Site) -> u32 {
+    let began = trace::begin();
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.get_or_insert_with(HashSet::new).insert(name) {
-        vgpu_client::warn!("{name} is not supported: {reason}");
+    if seen.get_or_insert_with(HashSet::new).insert(site.name) {
+        vgpu_client::warn!("{} is not supported: {}", site.name, site.reason);
     }
-    vgpu_client::record::call(name);
+    drop(seen);
+    vgpu_client::record::call(site.name);
+    if let Some(began) = began {
+        trace::end(began, site, &[], error::NOT_SUPPORTED);
+    }
     error::NOT_SUPPORTED
 }

@@ -10,6 +10,10 @@ use std::{
     ptr::NonNull,
     slice,
 };
+use vgpu_client::{
+    stats::Totals,
+    trace::{self, Ended},
+};
 
 /// Runs the body of a function that needs nvmlInit. Nothing unwinds into the program.
 pub fn enter(name: &'static str, body: impl FnOnce(&Library) -> error::Result) -> u32 {
@@ -19,8 +23,17 @@ pub fn enter(name: &'static str, body: impl FnOnce(&Library) -> error::Result) -
 /// Runs the body of a function that works before nvmlInit as well.
 pub fn enter_early(name: &'static str, body: impl FnOnce() -> error::Result) -> u32 {
     vgpu_client::record::call(name);
+    let began = trace::enabled().then(|| trace::begin(Totals::default()));
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(NvmlError::Unknown));
-    vgpu_client::trace!("{name} = {result:?}");
+    if let Some(began) = began {
+        let result = error::code(result);
+        // SAFETY: a static text.
+        let text = unsafe { CStr::from_ptr(error::nvmlErrorString(result)) }.to_string_lossy();
+        let error = (result != 0).then_some(&*text);
+        let totals = Totals::default();
+        began.end(&Ended { call: name, class: "nvml", result, error, totals }, |_| ());
+        return result;
+    }
     error::code(result)
 }
 

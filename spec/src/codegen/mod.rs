@@ -2,6 +2,7 @@
 
 pub mod shim;
 mod text;
+mod trace;
 pub mod worker;
 
 /// Why code could not be derived.

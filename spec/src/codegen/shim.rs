@@ -4,6 +4,7 @@
 use super::{
     CodegenError,
     text::{c_type, element, element_size, from_slot, identifier, to_slot},
+    trace,
 };
 use crate::api::{self, Class, Count, Direction, Function, Parameter, Type};
 use std::fmt::Write;
@@ -39,7 +40,8 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
-                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    crate::unsupported::report(\"{name}\", {reason:?})\n}}"
+                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
+                    trace::site(f, suffix, reason)
                 );
             }
             continue;
@@ -73,7 +75,13 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
             let _ = writeln!(out, "    let {n} = crate::call::per_thread({n});");
         }
     }
-    let _ = writeln!(out, "    crate::call::enter(\"{name}\", {}, || {{", f.needs_context);
+    let _ = writeln!(
+        out,
+        "    static SITE: crate::trace::Site = {};\n    crate::call::enter(&SITE, {}, || {}, || {{",
+        trace::site(f, suffix, ""),
+        f.needs_context,
+        trace::arguments(f)
+    );
     if f.by_hand_in_shim {
         let mut args: Vec<String> = f.parameters.iter().map(|p| identifier(&p.name)).collect();
         if f.ptds {
