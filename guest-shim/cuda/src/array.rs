@@ -1,6 +1,6 @@
 //! Arrays. Their shapes are asked for once and kept in the handle table, so that copies need not wait to learn whether they are right.
 
-use crate::{call::put, calls, device, error, handles};
+use crate::{call, calls, device, error, handles};
 use vgpu_spec::{
     handle::Kind,
     plain::{Blob4, Blob8},
@@ -101,119 +101,67 @@ pub unsafe fn cuMipmappedArrayDestroy(hMipmappedArray: u64) -> error::Result {
     Ok(())
 }
 
-/// CUDA_ARRAY3D_DESCRIPTOR_v1.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Descriptor3Dv1 {
-    width: u32,
-    height: u32,
-    depth: u32,
-    format: u32,
-    channels: u32,
-    flags: u32,
+/// Refuses what is no array, where that is an invalid value: in copies and some queries.
+pub fn check_copied(array: u64) -> error::Result {
+    handles::check_array(array).map_err(|_| error::INVALID_VALUE)
 }
 
-/// CUDA_ARRAY_DESCRIPTOR_v1 and its successor.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Descriptor2Dv1 {
-    width: u32,
-    height: u32,
-    format: u32,
-    channels: u32,
+fn mipmapped_value(mipmapped: u64) -> error::Result {
+    handles::check_mipmappedarray(mipmapped).map_err(|_| error::INVALID_VALUE)
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Descriptor2D {
-    width: usize,
-    height: usize,
-    format: u32,
-    channels: u32,
-}
-const _: () = assert!(
-    size_of::<Descriptor3Dv1>() == 24 && size_of::<Descriptor2Dv1>() == 16 && size_of::<Descriptor2D>() == 24
-);
-
-fn narrow(value: usize) -> error::Result<u32> {
-    u32::try_from(value).map_err(|_| error::INVALID_VALUE)
-}
-
-pub unsafe fn cuArrayCreate(pHandle: *mut u64, pAllocateArray: *const Blob4<16>) -> error::Result {
-    // SAFETY: the program's pointer; same size and alignment.
-    let v1 = *unsafe { pAllocateArray.cast::<Descriptor2Dv1>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    let wide = Descriptor2D {
-        width: v1.width as usize,
-        height: v1.height as usize,
-        format: v1.format,
-        channels: v1.channels,
-    };
-    // SAFETY: same size and alignment.
-    let blob = unsafe { (&raw const wide).cast::<Blob8<24>>().read() };
-    let mut array = 0;
-    if pHandle.is_null() {
-        return Err(error::INVALID_VALUE);
-    }
-    calls::cuArrayCreate_v2(&mut array, std::slice::from_ref(&blob))?;
+pub unsafe fn cuArrayGetMemoryRequirements(
+    memoryRequirements: *mut Blob8<32>,
+    array: u64,
+    device: i32,
+) -> error::Result {
+    check_copied(array)?;
     // SAFETY: the program's pointer.
-    unsafe { put(pHandle, array) }
+    let place = unsafe { memoryRequirements.as_mut() }.ok_or(error::INVALID_VALUE)?;
+    calls::cuArrayGetMemoryRequirements(place, array, device::host_ordinal(device)?)
 }
 
-pub unsafe fn cuArrayGetDescriptor(pArrayDescriptor: *mut Blob4<16>, hArray: u64) -> error::Result {
-    handles::check_array(hArray)?;
-    let mut blob = Blob8::<24>::default();
-    calls::cuArrayGetDescriptor_v2(&mut blob, hArray)?;
-    // SAFETY: 24 bytes of numbers, of which any are values.
-    let wide = unsafe { (&raw const blob).cast::<Descriptor2D>().read() };
-    let v1 = Descriptor2Dv1 {
-        width: narrow(wide.width)?,
-        height: narrow(wide.height)?,
-        format: wide.format,
-        channels: wide.channels,
-    };
-    // SAFETY: the program's pointer; same size and alignment.
-    unsafe { put(pArrayDescriptor.cast(), v1) }
-}
-
-pub unsafe fn cuArray3DCreate(pHandle: *mut u64, pAllocateArray: *const Blob4<24>) -> error::Result {
-    // SAFETY: the program's pointer; same size and alignment.
-    let v1 = *unsafe { pAllocateArray.cast::<Descriptor3Dv1>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    let mut blob = Blob8::<40>::default();
-    let wide = Array3DDescriptor {
-        width: v1.width as usize,
-        height: v1.height as usize,
-        depth: v1.depth as usize,
-        format: v1.format,
-        channels: v1.channels,
-        flags: v1.flags,
-        padding: 0,
-    };
-    // SAFETY: both are 40 bytes, aligned alike.
-    unsafe { (&raw mut blob).cast::<Array3DDescriptor>().write(wide) };
-    let mut array = 0;
-    if pHandle.is_null() {
-        return Err(error::INVALID_VALUE);
-    }
-    calls::cuArray3DCreate_v2(&mut array, std::slice::from_ref(&blob))?;
+pub unsafe fn cuMipmappedArrayGetMemoryRequirements(
+    memoryRequirements: *mut Blob8<32>,
+    mipmap: u64,
+    device: i32,
+) -> error::Result {
+    mipmapped_value(mipmap)?;
     // SAFETY: the program's pointer.
-    unsafe { put(pHandle, array) }
+    let place = unsafe { memoryRequirements.as_mut() }.ok_or(error::INVALID_VALUE)?;
+    calls::cuMipmappedArrayGetMemoryRequirements(place, mipmap, device::host_ordinal(device)?)
 }
 
-pub unsafe fn cuArray3DGetDescriptor(pArrayDescriptor: *mut Blob4<24>, hArray: u64) -> error::Result {
+pub unsafe fn cuArrayGetSparseProperties(sparseProperties: *mut Blob8<48>, array: u64) -> error::Result {
+    check_copied(array)?;
+    // SAFETY: the program's pointer.
+    let place = unsafe { sparseProperties.as_mut() }.ok_or(error::INVALID_VALUE)?;
+    calls::cuArrayGetSparseProperties(place, array)
+}
+
+pub unsafe fn cuMipmappedArrayGetSparseProperties(
+    sparseProperties: *mut Blob8<48>,
+    mipmap: u64,
+) -> error::Result {
+    mipmapped_value(mipmap)?;
+    // SAFETY: the program's pointer.
+    let place = unsafe { sparseProperties.as_mut() }.ok_or(error::INVALID_VALUE)?;
+    calls::cuMipmappedArrayGetSparseProperties(place, mipmap)
+}
+
+call::only_in_old_contexts! {
+    cuArrayCreate(*mut u64, *const Blob4<16>);
+    cuArray3DCreate(*mut u64, *const Blob4<24>);
+}
+
+pub unsafe fn cuArrayGetDescriptor(_: *mut Blob4<16>, hArray: u64) -> error::Result {
     handles::check_array(hArray)?;
-    let mut blob = Blob8::default();
-    calls::cuArray3DGetDescriptor_v2(&mut blob, hArray)?;
-    let wide = descriptor(&blob);
-    let v1 = Descriptor3Dv1 {
-        width: narrow(wide.width)?,
-        height: narrow(wide.height)?,
-        depth: narrow(wide.depth)?,
-        format: wide.format,
-        channels: wide.channels,
-        flags: wide.flags,
-    };
-    // SAFETY: the program's pointer; same size and alignment.
-    unsafe { put(pArrayDescriptor.cast(), v1) }
+    Err(error::INVALID_CONTEXT)
+}
+
+pub unsafe fn cuArray3DGetDescriptor(_: *mut Blob4<24>, hArray: u64) -> error::Result {
+    handles::check_array(hArray)?;
+    Err(error::INVALID_CONTEXT)
 }
 
 /// The host's bits for the program's devices.
@@ -229,7 +177,7 @@ fn host_devices(mask: u32) -> error::Result<u32> {
 pub unsafe fn cuMemMapArrayAsync(mapInfoList: *const Blob8<96>, count: u32, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
     // SAFETY: the program's array of `count`.
-    let list = unsafe { crate::call::slice(mapInfoList, count as usize) }.ok_or(error::INVALID_VALUE)?;
+    let list = unsafe { call::slice(mapInfoList, count as usize) }.ok_or(error::INVALID_VALUE)?;
     let mut list = list.to_vec();
     for map in &mut list {
         let devices = host_devices(array_map::DEVICES.get(&map.0) as u32)?;

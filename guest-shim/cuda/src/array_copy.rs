@@ -38,10 +38,10 @@ unsafe fn to_array(
     wait: bool,
 ) -> error::Result {
     handles::check_stream(stream)?;
-    handles::check_array(array)?;
     if n == 0 {
         return Ok(());
     }
+    array::check_copied(array)?;
     if src.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -74,10 +74,10 @@ unsafe fn from_array(
     wait: bool,
 ) -> error::Result {
     handles::check_stream(stream)?;
-    handles::check_array(array)?;
     if n == 0 {
         return Ok(());
     }
+    array::check_copied(array)?;
     if dst.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -152,10 +152,10 @@ pub unsafe fn cuMemcpyAtoD_v2(
     ByteCount: usize,
     _stream: u64,
 ) -> error::Result {
-    handles::check_array(srcArray)?;
     if ByteCount == 0 {
         return Ok(());
     }
+    array::check_copied(srcArray)?;
     calls::vgpuCopyArrayToDevice(dstDevice, srcArray, srcOffset, ByteCount)?;
     finish(certain(srcArray, srcOffset, ByteCount) && memory::known(dstDevice, ByteCount as u64), 0, false)
 }
@@ -167,10 +167,10 @@ pub unsafe fn cuMemcpyDtoA_v2(
     ByteCount: usize,
     _stream: u64,
 ) -> error::Result {
-    handles::check_array(dstArray)?;
     if ByteCount == 0 {
         return Ok(());
     }
+    array::check_copied(dstArray)?;
     calls::vgpuCopyDeviceToArray(dstArray, dstOffset, srcDevice, ByteCount)?;
     finish(certain(dstArray, dstOffset, ByteCount) && memory::known(srcDevice, ByteCount as u64), 0, false)
 }
@@ -183,66 +183,21 @@ pub unsafe fn cuMemcpyAtoA_v2(
     ByteCount: usize,
     _stream: u64,
 ) -> error::Result {
-    handles::check_array(dstArray)?;
-    handles::check_array(srcArray)?;
     if ByteCount == 0 {
         return Ok(());
     }
+    array::check_copied(dstArray)?;
+    array::check_copied(srcArray)?;
     calls::vgpuCopyArrayToArray(dstArray, dstOffset, srcArray, srcOffset, ByteCount)?;
     call::settle()
 }
 
-pub unsafe fn cuMemcpyAtoA(
-    dstArray: u64,
-    dstOffset: u32,
-    srcArray: u64,
-    srcOffset: u32,
-    ByteCount: u32,
-) -> error::Result {
-    // SAFETY: no pointers.
-    unsafe {
-        cuMemcpyAtoA_v2(dstArray, dstOffset as usize, srcArray, srcOffset as usize, ByteCount as usize, 0)
-    }
-}
-
-pub unsafe fn cuMemcpyAtoH(
-    dstHost: *mut c_void,
-    srcArray: u64,
-    srcOffset: u32,
-    ByteCount: u32,
-) -> error::Result {
-    // SAFETY: the program's pointer.
-    unsafe { cuMemcpyAtoH_v2(dstHost, srcArray, srcOffset as usize, ByteCount as usize, 0) }
-}
-
-pub unsafe fn cuMemcpyAtoHAsync(
-    dstHost: *mut c_void,
-    srcArray: u64,
-    srcOffset: u32,
-    ByteCount: u32,
-    hStream: u64,
-) -> error::Result {
-    // SAFETY: the program's pointer.
-    unsafe { cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset as usize, ByteCount as usize, hStream) }
-}
-
-pub unsafe fn cuMemcpyHtoA(
-    dstArray: u64,
-    dstOffset: u32,
-    srcHost: *mut c_void,
-    ByteCount: u32,
-) -> error::Result {
-    // SAFETY: the program's pointer.
-    unsafe { cuMemcpyHtoA_v2(dstArray, dstOffset as usize, srcHost, ByteCount as usize, 0) }
-}
-
-pub unsafe fn cuMemcpyHtoAAsync(
-    dstArray: u64,
-    dstOffset: u32,
-    srcHost: *mut c_void,
-    ByteCount: u32,
-    hStream: u64,
-) -> error::Result {
-    // SAFETY: the program's pointer.
-    unsafe { cuMemcpyHtoAAsync_v2(dstArray, dstOffset as usize, srcHost, ByteCount as usize, hStream) }
+call::only_in_old_contexts! {
+    cuMemcpyAtoA(u64, u32, u64, u32, u32);
+    cuMemcpyAtoD(u32, u64, u32, u32);
+    cuMemcpyAtoH(*mut c_void, u64, u32, u32);
+    cuMemcpyAtoHAsync(*mut c_void, u64, u32, u32, u64);
+    cuMemcpyDtoA(u64, u32, u32, u32);
+    cuMemcpyHtoA(u64, u32, *mut c_void, u32);
+    cuMemcpyHtoAAsync(u64, u32, *mut c_void, u32, u64);
 }

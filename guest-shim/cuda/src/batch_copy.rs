@@ -187,7 +187,7 @@ impl Operation {
     fn element(&self) -> error::Result<usize> {
         let mut found = 1;
         for array in [self.dst.array(), self.src.array()].into_iter().flatten() {
-            handles::check_array(array)?;
+            array::check_copied(array)?;
             found = array::shape(array)?.element;
             if found == 0 {
                 // Blocks and planes are counted in ways of their own.

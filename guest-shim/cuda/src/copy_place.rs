@@ -3,7 +3,7 @@
 use crate::{
     array,
     copy::{self, Side},
-    error, handles, memory,
+    error, memory,
 };
 use vgpu_spec::structure::{Memcpy3DSide, memory_type};
 
@@ -132,7 +132,7 @@ impl Given {
         if self.kind != memory_type::ARRAY {
             return self.rows(extent).map(Place::Memory);
         }
-        handles::check_array(self.array)?;
+        array::check_copied(self.array)?;
         for (at, n) in [(self.x, extent.width), (self.y, extent.height), (self.z, extent.depth)] {
             at.checked_add(n).ok_or(error::INVALID_VALUE)?;
         }
@@ -220,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn no_array_is_an_invalid_handle() {
+    fn no_array_is_an_invalid_value() {
         let e = Extent { width: 8, height: 1, depth: 1 };
         let side = Given { kind: memory_type::ARRAY, ..given(16, 5) };
-        assert_eq!(side.place(e).err(), Some(error::INVALID_HANDLE));
+        assert_eq!(side.place(e).err(), Some(error::INVALID_VALUE));
     }
 }

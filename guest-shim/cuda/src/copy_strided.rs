@@ -292,9 +292,6 @@ pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
 /// As [`copy_2d`].
 unsafe fn copy_3d(c: &Memcpy3D, how: How) -> error::Result {
     let extent = Extent { width: c.width, height: c.height, depth: c.depth };
-    if how.peer.is_none() && (c.src.reserved != 0 || c.dst.reserved != 0) {
-        return Err(error::INVALID_VALUE);
-    }
     if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
         return Ok(());
     }
@@ -327,7 +324,7 @@ pub unsafe fn copy_peer(description: *const Blob8<200>, stream: u64, form: u32, 
     // SAFETY: the caller's promise.
     let c = unsafe { read_3d(description) }?;
     let context = |side: &Memcpy3DSide| match (side.kind, side.reserved) {
-        (memory_type::ARRAY, _) => Ok(0),
+        (memory_type::ARRAY, _) | (_, 0) => Ok(0),
         (_, context) => handles::check_context(context).map(|()| context),
     };
     let peer = Some(Peer { form, dst: context(&c.dst)?, src: context(&c.src)? });
@@ -360,142 +357,12 @@ pub unsafe fn cuMemcpy3DAsync_v2(pCopy: *const Blob8<200>, hStream: u64) -> erro
     unsafe { copy_3d(&read_3d(pCopy)?, How { stream: hStream, wait: false, peer: None }) }
 }
 
-/// CUDA_MEMCPY2D_v1: 32-bit sizes and device addresses.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Copy2Dv1 {
-    src_x: u32,
-    src_y: u32,
-    src_kind: u32,
-    src_host: u64,
-    src_device: u32,
-    src_array: u64,
-    src_pitch: u32,
-    dst_x: u32,
-    dst_y: u32,
-    dst_kind: u32,
-    dst_host: u64,
-    dst_device: u32,
-    dst_array: u64,
-    dst_pitch: u32,
-    width: u32,
-    height: u32,
-}
-
-/// # Safety
-/// `description` is NULL or valid.
-unsafe fn read_2d_v1(description: *const Blob8<96>) -> error::Result<Copy2D> {
-    const { assert!(size_of::<Copy2Dv1>() == 96) };
-    // SAFETY: the caller's promise; same size and alignment.
-    let c = *unsafe { description.cast::<Copy2Dv1>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    Ok(Copy2D {
-        src: Side2D {
-            x: c.src_x as usize,
-            y: c.src_y as usize,
-            kind: c.src_kind,
-            host: c.src_host,
-            device: c.src_device.into(),
-            array: c.src_array,
-            pitch: c.src_pitch as usize,
-        },
-        dst: Side2D {
-            x: c.dst_x as usize,
-            y: c.dst_y as usize,
-            kind: c.dst_kind,
-            host: c.dst_host,
-            device: c.dst_device.into(),
-            array: c.dst_array,
-            pitch: c.dst_pitch as usize,
-        },
-        width: c.width as usize,
-        height: c.height as usize,
-    })
-}
-
-/// One side of CUDA_MEMCPY3D_v1.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Side3Dv1 {
-    x: u32,
-    y: u32,
-    z: u32,
-    lod: u32,
-    kind: u32,
-    host: u64,
-    device: u32,
-    array: u64,
-    reserved: u64,
-    pitch: u32,
-    height: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Copy3Dv1 {
-    src: Side3Dv1,
-    dst: Side3Dv1,
-    width: u32,
-    height: u32,
-    depth: u32,
-}
-
-impl Side3Dv1 {
-    fn wide(&self) -> Memcpy3DSide {
-        Memcpy3DSide {
-            x: self.x as usize,
-            y: self.y as usize,
-            z: self.z as usize,
-            lod: self.lod as usize,
-            kind: self.kind,
-            padding: 0,
-            host: self.host,
-            device: self.device.into(),
-            array: self.array,
-            reserved: self.reserved,
-            pitch: self.pitch as usize,
-            height: self.height as usize,
-        }
-    }
-}
-
-/// # Safety
-/// `description` is NULL or valid.
-unsafe fn read_3d_v1(description: *const Blob8<144>) -> error::Result<Memcpy3D> {
-    const { assert!(size_of::<Copy3Dv1>() == 144) };
-    // SAFETY: the caller's promise; same size and alignment.
-    let c = *unsafe { description.cast::<Copy3Dv1>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    Ok(Memcpy3D {
-        src: c.src.wide(),
-        dst: c.dst.wide(),
-        width: c.width as usize,
-        height: c.height as usize,
-        depth: c.depth as usize,
-    })
-}
-
-pub unsafe fn cuMemcpy2D(pCopy: *const Blob8<96>) -> error::Result {
-    // SAFETY: the program's pointers.
-    unsafe { copy_2d(read_2d_v1(pCopy)?, 0, true) }
-}
-
-pub unsafe fn cuMemcpy2DUnaligned(pCopy: *const Blob8<96>) -> error::Result {
-    // SAFETY: the program's pointers.
-    unsafe { copy_2d(read_2d_v1(pCopy)?, 0, true) }
-}
-
-pub unsafe fn cuMemcpy2DAsync(pCopy: *const Blob8<96>, hStream: u64) -> error::Result {
-    // SAFETY: the program's pointers.
-    unsafe { copy_2d(read_2d_v1(pCopy)?, hStream, false) }
-}
-
-pub unsafe fn cuMemcpy3D(pCopy: *const Blob8<144>) -> error::Result {
-    // SAFETY: the program's pointers.
-    unsafe { copy_3d(&read_3d_v1(pCopy)?, How { stream: 0, wait: true, peer: None }) }
-}
-
-pub unsafe fn cuMemcpy3DAsync(pCopy: *const Blob8<144>, hStream: u64) -> error::Result {
-    // SAFETY: the program's pointers.
-    unsafe { copy_3d(&read_3d_v1(pCopy)?, How { stream: hStream, wait: false, peer: None }) }
+call::only_in_old_contexts! {
+    cuMemcpy2D(*const Blob8<96>);
+    cuMemcpy2DUnaligned(*const Blob8<96>);
+    cuMemcpy2DAsync(*const Blob8<96>, u64);
+    cuMemcpy3D(*const Blob8<144>);
+    cuMemcpy3DAsync(*const Blob8<144>, u64);
 }
 
 #[cfg(test)]

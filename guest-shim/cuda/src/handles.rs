@@ -183,8 +183,8 @@ checks! {
     check_memorypool, MemoryPool, INVALID_VALUE;
     check_array, Array, INVALID_HANDLE;
     check_mipmappedarray, MipmappedArray, INVALID_HANDLE;
-    check_texturereference, TextureReference, INVALID_VALUE;
-    check_surfacereference, SurfaceReference, INVALID_VALUE;
+    check_texturereference, TextureReference, INVALID_HANDLE;
+    check_surfacereference, SurfaceReference, INVALID_HANDLE;
 }
 
 /// Refuses what is no stream: the special ones are.

@@ -39,9 +39,6 @@ impl Thread {
 
 pub fn cuArrayDestroy(t: &mut Thread, array: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuArrayDestroy.ok_or(NOT_SUPPORTED)?;
-    if t.session.arrays.owner(array) != 0 {
-        return Err(INVALID_VALUE);
-    }
     let taken = t.session.arrays.take(array).ok_or(INVALID_VALUE)?;
     // SAFETY: a live array of this client, just taken out of the table.
     match check(unsafe { destroy(array) }) {

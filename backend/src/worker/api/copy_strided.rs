@@ -89,9 +89,11 @@ impl Thread {
                 memory_type::ARRAY => side.array = self.array(array)?,
                 _ => return Err(INVALID_VALUE),
             }
-            if contexts && side.reserved != 0 {
-                side.reserved = self.context(side.reserved)?;
-            }
+            // Nothing is read there in other copies.
+            side.reserved = match side.reserved {
+                context if contexts && context != 0 => self.context(context)?,
+                _ => 0,
+            };
         }
         Ok(copy)
     }

@@ -37,8 +37,8 @@ impl Objects {
         self.with(|all| all.len() >= MAX_OBJECTS)
     }
 
-    fn remove(&self, context: u32, object: u64) {
-        self.with(|all| all.remove(&(context, object)));
+    fn take(&self, context: u32, object: u64) -> Option<u64> {
+        self.with(|all| all.remove(&(context, object)))
     }
 
     fn get(&self, context: u32, object: u64) -> Result<u64, CudaError> {
@@ -95,9 +95,8 @@ pub fn cuTexObjectCreate(
 pub fn cuTexObjectDestroy(t: &mut Thread, object: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuTexObjectDestroy.ok_or(NOT_SUPPORTED)?;
     let context = t.context_index();
-    let number = t.session.textures.get(context, object)?;
-    // Before: another thread may be given the same number at once.
-    t.session.textures.remove(context, object);
+    // Before: another thread may be given the same number at once. What is no object is destroyed by the driver without an error.
+    let Some(number) = t.session.textures.take(context, object) else { return Ok(()) };
     // SAFETY: an object that this client made in this context.
     check(unsafe { destroy(object) }).inspect_err(|_| t.session.textures.insert(context, object, number))
 }
@@ -145,8 +144,8 @@ pub fn cuSurfObjectCreate(t: &mut Thread, resource: Option<Vec<Resource>>) -> Re
 pub fn cuSurfObjectDestroy(t: &mut Thread, object: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuSurfObjectDestroy.ok_or(NOT_SUPPORTED)?;
     let context = t.context_index();
-    let number = t.session.surfaces.get(context, object)?;
-    t.session.surfaces.remove(context, object);
+    // Before: another thread may be given the same number at once. What is no object is destroyed by the driver without an error.
+    let Some(number) = t.session.surfaces.take(context, object) else { return Ok(()) };
     // SAFETY: an object that this client made in this context.
     check(unsafe { destroy(object) }).inspect_err(|_| t.session.surfaces.insert(context, object, number))
 }
@@ -171,7 +170,8 @@ mod tests {
         assert_eq!(objects.get(1, 7), Ok(99));
         assert_eq!(objects.get(2, 7), Err(INVALID_VALUE));
         assert_eq!(objects.get(1, 8), Err(INVALID_VALUE));
-        objects.remove(1, 7);
+        assert_eq!(objects.take(1, 7), Some(99));
+        assert_eq!(objects.take(1, 7), None);
         assert_eq!(objects.get(1, 7), Err(INVALID_VALUE));
     }
 
