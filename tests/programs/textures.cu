@@ -5,7 +5,7 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
+#include <cuda.h>
 
 // Texels of at most four channels as floats, x fastest.
 struct Image
@@ -132,6 +132,27 @@ __global__ static void sample_row_layers(cudaTextureObject_t texture, const floa
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
         out[i] = tex1DLayered<float>(texture, at[i].x, (int)at[i].z);
+}
+
+__global__ static void sample_levels(cudaTextureObject_t texture, const float4 *at, float *out, int n)
+{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        out[i] = tex2DLod<float>(texture, at[i].x, at[i].y, at[i].w);
+}
+
+__global__ static void sample_cube(cudaTextureObject_t texture, const float4 *at, float *out, int n)
+{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        out[i] = texCubemap<float>(texture, at[i].x, at[i].y, at[i].z);
+}
+
+__global__ static void gather(cudaTextureObject_t texture, const float4 *at, float4 *out, int n)
+{
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        out[i] = tex2Dgather<float4>(texture, at[i].x, at[i].y, 0);
 }
 
 static const int THREADS = 128;
@@ -503,6 +524,159 @@ static void surfaces(void)
     CHECK(cudaFreeArray(volume));
 }
 
+// Levels of one value each: between two of them the filter mixes.
+static void mipmaps(void)
+{
+    cudaChannelFormatDesc format = cudaCreateChannelDesc<float>();
+    cudaMipmappedArray_t mipmapped;
+    CHECK(cudaMallocMipmappedArray(&mipmapped, &format, make_cudaExtent(16, 16, 0), 4));
+    const float values[4] = {1, 3, 11, 7};
+    for (unsigned i = 0; i < 4; i++) {
+        cudaArray_t level;
+        CHECK(cudaGetMipmappedArrayLevel(&level, mipmapped, i));
+        size_t size = 16 >> i;
+        std::vector<float> texels(size * size, values[i]);
+        CHECK(cudaMemcpy2DToArray(level, 0, 0, texels.data(), size * 4, size * 4, size, cudaMemcpyHostToDevice));
+    }
+    cudaResourceDesc r = {};
+    r.resType = cudaResourceTypeMipmappedArray;
+    r.res.mipmap.mipmap = mipmapped;
+    cudaTextureDesc t = {};
+    t.normalizedCoords = 1;
+    t.filterMode = cudaFilterModeLinear;
+    t.maxMipmapLevelClamp = 3;
+    std::vector<float4> at;
+    for (int i = 0; i <= 48; i++)
+        at.push_back(make_float4(0.3f, 0.6f, 0, i / 16.0f + 1 / 64.0f));
+    int n = (int)at.size();
+    DeviceArray<float4> where(at);
+    DeviceArray<float> out(n);
+    for (bool linear : {false, true}) {
+        t.mipmapFilterMode = linear ? cudaFilterModeLinear : cudaFilterModePoint;
+        cudaTextureObject_t texture;
+        CHECK(cudaCreateTextureObject(&texture, &r, &t, nullptr));
+        sample_levels<<<BLOCKS(n), THREADS>>>(texture, where.get(), out.get(), n);
+        CHECK(cudaGetLastError());
+        std::vector<float> got = out.read();
+        for (int i = 0; i < n; i++) {
+            float lod = fminf(at[i].w, 3), want;
+            int low = (int)lod;
+            if (linear)
+                want = low == 3 ? values[3] : values[low] + (values[low + 1] - values[low]) * (lod - low);
+            else
+                want = values[(int)floorf(lod + 0.5f)];
+            if (!(fabsf(got[i] - want) <= (linear ? 8 / 128.0f : 0)))
+                fail("level %g, linear %d, is %g, not %g", at[i].w, linear, got[i], want);
+        }
+        cudaResourceDesc back;
+        CHECK(cudaGetTextureObjectResourceDesc(&back, texture));
+        REQUIRE(back.resType == cudaResourceTypeMipmappedArray && back.res.mipmap.mipmap == mipmapped);
+        CHECK(cudaDestroyTextureObject(texture));
+    }
+    CHECK(cudaFreeMipmappedArray(mipmapped));
+}
+
+// Faces of one value each.
+static void cubemap(void)
+{
+    cudaChannelFormatDesc format = cudaCreateChannelDesc<float>();
+    cudaArray_t array;
+    CHECK(cudaMalloc3DArray(&array, &format, make_cudaExtent(8, 8, 6), cudaArrayCubemap));
+    std::vector<float> texels(8 * 8 * 6);
+    for (size_t i = 0; i < texels.size(); i++)
+        texels[i] = (float)(i / 64);
+    cudaMemcpy3DParms copy = {};
+    copy.srcPtr = make_cudaPitchedPtr(texels.data(), 32, 8, 8);
+    copy.dstArray = array;
+    copy.extent = make_cudaExtent(8, 8, 6);
+    copy.kind = cudaMemcpyHostToDevice;
+    CHECK(cudaMemcpy3D(&copy));
+    cudaTextureDesc t = {};
+    t.normalizedCoords = 1;
+    for (auto &mode : t.addressMode)
+        mode = cudaAddressModeClamp;
+    cudaTextureObject_t texture = texture_of(array, t);
+    std::vector<float4> at;
+    for (int face = 0; face < 6; face++)
+        for (int i = 0; i < 16; i++) {
+            float p[3] = {0.1f * (i % 4) - 0.17f, 0.1f * (i / 4) - 0.13f, 0.1f};
+            // The largest coordinate tells the face: +x, -x, +y, -y, +z, -z.
+            p[face / 2] = face % 2 ? -1.5f : 1.5f;
+            at.push_back(make_float4(p[0], p[1], p[2], (float)face));
+        }
+    int n = (int)at.size();
+    DeviceArray<float4> where(at);
+    DeviceArray<float> out(n);
+    sample_cube<<<BLOCKS(n), THREADS>>>(texture, where.get(), out.get(), n);
+    CHECK(cudaGetLastError());
+    std::vector<float> got = out.read();
+    for (int i = 0; i < n; i++)
+        if (got[i] != at[i].w)
+            fail("direction %g %g %g is face %g, not %g", at[i].x, at[i].y, at[i].z, got[i], at[i].w);
+    CHECK(cudaDestroyTextureObject(texture));
+    CHECK(cudaFreeArray(array));
+}
+
+static void gathers(void)
+{
+    Image image = noisy(16, 8, 1, 10);
+    cudaArray_t array = array_of(image, cudaArrayTextureGather);
+    Sampling s = {cudaAddressModeClamp, false, false, {0, 0, 0, 0}};
+    cudaTextureObject_t texture = texture_of(array, description(s));
+    std::vector<float4> at = positions(image, false, false);
+    int n = (int)at.size();
+    DeviceArray<float4> where(at), out(n);
+    gather<<<BLOCKS(n), THREADS>>>(texture, where.get(), out.get(), n);
+    CHECK(cudaGetLastError());
+    std::vector<float4> got = out.read();
+    for (int i = 0; i < n; i++) {
+        int x = (int)floorf(at[i].x - 0.5f), y = (int)floorf(at[i].y - 0.5f);
+        float want[4] = {texel(image, x, y + 1, 0, 0, s), texel(image, x + 1, y + 1, 0, 0, s),
+                         texel(image, x + 1, y, 0, 0, s), texel(image, x, y, 0, 0, s)};
+        if (memcmp(want, &got[i], sizeof want) != 0)
+            fail("gathered at %g %g: %g %g %g %g, not %g %g %g %g", at[i].x, at[i].y, got[i].x, got[i].y, got[i].z, got[i].w,
+                 want[0], want[1], want[2], want[3]);
+    }
+    CHECK(cudaDestroyTextureObject(texture));
+    CHECK(cudaFreeArray(array));
+}
+
+// The bits of floats, read as numbers through a view.
+static void views(void)
+{
+    Image image = noisy(16, 8, 1, 11);
+    cudaArray_t array = array_of(image);
+    cudaResourceDesc r = {};
+    r.resType = cudaResourceTypeArray;
+    r.res.array.array = array;
+    cudaTextureDesc t = {};
+    cudaResourceViewDesc v = {}, got_view;
+    v.format = cudaResViewFormatUnsignedInt1;
+    v.width = 16;
+    v.height = 8;
+    cudaTextureObject_t texture;
+    CHECK(cudaCreateTextureObject(&texture, &r, &t, &v));
+    CHECK(cudaGetTextureObjectResourceViewDesc(&got_view, texture));
+    REQUIRE(got_view.format == v.format && got_view.width == 16 && got_view.height == 8 && got_view.lastMipmapLevel == 0);
+    std::vector<float4> at = positions(image, false, false);
+    int n = (int)at.size();
+    DeviceArray<float4> where(at);
+    DeviceArray<unsigned> out(n);
+    sample_integers<unsigned><<<BLOCKS(n), THREADS>>>(texture, where.get(), out.get(), n);
+    CHECK(cudaGetLastError());
+    std::vector<unsigned> got = out.read();
+    for (int i = 0; i < n; i++) {
+        unsigned want;
+        memcpy(&want, &image.at((int)at[i].x, (int)at[i].y, 0, 0), 4);
+        if (got[i] != want)
+            fail("bits at %g %g are %#x, not %#x", at[i].x, at[i].y, got[i], want);
+    }
+    CHECK(cudaDestroyTextureObject(texture));
+    v.width = 17;
+    EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(&texture, &r, &t, &v));
+    CHECK(cudaFreeArray(array));
+}
+
 static void getters(void)
 {
     Image image = noisy(16, 8, 1, 9);
@@ -521,13 +695,221 @@ static void getters(void)
     CHECK(cudaDestroyTextureObject(texture));
     CHECK(cudaDestroyTextureObject(other));
 
+    // What is no object any more.
+    EXPECT(cudaErrorInvalidValue, cudaGetTextureObjectTextureDesc(&got, texture));
+    CHECK(cudaDestroyTextureObject(texture));
+
     r = {};
     r.resType = cudaResourceTypeArray;
-    EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(nullptr, &r, &t, nullptr));
     r.res.array.array = array;
+    EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(nullptr, &r, &t, nullptr));
     EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(&texture, nullptr, &t, nullptr));
     EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(&texture, &r, nullptr, nullptr));
     CHECK(cudaFreeArray(array));
+}
+
+#define REQUIRE_CU(expected, call)                                                                           \
+    do {                                                                                                     \
+        CUresult got_ = (call);                                                                              \
+        if (got_ != (expected))                                                                              \
+            fail("line %d: %s returned %d, expected %d", __LINE__, #call, (int)got_, (int)(expected));       \
+    } while (0)
+#define CU(call) REQUIRE_CU(CUDA_SUCCESS, call)
+#define INVALID(call) REQUIRE_CU(CUDA_ERROR_INVALID_VALUE, call)
+
+static void *find(const char *name)
+{
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    cudaError_t status = cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &result);
+    if (status != cudaSuccess || result != cudaDriverEntryPointSuccess || function == nullptr)
+        fail("%s is not there (%d, %d)", name, (int)status, (int)result);
+    return function;
+}
+
+#define FUNCTION(name) static decltype(&name) p_##name = (decltype(&name))find(#name)
+#if defined __GNUC__
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+
+// As nvcc wrote texture references until CUDA 11: the kernel names them.
+static const char REFERENCES[] = R"(
+.version 4.0
+.target sm_30
+.address_size 64
+.global .texref picture;
+.global .surfref sheet;
+.visible .entry look(.param .u64 at, .param .u64 out, .param .u32 n)
+{
+    .reg .u64 %a, %o, %i;
+    .reg .u32 %t, %n;
+    .reg .f32 %x, %y, %r, %g, %b, %c;
+    .reg .pred %p;
+    ld.param.u64 %a, [at];
+    ld.param.u64 %o, [out];
+    ld.param.u32 %n, [n];
+    mov.u32 %t, %tid.x;
+    setp.ge.u32 %p, %t, %n;
+    @%p bra DONE;
+    cvta.to.global.u64 %a, %a;
+    cvta.to.global.u64 %o, %o;
+    mul.wide.u32 %i, %t, 16;
+    add.u64 %a, %a, %i;
+    ld.global.f32 %x, [%a];
+    ld.global.f32 %y, [%a + 4];
+    tex.2d.v4.f32.f32 {%r, %g, %b, %c}, [picture, {%x, %y}];
+    mul.wide.u32 %i, %t, 4;
+    add.u64 %o, %o, %i;
+    st.global.f32 [%o], %r;
+DONE:
+    ret;
+}
+)";
+
+static void reference_getters(CUtexref t)
+{
+    FUNCTION(cuTexRefGetAddressMode);
+    FUNCTION(cuTexRefGetFilterMode);
+    FUNCTION(cuTexRefGetFlags);
+    FUNCTION(cuTexRefGetFormat);
+    FUNCTION(cuTexRefGetMaxAnisotropy);
+    FUNCTION(cuTexRefGetMipmapFilterMode);
+    FUNCTION(cuTexRefGetMipmapLevelBias);
+    FUNCTION(cuTexRefGetMipmapLevelClamp);
+    FUNCTION(cuTexRefGetBorderColor);
+    FUNCTION(cuTexRefSetMaxAnisotropy);
+    FUNCTION(cuTexRefSetMipmapFilterMode);
+    FUNCTION(cuTexRefSetMipmapLevelBias);
+    FUNCTION(cuTexRefSetMipmapLevelClamp);
+    FUNCTION(cuTexRefSetBorderColor);
+    FUNCTION(cuTexRefSetAddressMode);
+    FUNCTION(cuTexRefSetFlags);
+    FUNCTION(cuTexRefSetFormat);
+    CUaddress_mode mode;
+    CUfilter_mode filter;
+    CUarray_format format;
+    unsigned flags;
+    int channels, anisotropy;
+    float bias, low, high, color[4], wanted[4] = {0.25f, 0.5f, 0, 1};
+    CU(p_cuTexRefGetAddressMode(&mode, t, 0));
+    CU(p_cuTexRefGetFilterMode(&filter, t));
+    CU(p_cuTexRefGetFlags(&flags, t));
+    CU(p_cuTexRefGetFormat(&format, &channels, t));
+    REQUIRE(mode == CU_TR_ADDRESS_MODE_CLAMP && filter == CU_TR_FILTER_MODE_POINT && flags == 0);
+    REQUIRE(format == CU_AD_FORMAT_FLOAT && channels == 1);
+    INVALID(p_cuTexRefGetAddressMode(&mode, t, 3));
+    CU(p_cuTexRefSetAddressMode(t, 1, CU_TR_ADDRESS_MODE_CLAMP));
+    INVALID(p_cuTexRefSetAddressMode(t, 3, CU_TR_ADDRESS_MODE_CLAMP));
+    INVALID(p_cuTexRefSetFlags(t, 0x8000));
+    INVALID(p_cuTexRefSetFormat(t, CU_AD_FORMAT_FLOAT, 3));
+    CU(p_cuTexRefSetFormat(t, CU_AD_FORMAT_FLOAT, 1));
+    CU(p_cuTexRefSetMaxAnisotropy(t, 5));
+    CU(p_cuTexRefGetMaxAnisotropy(&anisotropy, t));
+    CU(p_cuTexRefSetMipmapFilterMode(t, CU_TR_FILTER_MODE_LINEAR));
+    CU(p_cuTexRefGetMipmapFilterMode(&filter, t));
+    CU(p_cuTexRefSetMipmapLevelBias(t, 0.5f));
+    CU(p_cuTexRefGetMipmapLevelBias(&bias, t));
+    CU(p_cuTexRefSetMipmapLevelClamp(t, 0.5f, 2));
+    CU(p_cuTexRefGetMipmapLevelClamp(&low, &high, t));
+    REQUIRE(anisotropy == 5 && filter == CU_TR_FILTER_MODE_LINEAR && bias == 0.5f && low == 0.5f && high == 2);
+    INVALID(p_cuTexRefGetMipmapLevelClamp(&low, nullptr, t));
+    CU(p_cuTexRefSetBorderColor(t, wanted));
+    CU(p_cuTexRefGetBorderColor(color, t));
+    REQUIRE(memcmp(color, wanted, sizeof color) == 0);
+    INVALID(p_cuTexRefSetBorderColor(t, nullptr));
+    REQUIRE_CU(CUDA_ERROR_INVALID_HANDLE, p_cuTexRefGetFlags(&flags, nullptr));
+}
+
+// Texture references of the driver API, alone and in a module.
+static void references(void)
+{
+    FUNCTION(cuTexRefCreate);
+    FUNCTION(cuTexRefDestroy);
+    FUNCTION(cuTexRefSetArray);
+    FUNCTION(cuTexRefGetArray);
+    FUNCTION(cuTexRefSetAddress);
+    FUNCTION(cuTexRefGetAddress);
+    FUNCTION(cuTexRefSetAddress2D);
+    FUNCTION(cuTexRefSetMipmappedArray);
+    FUNCTION(cuTexRefGetMipmappedArray);
+    FUNCTION(cuTexRefSetFilterMode);
+    FUNCTION(cuModuleLoadData);
+    FUNCTION(cuModuleUnload);
+    FUNCTION(cuModuleGetFunction);
+    FUNCTION(cuModuleGetTexRef);
+    FUNCTION(cuModuleGetSurfRef);
+    FUNCTION(cuSurfRefSetArray);
+    FUNCTION(cuSurfRefGetArray);
+    FUNCTION(cuLaunchKernel);
+    Image image = noisy(16, 8, 1, 12);
+    CUarray array = (CUarray)array_of(image), got, sheet = (CUarray)array_of(image, cudaArraySurfaceLoadStore);
+    CUmipmappedArray mipmapped, got_mipmapped;
+    cudaChannelFormatDesc format = cudaCreateChannelDesc<float>();
+    CHECK(cudaMallocMipmappedArray((cudaMipmappedArray_t *)&mipmapped, &format, make_cudaExtent(16, 8, 0), 2));
+    DeviceArray<float> memory(1024);
+    CUdeviceptr address, base = (CUdeviceptr)memory.get();
+    size_t offset;
+    CUtexref t;
+    CU(p_cuTexRefCreate(&t));
+    INVALID(p_cuTexRefGetArray(&got, t));
+    INVALID(p_cuTexRefGetAddress(&address, t));
+    reference_getters(t);
+    CU(p_cuTexRefSetArray(t, array, CU_TRSA_OVERRIDE_FORMAT));
+    CU(p_cuTexRefGetArray(&got, t));
+    REQUIRE(got == array);
+    REQUIRE_CU(CUDA_ERROR_INVALID_HANDLE, p_cuTexRefSetArray(t, nullptr, CU_TRSA_OVERRIDE_FORMAT));
+    CU(p_cuTexRefSetMipmappedArray(t, mipmapped, CU_TRSA_OVERRIDE_FORMAT));
+    CU(p_cuTexRefGetMipmappedArray(&got_mipmapped, t));
+    REQUIRE(got_mipmapped == mipmapped);
+    INVALID(p_cuTexRefGetArray(&got, t));
+    CU(p_cuTexRefSetAddress(&offset, t, base + 4, 2048));
+    REQUIRE(offset == 4);
+    CU(p_cuTexRefGetAddress(&address, t));
+    REQUIRE(address == base);
+    INVALID(p_cuTexRefSetAddress(nullptr, t, base + 4, 2048));
+    CUDA_ARRAY_DESCRIPTOR two = {16, 8, CU_AD_FORMAT_FLOAT, 1};
+    CU(p_cuTexRefSetAddress2D(t, &two, base, 512));
+    INVALID(p_cuTexRefSetAddress2D(t, &two, base, 72));
+    CU(p_cuTexRefDestroy(t));
+    REQUIRE_CU(CUDA_ERROR_INVALID_HANDLE, p_cuTexRefDestroy(nullptr));
+
+    CUmodule module;
+    CUfunction look;
+    CUtexref again;
+    CUsurfref s;
+    CU(p_cuModuleLoadData(&module, REFERENCES));
+    CU(p_cuModuleGetTexRef(&t, module, "picture"));
+    CU(p_cuModuleGetTexRef(&again, module, "picture"));
+    REQUIRE(t == again);
+    REQUIRE_CU(CUDA_ERROR_NOT_FOUND, p_cuModuleGetTexRef(&again, module, "nothing"));
+    REQUIRE_CU(CUDA_ERROR_NOT_FOUND, p_cuModuleGetSurfRef(&s, module, "nothing"));
+    CU(p_cuModuleGetSurfRef(&s, module, "sheet"));
+    INVALID(p_cuSurfRefGetArray(&got, s));
+    CU(p_cuSurfRefSetArray(s, sheet, 0));
+    INVALID(p_cuSurfRefSetArray(s, sheet, 1));
+    CU(p_cuSurfRefGetArray(&got, s));
+    REQUIRE(got == sheet);
+    CU(p_cuModuleGetFunction(&look, module, "look"));
+    CU(p_cuTexRefSetArray(t, array, CU_TRSA_OVERRIDE_FORMAT));
+    CU(p_cuTexRefSetFilterMode(t, CU_TR_FILTER_MODE_LINEAR));
+    std::vector<float4> at = positions(image, false, true);
+    unsigned n = (unsigned)at.size();
+    DeviceArray<float4> where(at);
+    DeviceArray<float> out(n);
+    CUdeviceptr p_at = (CUdeviceptr)where.get(), p_out = (CUdeviceptr)out.get();
+    void *parameters[] = {&p_at, &p_out, &n};
+    CU(p_cuLaunchKernel(look, 1, 1, 1, 1024, 1, 1, 0, nullptr, parameters, nullptr));
+    std::vector<float> values = out.read();
+    Sampling sampling = {cudaAddressModeClamp, true, false, {0, 0, 0, 0}};
+    for (unsigned i = 0; i < n; i++) {
+        float p[3] = {at[i].x, at[i].y, 0}, want = sampled(image, 2, p, 0, sampling);
+        if (!(fabsf(values[i] - want) <= 2 / 256.0f))
+            fail("texture reference: at %g %g is %g, not %g", p[0], p[1], values[i], want);
+    }
+    CU(p_cuModuleUnload(module));
+    CHECK(cudaFreeArray((cudaArray_t)array));
+    CHECK(cudaFreeArray((cudaArray_t)sheet));
+    CHECK(cudaFreeMipmappedArray((cudaMipmappedArray_t)mipmapped));
 }
 
 int main()
@@ -537,6 +919,11 @@ int main()
     memory();
     layers();
     surfaces();
+    mipmaps();
+    cubemap();
+    gathers();
+    views();
     getters();
-    return pass("texture and surface objects");
+    references();
+    return pass("texture and surface objects, texture references");
 }

@@ -1,7 +1,7 @@
 //! What a copy in two or three dimensions goes from or to: rows of memory, or a part of an array.
 
 use crate::{
-    array,
+    array::{self, Shape},
     copy::{self, Side},
     error, memory,
 };
@@ -112,6 +112,15 @@ impl Place {
     }
 }
 
+/// Whether a part of an array is within its shape. There is one level of detail.
+fn within(side: &Memcpy3DSide, e: Extent, shape: Shape) -> bool {
+    let fits = |at: usize, n: usize, size: usize| at.checked_add(n).is_some_and(|end| end <= size);
+    side.lod == 0
+        && fits(side.x, e.width, shape.width * shape.element)
+        && fits(side.y, e.height, shape.height)
+        && fits(side.z, e.depth, shape.depth)
+}
+
 /// One side as the program describes it.
 pub struct Given {
     pub kind: u32,
@@ -208,6 +217,23 @@ mod tests {
         let side = Memcpy3DSide { kind: memory_type::ARRAY, array: 9, x: 4, y: 1, ..Memcpy3DSide::default() };
         let Place::Array(part) = Place::Array(side).part(8, 2, 3) else { panic!("not an array") };
         assert_eq!((part.x, part.y, part.z, part.array), (12, 3, 3, 9));
+    }
+
+    #[test]
+    fn what_reaches_beyond_an_array_is_not_within_it() {
+        let shape = Shape { width: 16, height: 8, depth: 4, element: 4 };
+        let e = Extent { width: 64, height: 8, depth: 4 };
+        let whole = Memcpy3DSide { kind: memory_type::ARRAY, ..Memcpy3DSide::default() };
+        assert!(within(&whole, e, shape));
+        for side in [
+            Memcpy3DSide { x: 4, ..whole },
+            Memcpy3DSide { y: 1, ..whole },
+            Memcpy3DSide { z: usize::MAX, ..whole },
+            Memcpy3DSide { lod: 1, ..whole },
+        ] {
+            assert!(!within(&side, e, shape), "{side:?}");
+        }
+        assert!(within(&Memcpy3DSide { x: 4, ..whole }, Extent { width: 60, ..e }, shape));
     }
 
     #[test]

@@ -124,6 +124,7 @@ unsafe fn pack(
 /// # Safety
 /// As [`copy`].
 unsafe fn staged(pageable: Rows, device: Place, e: Extent, from_host: bool, how: How) -> error::Result {
+    device.check(e)?;
     let block = Block::take()?;
     parts(e, |column, row, plane, width, rows| {
         let packed = Place::Memory(Rows {
