@@ -704,7 +704,6 @@ static void getters(void)
     r.res.array.array = array;
     EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(nullptr, &r, &t, nullptr));
     EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(&texture, nullptr, &t, nullptr));
-    EXPECT(cudaErrorInvalidValue, cudaCreateTextureObject(&texture, &r, nullptr, nullptr));
     CHECK(cudaFreeArray(array));
 }
 
@@ -820,6 +819,102 @@ static void reference_getters(CUtexref t)
     REQUIRE_CU(CUDA_ERROR_INVALID_HANDLE, p_cuTexRefGetFlags(&flags, nullptr));
 }
 
+// What the driver refuses of objects.
+static void refused(void)
+{
+    FUNCTION(cuTexObjectCreate);
+    FUNCTION(cuTexObjectDestroy);
+    FUNCTION(cuTexObjectGetResourceDesc);
+    FUNCTION(cuTexObjectGetTextureDesc);
+    FUNCTION(cuTexObjectGetResourceViewDesc);
+    FUNCTION(cuSurfObjectCreate);
+    FUNCTION(cuSurfObjectDestroy);
+    FUNCTION(cuSurfObjectGetResourceDesc);
+    Image image = noisy(16, 8, 1, 13);
+    CUarray array = (CUarray)array_of(image, cudaArraySurfaceLoadStore);
+    CUDA_RESOURCE_DESC r, got;
+    CUDA_TEXTURE_DESC t;
+    CUDA_RESOURCE_VIEW_DESC v;
+    CUtexObject texture;
+    CUsurfObject surface;
+    memset(&r, 0, sizeof r);
+    memset(&t, 0, sizeof t);
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    INVALID(p_cuSurfObjectCreate(&surface, &r));
+    r.res.array.hArray = array;
+    INVALID(p_cuTexObjectCreate(nullptr, &r, &t, nullptr));
+    INVALID(p_cuTexObjectCreate(&texture, nullptr, &t, nullptr));
+    INVALID(p_cuTexObjectCreate(&texture, &r, nullptr, nullptr));
+    r.flags = 1;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    INVALID(p_cuSurfObjectCreate(&surface, &r));
+    r.flags = 0;
+    r.resType = (CUresourcetype)4;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    r.resType = CU_RESOURCE_TYPE_ARRAY;
+    t.addressMode[0] = (CUaddress_mode)4;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    t.addressMode[0] = CU_TR_ADDRESS_MODE_WRAP;
+    t.filterMode = (CUfilter_mode)2;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    t.filterMode = CU_TR_FILTER_MODE_POINT;
+    t.flags = 0x100;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    t.flags = 0;
+    t.reserved[3] = 1;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    t.reserved[3] = 0;
+    CU(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    CU(p_cuSurfObjectCreate(&surface, &r));
+    CU(p_cuTexObjectGetResourceDesc(&got, texture));
+    REQUIRE(got.resType == CU_RESOURCE_TYPE_ARRAY && got.res.array.hArray == array && got.flags == 0);
+    CU(p_cuTexObjectDestroy(texture));
+    CU(p_cuSurfObjectDestroy(surface));
+    INVALID(p_cuTexObjectGetResourceDesc(&got, texture));
+    INVALID(p_cuTexObjectGetTextureDesc(&t, 0x7777));
+    INVALID(p_cuTexObjectGetResourceViewDesc(&v, 0x7777));
+    INVALID(p_cuSurfObjectGetResourceDesc(&got, surface));
+    // Memory: aligned to 32 bytes for rows, to 512 for the base of linear memory.
+    DeviceArray<float> memory(4096);
+    memset(&r, 0, sizeof r);
+    memset(&t, 0, sizeof t);
+    r.resType = CU_RESOURCE_TYPE_LINEAR;
+    r.res.linear.devPtr = (CUdeviceptr)memory.get();
+    r.res.linear.format = CU_AD_FORMAT_FLOAT;
+    r.res.linear.numChannels = 1;
+    r.res.linear.sizeInBytes = 4096;
+    INVALID(p_cuSurfObjectCreate(&surface, &r));
+    r.res.linear.devPtr += 4;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    r.res.linear.devPtr = 0;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    r.res.linear.devPtr = (CUdeviceptr)memory.get();
+    r.res.linear.numChannels = 3;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    r.res.linear.numChannels = 1;
+    CU(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    CU(p_cuTexObjectGetResourceDesc(&got, texture));
+    REQUIRE(got.resType == CU_RESOURCE_TYPE_LINEAR && got.res.linear.devPtr == r.res.linear.devPtr &&
+            got.res.linear.format == CU_AD_FORMAT_FLOAT && got.res.linear.numChannels == 1 && got.res.linear.sizeInBytes == 4096);
+    CU(p_cuTexObjectDestroy(texture));
+    memset(&r, 0, sizeof r);
+    r.resType = CU_RESOURCE_TYPE_PITCH2D;
+    r.res.pitch2D.devPtr = (CUdeviceptr)memory.get();
+    r.res.pitch2D.format = CU_AD_FORMAT_FLOAT;
+    r.res.pitch2D.numChannels = 1;
+    r.res.pitch2D.width = 16;
+    r.res.pitch2D.height = 16;
+    r.res.pitch2D.pitchInBytes = 72;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    r.res.pitch2D.pitchInBytes = 512;
+    r.res.pitch2D.devPtr += 4;
+    INVALID(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    r.res.pitch2D.devPtr -= 4;
+    CU(p_cuTexObjectCreate(&texture, &r, &t, nullptr));
+    CU(p_cuTexObjectDestroy(texture));
+    CHECK(cudaFreeArray((cudaArray_t)array));
+}
+
 // Texture references of the driver API, alone and in a module.
 static void references(void)
 {
@@ -924,6 +1019,7 @@ int main()
     gathers();
     views();
     getters();
+    refused();
     references();
     return pass("texture and surface objects, texture references");
 }

@@ -99,16 +99,18 @@ impl Place {
         match self {
             Place::Memory(rows) => rows.certain(e),
             Place::Array(side) => array::shape(side.array).is_ok_and(|shape| {
-                let within =
-                    |at: usize, n: usize, size: usize| at.checked_add(n).is_some_and(|end| end <= size);
                 shape.element != 0
-                    && side.lod == 0
                     && (side.x % shape.element, e.width % shape.element) == (0, 0)
-                    && within(side.x, e.width, shape.width * shape.element)
-                    && within(side.y, e.height, shape.height)
-                    && within(side.z, e.depth, shape.depth)
+                    && within(side, e, shape)
             }),
         }
+    }
+
+    /// Refuses what certainly lies beyond it, before a part of it is copied.
+    pub fn check(&self, e: Extent) -> error::Result {
+        let Place::Array(side) = self else { return Ok(()) };
+        let shape = array::shape(side.array)?;
+        if shape.element == 0 || within(side, e, shape) { Ok(()) } else { Err(error::INVALID_VALUE) }
     }
 }
 
