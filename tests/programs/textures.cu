@@ -174,11 +174,12 @@ static cudaArray_t array_of(Image &image, unsigned flags = cudaArrayDefault)
     return array;
 }
 
-static cudaTextureDesc description(const Sampling &s)
+// The modes of dimensions that a texture has not got are looked at too: with a border there, half of a row would be the border.
+static cudaTextureDesc description(const Sampling &s, int dims = 2)
 {
     cudaTextureDesc t = {};
-    for (auto &mode : t.addressMode)
-        mode = s.mode;
+    for (int k = 0; k < 3; k++)
+        t.addressMode[k] = k < dims ? s.mode : cudaAddressModeClamp;
     t.filterMode = s.linear ? cudaFilterModeLinear : cudaFilterModePoint;
     t.normalizedCoords = s.normalized;
     memcpy(t.borderColor, s.border, sizeof t.borderColor);
@@ -226,7 +227,7 @@ static std::vector<float4> positions(const Image &image, bool normalized, bool o
 template <int Dims> static void check_sampling(Image image, const Sampling &s)
 {
     cudaArray_t array = array_of(image);
-    cudaTextureObject_t texture = texture_of(array, description(s));
+    cudaTextureObject_t texture = texture_of(array, description(s, Dims));
     std::vector<float4> at = positions(image, s.normalized, true);
     int n = (int)at.size();
     DeviceArray<float4> where(at);
@@ -401,7 +402,7 @@ static void layers(void)
     copy.kind = cudaMemcpyHostToDevice;
     CHECK(cudaMemcpy3D(&copy));
     s.linear = true;
-    texture = texture_of(array, description(s));
+    texture = texture_of(array, description(s, 1));
     at = positions(rows, false, false);
     DeviceArray<float4> row_positions(at);
     sample_row_layers<<<BLOCKS(n), THREADS>>>(texture, row_positions.get(), out.get(), n);

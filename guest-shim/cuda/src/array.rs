@@ -89,8 +89,11 @@ pub fn shape(array: u64) -> error::Result<Shape> {
 
 pub unsafe fn cuArrayDestroy(hArray: u64) -> error::Result {
     handles::check_array(hArray)?;
-    calls::cuArrayDestroy(hArray)?;
-    handles::remove(hArray);
+    let mut ended = 0;
+    calls::vgpuArrayDestroy(hArray, &mut ended)?;
+    if ended != 0 {
+        handles::remove(hArray);
+    }
     Ok(())
 }
 
@@ -118,7 +121,8 @@ pub unsafe fn cuArrayGetMemoryRequirements(
     check_copied(array)?;
     // SAFETY: the program's pointer.
     let place = unsafe { memoryRequirements.as_mut() }.ok_or(error::INVALID_VALUE)?;
-    calls::cuArrayGetMemoryRequirements(place, array, device::host_ordinal(device)?)
+    // The driver does not look at the device.
+    calls::cuArrayGetMemoryRequirements(place, array, device::host_ordinal(device).unwrap_or(0))
 }
 
 pub unsafe fn cuMipmappedArrayGetMemoryRequirements(
@@ -129,7 +133,7 @@ pub unsafe fn cuMipmappedArrayGetMemoryRequirements(
     mipmapped_value(mipmap)?;
     // SAFETY: the program's pointer.
     let place = unsafe { memoryRequirements.as_mut() }.ok_or(error::INVALID_VALUE)?;
-    calls::cuMipmappedArrayGetMemoryRequirements(place, mipmap, device::host_ordinal(device)?)
+    calls::cuMipmappedArrayGetMemoryRequirements(place, mipmap, device::host_ordinal(device).unwrap_or(0))
 }
 
 pub unsafe fn cuArrayGetSparseProperties(sparseProperties: *mut Blob8<48>, array: u64) -> error::Result {

@@ -37,15 +37,19 @@ impl Thread {
     }
 }
 
-pub fn cuArrayDestroy(t: &mut Thread, array: u64) -> Result<(), CudaError> {
+/// Destroys an array, and says whether it ended: the driver takes levels and planes without doing anything.
+pub fn vgpuArrayDestroy(t: &mut Thread, array: u64) -> Result<u32, CudaError> {
     let destroy = t.driver.cuArrayDestroy.ok_or(NOT_SUPPORTED)?;
+    if t.session.arrays.owner(array) != 0 {
+        return Ok(0);
+    }
     let taken = t.session.arrays.take(array).ok_or(INVALID_VALUE)?;
     // SAFETY: a live array of this client, just taken out of the table.
     match check(unsafe { destroy(array) }) {
         Ok(()) => {
             t.forget_parts(array);
             t.session.arrays.release(taken);
-            Ok(())
+            Ok(1)
         }
         Err(status) => {
             t.session.arrays.restore(taken)?;
