@@ -22,8 +22,8 @@ fn clamped() -> Sampling {
 #[test]
 fn the_width_of_linear_textures_is_limited_by_texels_and_bytes() {
     start();
-    // SAFETY: the pointers are of live values.
     let width = |format, channels, device| {
+        // SAFETY: the pointers are of live values.
         get(|out| unsafe { texture::cuDeviceGetTexture1DLinearMaxWidth(out, format, channels, device) })
     };
     assert_eq!(width(U8, 1, 0), Ok(1 << 30));
@@ -167,19 +167,19 @@ fn mixtures_are_as_an_h100_was_seen_to_give_them() {
         )
     };
     let unsigned = seen(U8, [0, 255, 10, 100]);
-    close(unsigned[0], 0.122_392_617);
-    close(unsigned[1], 0.234_683_752);
+    close(unsigned[0], 8021.0 / 65_535.0);
+    close(unsigned[1], 15_380.0 / 65_535.0);
     let signed = seen(S8, [0x80, 127, 10, 0x9c]);
-    close(signed[0], -0.711_416_96);
-    close(signed[1], -0.459_883_422);
+    close(signed[0], -23_311.0 / 32_767.0);
+    close(signed[1], -15_069.0 / 32_767.0);
     // One dimension is a row of two, at its edge.
     let row = filled(&descriptor([4, 0, 0], FLOAT, 1, 0), &[10f32, 20.0, 40.0, 80.0]);
     let border = Sampling { address: [3; 3], border: [7.0, 14.0, 0.0, 0.0], filter: 1, ..clamped() };
     let places = at_x(&[0.0, 0.4, 2.4]);
-    assert_eq!(sample(texture_of(row, &border), "1d", "%f0", &places), [7.75, 8.347_656_3, 22.484_375]);
+    assert_eq!(sample(texture_of(row, &border), "1d", "%f0", &places), [7.75, 2137.0 / 256.0, 22.484_375]);
     let bytes = filled(&descriptor([2, 2, 0], U8, 1, 0), &[0u8; 4]);
     let border = Sampling { filter: 0, border: [0.25; 4], ..border };
-    close(sample(texture_of(bytes, &border), "2d", "%f0, %f1", &[[5.0; 4]])[0], 0.250_980_407);
+    close(sample(texture_of(bytes, &border), "2d", "%f0, %f1", &[[5.0; 4]])[0], 64.0 / 255.0);
 }
 
 #[test]
