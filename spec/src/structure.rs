@@ -10,6 +10,7 @@ pub struct Memcpy3DSide {
     pub lod: usize,
     /// CUmemorytype: see [`memory_type`].
     pub kind: u32,
+    pub padding: u32,
     pub host: u64,
     pub device: u64,
     pub array: u64,
@@ -38,6 +39,84 @@ pub mod memory_type {
     pub const ARRAY: u32 = 3;
     pub const UNIFIED: u32 = 4;
 }
+
+/// A number inside a structure: where it lies and how many bytes it has (4 or 8).
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    at: usize,
+    len: usize,
+}
+
+impl Field {
+    const fn u32(at: usize) -> Self {
+        Field { at, len: 4 }
+    }
+
+    const fn u64(at: usize) -> Self {
+        Field { at, len: 8 }
+    }
+
+    /// Its value; 0 beyond the end.
+    pub fn get(self, bytes: &[u8]) -> u64 {
+        let mut value = [0; 8];
+        if let Some(part) = bytes.get(self.at..self.at + self.len) {
+            value[..self.len].copy_from_slice(part);
+        }
+        u64::from_le_bytes(value)
+    }
+
+    /// Sets it, within the bytes, to the low bytes of `value`.
+    pub fn set(self, bytes: &mut [u8], value: u64) {
+        if let Some(part) = bytes.get_mut(self.at..self.at + self.len) {
+            part.copy_from_slice(&value.to_le_bytes()[..self.len]);
+        }
+    }
+}
+
+/// CUDA_RESOURCE_DESC.
+#[allow(missing_docs)]
+pub mod resource {
+    use super::Field;
+
+    /// CUresourcetype.
+    pub const KIND: Field = Field::u32(0);
+    pub const ARRAY: u32 = 0;
+    pub const MIPMAPPED_ARRAY: u32 = 1;
+    pub const LINEAR: u32 = 2;
+    pub const PITCH2D: u32 = 3;
+    /// The array or mipmapped array, or the address of memory.
+    pub const HANDLE: Field = Field::u64(8);
+}
+
+/// CUarrayMapInfo.
+#[allow(missing_docs)]
+pub mod array_map {
+    use super::Field;
+
+    /// CUresourcetype, as in [`super::resource`].
+    pub const KIND: Field = Field::u32(0);
+    pub use super::resource::{ARRAY, MIPMAPPED_ARRAY};
+    pub const RESOURCE: Field = Field::u64(8);
+    /// CUmemGenericAllocationHandle; 0 to unmap.
+    pub const ALLOCATION: Field = Field::u64(64);
+    /// Bits of device ordinals.
+    pub const DEVICES: Field = Field::u32(80);
+}
+
+/// CUDA_ARRAY3D_DESCRIPTOR.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct Array3DDescriptor {
+    pub width: usize,
+    pub height: usize,
+    pub depth: usize,
+    pub format: u32,
+    pub channels: u32,
+    pub flags: u32,
+    pub padding: u32,
+}
+const _: () = assert!(size_of::<Array3DDescriptor>() == 40);
 
 /// CUlaunchConfig.
 #[derive(Debug, Clone, Copy)]

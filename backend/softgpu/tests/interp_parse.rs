@@ -44,7 +44,7 @@ fn an_unknown_modifier_or_syntax_is_never_ignored() {
         "mov.u32 %r1, %no_such_register;",
         "cvt.rn.e4m3x2.f32 %h1, %f1, %f1;",
         "shfl.down.b32 %r1, %r1, 1, 31;",
-        "tex.2d.v4.f32.s32 {%f1, %f2, %f3, %f4}, [%rd1, {%r1, %r2}];",
+        "tex.2d.v4.f32.s32 {%f1, %f2, %f3, %f4}, [%rd1, %rd2, {%r1, %r2}];",
         "add.u32 %r1, %r2;",
         "setp.lt.s32 %r1, %r2, %r3;",
     ] {

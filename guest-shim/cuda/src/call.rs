@@ -186,3 +186,13 @@ pub fn settle() -> error::Result {
         Some((status, _)) => Err(status),
     }
 }
+
+/// Functions of the API's first version, with 32-bit sizes: they want a context of that version, which no 64-bit process can have.
+macro_rules! only_in_old_contexts {
+    ($($name:ident($($t:ty),*);)*) => {$(
+        pub unsafe fn $name($(_: $t),*) -> crate::error::Result {
+            Err(crate::error::INVALID_CONTEXT)
+        }
+    )*};
+}
+pub(crate) use only_in_old_contexts;

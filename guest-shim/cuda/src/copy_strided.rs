@@ -6,6 +6,7 @@
 use crate::{
     call, calls, capture,
     copy::{self, Side},
+    copy_place::{Extent, Given, Place, Rows},
     error, handles,
     staging::{BLOCK, Block},
 };
@@ -14,69 +15,22 @@ use vgpu_spec::{
     structure::{Memcpy3D, Memcpy3DSide, memory_type},
 };
 
-/// Rows of one side of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rows {
-    address: u64,
-    side: Side,
-    /// Bytes from row to row, and from plane to plane.
-    pitch: usize,
-    slice: usize,
+/// In which stream, and how.
+#[derive(Clone, Copy)]
+struct How {
+    stream: u64,
+    /// The program's call returns when the copy is done.
+    wait: bool,
+    peer: Option<Peer>,
 }
 
-impl Rows {
-    fn at(&self, row: usize, plane: usize) -> u64 {
-        self.address + (row * self.pitch + plane * self.slice) as u64
-    }
-}
-
-/// Bytes of a row, rows of a plane, planes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    width: usize,
-    height: usize,
-    depth: usize,
-}
-
-/// One side as the program describes it.
-struct Given {
-    kind: u32,
-    host: u64,
-    device: u64,
-    x: usize,
-    y: usize,
-    z: usize,
-    pitch: usize,
-    height: usize,
-}
-
-impl Given {
-    fn rows(&self, extent: Extent) -> error::Result<Rows> {
-        let (address, side) = match self.kind {
-            memory_type::HOST => (self.host, copy::host_side(self.host)),
-            memory_type::DEVICE => (self.device, Side::Device),
-            memory_type::UNIFIED => (self.device, copy::side(self.device)),
-            memory_type::ARRAY => return Err(error::NOT_SUPPORTED),
-            _ => return Err(error::INVALID_VALUE),
-        };
-        let wide = self.x.checked_add(extent.width).ok_or(error::INVALID_VALUE)?;
-        let pitch = if self.pitch == 0 { wide } else { self.pitch };
-        let tall = self.y.checked_add(extent.height).ok_or(error::INVALID_VALUE)?;
-        let height = if self.height == 0 { tall } else { self.height };
-        let many_rows = extent.height > 1 || extent.depth > 1;
-        if address == 0 || (many_rows && pitch < wide) || (extent.depth > 1 && height < tall) {
-            return Err(error::INVALID_VALUE);
-        }
-        let slice = pitch.checked_mul(height).ok_or(error::INVALID_VALUE)?;
-        let start = || {
-            let offset =
-                self.z.checked_mul(slice)?.checked_add(self.y.checked_mul(pitch)?)?.checked_add(self.x)?;
-            let last = slice.checked_mul(extent.depth)?;
-            let address = address.checked_add(offset as u64)?;
-            address.checked_add(last as u64).map(|_| address)
-        };
-        Ok(Rows { address: start().ok_or(error::INVALID_VALUE)?, side, pitch, slice })
-    }
+/// Between contexts.
+#[derive(Clone, Copy)]
+struct Peer {
+    /// As `vgpuCopy3D` takes it.
+    form: u32,
+    dst: u64,
+    src: u64,
 }
 
 fn host(address: u64) -> *mut u8 {
@@ -84,7 +38,30 @@ fn host(address: u64) -> *mut u8 {
 }
 
 /// Lets the device copy.
-fn post(dst: Rows, src: Rows, e: Extent, stream: u64) -> error::Result {
+fn post(dst: Place, src: Place, e: Extent, how: How) -> error::Result {
+    if let (Place::Memory(dst), Place::Memory(src), None) = (dst, src, how.peer) {
+        return post_rows(dst, src, e, how.stream);
+    }
+    let peer = how.peer.unwrap_or(Peer { form: 0, dst: 0, src: 0 });
+    let copy = Memcpy3D {
+        src: src.described(peer.src),
+        dst: dst.described(peer.dst),
+        width: e.width,
+        height: e.height,
+        depth: e.depth,
+    };
+    calls::vgpuCopy3D(std::slice::from_ref(&blob(&copy)), peer.form, how.stream)
+}
+
+/// The bytes of a description.
+pub fn blob(copy: &Memcpy3D) -> Blob8<200> {
+    let mut bytes = Blob8::default();
+    // SAFETY: both are 200 bytes of numbers, aligned alike.
+    unsafe { (&raw mut bytes).cast::<Memcpy3D>().write(*copy) };
+    bytes
+}
+
+fn post_rows(dst: Rows, src: Rows, e: Extent, stream: u64) -> error::Result {
     let on_host = |rows: Rows| u32::from(rows.side != Side::Device);
     calls::vgpuCopyStrided(
         dst.address,
@@ -142,16 +119,50 @@ unsafe fn pack(
     copy::count(rows * width);
 }
 
+/// Copies through a block, part by part.
+///
+/// # Safety
+/// As [`copy`].
+unsafe fn staged(pageable: Rows, device: Place, e: Extent, from_host: bool, how: How) -> error::Result {
+    device.check(e)?;
+    let block = Block::take()?;
+    parts(e, |column, row, plane, width, rows| {
+        let packed = Place::Memory(Rows {
+            address: block.address(),
+            side: Side::Pinned,
+            pitch: width,
+            slice: width * rows,
+        });
+        let extent = Extent { width, height: rows, depth: 1 };
+        let (place, part) = ((column, row, plane), device.part(column, row, plane));
+        if from_host {
+            // SAFETY: the caller's promise; the part fits in the block.
+            unsafe { pack(pageable, block.address(), place, width, rows, true) };
+            post(part, packed, extent, how)?;
+        } else {
+            post(packed, part, extent, how)?;
+        }
+        calls::cuStreamSynchronize(how.stream)?;
+        if !from_host {
+            // SAFETY: as above; the device has filled the block.
+            unsafe { pack(pageable, block.address(), place, width, rows, false) };
+        }
+        Ok(())
+    })
+}
+
 /// # Safety
 /// Pageable sides are memory of the program, as large as the extent says.
-unsafe fn copy(dst: Rows, src: Rows, e: Extent, stream: u64, wait: bool) -> error::Result {
-    handles::check_stream(stream)?;
-    if dst.side == Side::Pageable || src.side == Side::Pageable {
-        capture::refuse_pageable(stream)?;
+unsafe fn copy(dst: Place, src: Place, e: Extent, how: How) -> error::Result {
+    handles::check_stream(how.stream)?;
+    if dst.side() == Side::Pageable || src.side() == Side::Pageable {
+        capture::refuse_pageable(how.stream)?;
     }
-    match (dst.side, src.side) {
-        (Side::Pageable, Side::Pageable) => {
-            calls::cuStreamSynchronize(stream)?;
+    match (dst, src) {
+        (Place::Memory(dst @ Rows { side: Side::Pageable, .. }), Place::Memory(src))
+            if src.side == Side::Pageable =>
+        {
+            calls::cuStreamSynchronize(how.stream)?;
             for plane in 0..e.depth {
                 for row in 0..e.height {
                     // SAFETY: the caller's promise; rows may overlap.
@@ -160,34 +171,21 @@ unsafe fn copy(dst: Rows, src: Rows, e: Extent, stream: u64, wait: bool) -> erro
             }
             Ok(())
         }
-        (Side::Pageable, _) | (_, Side::Pageable) => {
-            let block = Block::take()?;
-            let from_host = src.side == Side::Pageable;
-            parts(e, |column, row, plane, width, rows| {
-                let packed =
-                    Rows { address: block.address(), side: Side::Pinned, pitch: width, slice: width * rows };
-                let part = |r: Rows| Rows { address: r.at(row, plane) + column as u64, ..r };
-                let extent = Extent { width, height: rows, depth: 1 };
-                let place = (column, row, plane);
-                if from_host {
-                    // SAFETY: the caller's promise; the part fits in the block.
-                    unsafe { pack(src, block.address(), place, width, rows, true) };
-                    post(part(dst), packed, extent, stream)?;
-                } else {
-                    post(packed, part(src), extent, stream)?;
-                }
-                calls::cuStreamSynchronize(stream)?;
-                if !from_host {
-                    // SAFETY: as above; the device has filled the block.
-                    unsafe { pack(dst, block.address(), place, width, rows, false) };
-                }
-                Ok(())
-            })
-        }
-        (to, from) => {
-            post(dst, src, e, stream)?;
-            let on_host = to == Side::Pinned || from == Side::Pinned;
-            if wait && on_host { calls::cuStreamSynchronize(stream) } else { call::settle() }
+        // SAFETY: the caller's promise.
+        (Place::Memory(rows), _) if rows.side == Side::Pageable => unsafe {
+            staged(rows, src, e, false, how)
+        },
+        // SAFETY: the caller's promise.
+        (_, Place::Memory(rows)) if rows.side == Side::Pageable => unsafe { staged(rows, dst, e, true, how) },
+        _ => {
+            let sure = how.peer.is_none() && dst.certain(e) && src.certain(e);
+            post(dst, src, e, how)?;
+            let on_host = dst.side() == Side::Pinned || src.side() == Side::Pinned;
+            match (how.wait && on_host, sure) {
+                (true, _) => calls::cuStreamSynchronize(how.stream),
+                (false, true) => Ok(()),
+                (false, false) => call::settle(),
+            }
         }
     }
 }
@@ -220,9 +218,11 @@ impl Side2D {
             kind: self.kind,
             host: self.host,
             device: self.device,
+            array: self.array,
             x: self.x,
             y: self.y,
             z: 0,
+            lod: 0,
             pitch: self.pitch,
             height: 0,
         }
@@ -230,17 +230,23 @@ impl Side2D {
 }
 
 /// # Safety
-/// `description` is NULL or valid, and what it describes is as [`copy`] wants.
-unsafe fn copy_2d(description: *const Blob8<128>, stream: u64, wait: bool) -> error::Result {
-    const { assert!(size_of::<Copy2D>() == 128) };
-    // SAFETY: the caller's promise; same size and alignment.
-    let c = *unsafe { description.cast::<Copy2D>().as_ref() }.ok_or(error::INVALID_VALUE)?;
+/// What the description describes is as [`copy`] wants.
+unsafe fn copy_2d(c: Copy2D, stream: u64, wait: bool) -> error::Result {
     let extent = Extent { width: c.width, height: c.height, depth: 1 };
     if extent.width == 0 || extent.height == 0 {
         return Ok(());
     }
+    let how = How { stream, wait, peer: None };
     // SAFETY: the caller's promise.
-    unsafe { copy(c.dst.given().rows(extent)?, c.src.given().rows(extent)?, extent, stream, wait) }
+    unsafe { copy(c.dst.given().place(extent)?, c.src.given().place(extent)?, extent, how) }
+}
+
+/// # Safety
+/// `description` is NULL or valid.
+unsafe fn read_2d(description: *const Blob8<128>) -> error::Result<Copy2D> {
+    const { assert!(size_of::<Copy2D>() == 128) };
+    // SAFETY: the caller's promise; same size and alignment.
+    unsafe { description.cast::<Copy2D>().as_ref() }.copied().ok_or(error::INVALID_VALUE)
 }
 
 fn given_3d(side: &Memcpy3DSide) -> Given {
@@ -248,25 +254,32 @@ fn given_3d(side: &Memcpy3DSide) -> Given {
         kind: side.kind,
         host: side.host,
         device: side.device,
+        array: side.array,
         x: side.x,
         y: side.y,
         z: side.z,
+        lod: side.lod,
         pitch: side.pitch,
         height: side.height,
     }
 }
 
-/// The same copy with each side host or device memory; refused if a host side is not pinned, or a side is an array.
+/// The same copy with each side host memory, device memory or an array; refused if a host side is not pinned.
 pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
     let extent = Extent { width: copy.width, height: copy.height, depth: copy.depth };
     let side = |given: &Memcpy3DSide| {
-        let side = given_3d(given).rows(extent)?.side;
+        let rows = match given_3d(given).place(extent)? {
+            Place::Memory(rows) => rows,
+            Place::Array(_) => return Ok(Memcpy3DSide { host: 0, device: 0, ..*given }),
+        };
         let address = if given.kind == memory_type::HOST { given.host } else { given.device };
-        match side {
+        match rows.side {
             Side::Device => {
-                Ok(Memcpy3DSide { kind: memory_type::DEVICE, device: address, host: 0, ..*given })
+                Ok(Memcpy3DSide { kind: memory_type::DEVICE, device: address, host: 0, array: 0, ..*given })
             }
-            Side::Pinned => Ok(Memcpy3DSide { kind: memory_type::HOST, host: address, device: 0, ..*given }),
+            Side::Pinned => {
+                Ok(Memcpy3DSide { kind: memory_type::HOST, host: address, device: 0, array: 0, ..*given })
+            }
             Side::Pageable => {
                 vgpu_client::warn!("a graph cannot copy pageable memory: use pinned memory (cuMemHostAlloc)");
                 Err(error::NOT_SUPPORTED)
@@ -278,61 +291,84 @@ pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
 
 /// # Safety
 /// As [`copy_2d`].
-unsafe fn copy_3d(description: *const Blob8<200>, stream: u64, wait: bool) -> error::Result {
-    // SAFETY: the caller's promise; same size and alignment.
-    let c = *unsafe { description.cast::<Memcpy3D>().as_ref() }.ok_or(error::INVALID_VALUE)?;
+unsafe fn copy_3d(c: &Memcpy3D, how: How) -> error::Result {
     let extent = Extent { width: c.width, height: c.height, depth: c.depth };
     if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
         return Ok(());
     }
+    let (dst, src) = (given_3d(&c.dst).place(extent)?, given_3d(&c.src).place(extent)?);
     // SAFETY: the caller's promise.
-    unsafe { copy(given_3d(&c.dst).rows(extent)?, given_3d(&c.src).rows(extent)?, extent, stream, wait) }
+    unsafe { copy(dst, src, extent, how) }
+}
+
+/// # Safety
+/// `description` is NULL or valid.
+unsafe fn read_3d(description: *const Blob8<200>) -> error::Result<Memcpy3D> {
+    // SAFETY: the caller's promise; same size and alignment.
+    unsafe { description.cast::<Memcpy3D>().as_ref() }.copied().ok_or(error::INVALID_VALUE)
+}
+
+/// One copy of a batch.
+///
+/// # Safety
+/// As [`copy_2d`].
+pub unsafe fn copy_in_batch(c: &Memcpy3D, stream: u64) -> error::Result {
+    // SAFETY: the caller's promise.
+    unsafe { copy_3d(c, How { stream, wait: false, peer: None }) }
+}
+
+/// CUDA_MEMCPY3D_PEER: the reserved words are contexts. They say nothing about arrays, whose contexts the driver knows.
+///
+/// # Safety
+/// `description` is NULL or valid, and what it describes is as [`copy`] wants.
+pub unsafe fn copy_peer(description: *const Blob8<200>, stream: u64, form: u32, wait: bool) -> error::Result {
+    // SAFETY: the caller's promise.
+    let c = unsafe { read_3d(description) }?;
+    let context = |side: &Memcpy3DSide| match (side.kind, side.reserved) {
+        (memory_type::ARRAY, _) | (_, 0) => Ok(0),
+        (_, context) => handles::check_context(context).map(|()| context),
+    };
+    let peer = Some(Peer { form, dst: context(&c.dst)?, src: context(&c.src)? });
+    // SAFETY: the caller's promise.
+    unsafe { copy_3d(&c, How { stream, wait, peer }) }
 }
 
 pub unsafe fn cuMemcpy2D_v2(pCopy: *const Blob8<128>, stream: u64) -> error::Result {
     // SAFETY: the program's pointers.
-    unsafe { copy_2d(pCopy, stream, true) }
+    unsafe { copy_2d(read_2d(pCopy)?, stream, true) }
 }
 
 pub unsafe fn cuMemcpy2DUnaligned_v2(pCopy: *const Blob8<128>, stream: u64) -> error::Result {
     // SAFETY: the program's pointers.
-    unsafe { copy_2d(pCopy, stream, true) }
+    unsafe { copy_2d(read_2d(pCopy)?, stream, true) }
 }
 
 pub unsafe fn cuMemcpy2DAsync_v2(pCopy: *const Blob8<128>, hStream: u64) -> error::Result {
     // SAFETY: the program's pointers.
-    unsafe { copy_2d(pCopy, hStream, false) }
+    unsafe { copy_2d(read_2d(pCopy)?, hStream, false) }
 }
 
 pub unsafe fn cuMemcpy3D_v2(pCopy: *const Blob8<200>, stream: u64) -> error::Result {
     // SAFETY: the program's pointers.
-    unsafe { copy_3d(pCopy, stream, true) }
+    unsafe { copy_3d(&read_3d(pCopy)?, How { stream, wait: true, peer: None }) }
 }
 
 pub unsafe fn cuMemcpy3DAsync_v2(pCopy: *const Blob8<200>, hStream: u64) -> error::Result {
     // SAFETY: the program's pointers.
-    unsafe { copy_3d(pCopy, hStream, false) }
+    unsafe { copy_3d(&read_3d(pCopy)?, How { stream: hStream, wait: false, peer: None }) }
+}
+
+call::only_in_old_contexts! {
+    cuMemcpy2D(*const Blob8<96>);
+    cuMemcpy2DUnaligned(*const Blob8<96>);
+    cuMemcpy2DAsync(*const Blob8<96>, u64);
+    cuMemcpy3D(*const Blob8<144>);
+    cuMemcpy3DAsync(*const Blob8<144>, u64);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn given(pitch: usize, height: usize) -> Given {
-        Given { kind: memory_type::DEVICE, host: 0, device: 0x1000, x: 4, y: 2, z: 1, pitch, height }
-    }
-
-    #[test]
-    fn rows_start_at_the_described_offset() {
-        let e = Extent { width: 8, height: 3, depth: 2 };
-        let rows = given(16, 5).rows(e).unwrap();
-        assert_eq!(rows, Rows { address: 0x1000 + 80 + 32 + 4, side: Side::Device, pitch: 16, slice: 80 });
-        assert_eq!(rows.at(1, 1), rows.address + 96);
-        assert_eq!(given(11, 5).rows(e), Err(error::INVALID_VALUE), "a pitch below the row");
-        assert_eq!(given(16, 4).rows(e), Err(error::INVALID_VALUE), "planes that overlap");
-        assert_eq!(given(usize::MAX / 2, 5).rows(e), Err(error::INVALID_VALUE));
-        assert_eq!(Given { kind: 9, ..given(16, 5) }.rows(e), Err(error::INVALID_VALUE));
-    }
 
     #[test]
     fn parts_cover_the_whole_once() {

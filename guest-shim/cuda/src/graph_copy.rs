@@ -1,6 +1,12 @@
 //! Copy nodes. What they copy is read at each launch, so host memory must be pinned: pageable memory has no place that both sides see.
 
-use crate::{call, call::put, calls, copy_strided::pinned_or_device, error, handles};
+use crate::{
+    call,
+    call::put,
+    calls,
+    copy_strided::{blob, pinned_or_device},
+    error, handles,
+};
 use vgpu_spec::{plain::Blob8, structure::Memcpy3D};
 
 /// The description with each side host or device memory, refused if it cannot be served.
@@ -10,11 +16,7 @@ use vgpu_spec::{plain::Blob8, structure::Memcpy3D};
 unsafe fn prepare(given: *const Blob8<200>) -> error::Result<Blob8<200>> {
     // SAFETY: the caller's promise; same size and alignment.
     let given = unsafe { given.cast::<Memcpy3D>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    let copy = pinned_or_device(given)?;
-    let mut blob = Blob8::default();
-    // SAFETY: both are 200 bytes.
-    unsafe { (&raw mut blob).cast::<Memcpy3D>().write_unaligned(copy) };
-    Ok(blob)
+    Ok(blob(&pinned_or_device(given)?))
 }
 
 pub unsafe fn cuGraphAddMemcpyNode(

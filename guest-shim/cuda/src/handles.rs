@@ -181,6 +181,10 @@ checks! {
     check_userobject, UserObject, INVALID_VALUE;
     check_allocation, Allocation, INVALID_VALUE;
     check_memorypool, MemoryPool, INVALID_VALUE;
+    check_array, Array, INVALID_HANDLE;
+    check_mipmappedarray, MipmappedArray, INVALID_HANDLE;
+    check_texturereference, TextureReference, INVALID_HANDLE;
+    check_surfacereference, SurfaceReference, INVALID_HANDLE;
 }
 
 /// Refuses what is no stream: the special ones are.

@@ -4,6 +4,8 @@
 //! stands in the file of its noun. Names are the driver API's own.
 #![allow(non_snake_case)]
 
+mod array;
+mod array_copy;
 mod batch_copy;
 mod call;
 mod callback;
@@ -12,6 +14,7 @@ mod capture;
 mod client;
 mod context;
 mod copy;
+mod copy_place;
 mod copy_strided;
 mod device;
 mod entry;
@@ -45,6 +48,7 @@ mod proc_address;
 mod staging;
 mod stream;
 mod tensor_map;
+mod texture_reference;
 mod trace;
 mod unsupported;
 mod user_object;

@@ -1,6 +1,7 @@
 //! Copies between contexts, which may be of different devices.
 
-use crate::{calls, copy, error, handles};
+use crate::{calls, copy, copy_strided::copy_peer, error, handles};
+use vgpu_spec::plain::Blob8;
 
 pub unsafe fn cuMemcpyPeer(
     dstDevice: u64,
@@ -30,4 +31,14 @@ pub unsafe fn cuMemcpyPeerAsync(
     handles::check_stream(hStream)?;
     calls::cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream)?;
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
+}
+
+pub unsafe fn cuMemcpy3DPeer(pCopy: *const Blob8<200>, stream: u64) -> error::Result {
+    // SAFETY: the program's pointers.
+    unsafe { copy_peer(pCopy, stream, 1, true) }
+}
+
+pub unsafe fn cuMemcpy3DPeerAsync(pCopy: *const Blob8<200>, hStream: u64) -> error::Result {
+    // SAFETY: the program's pointers.
+    unsafe { copy_peer(pCopy, hStream, 2, false) }
 }

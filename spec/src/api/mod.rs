@@ -195,6 +195,7 @@ macro_rules! nouns {
 }
 nouns!(
     "array",
+    "array_copy",
     "async_notification",
     "batch_copy",
     "callback",
@@ -237,6 +238,7 @@ nouns!(
     "stream_memory_operation",
     "tensor_map",
     "texture",
+    "texture_reference",
     "user_object",
     "virtual_memory",
 );

@@ -1,6 +1,8 @@
 //! Copies of rows and planes.
 
-use crate::model::copy::{Copy, Place, Shape, Side};
+use super::array::copied_array;
+use crate::model::array::copy_shape;
+use crate::model::copy::{Copy, Place, Side};
 use crate::model::special_stream::{self, DefaultStream};
 use crate::model::{CudaError, Result};
 
@@ -59,9 +61,14 @@ pub struct Memcpy3D {
     pub depth: usize,
 }
 
+/// `CU_MEMORYTYPE_ARRAY`.
+const ARRAY: u32 = 3;
+
 /// One side as the structures name it.
 struct Named {
     kind: u32,
+    lod: usize,
+    array: u64,
     host: u64,
     device: u64,
     origin: [usize; 3],
@@ -71,9 +78,18 @@ struct Named {
 
 impl Named {
     /// The side of a copy of `width` bytes by `height` rows; a pitch or a height of 0 is a copy's without gaps.
-    fn side(&self, width: usize, height: usize) -> Result<Side> {
+    fn side(&self, [width, height, depth]: [usize; 3]) -> Result<Side> {
+        if self.kind == ARRAY {
+            if self.lod != 0 {
+                return Err(CudaError::InvalidValue);
+            }
+            return copied_array(self.array)?.side(self.origin, [width, height, depth]);
+        }
         let pitch = if self.pitch == 0 { width } else { self.pitch };
         let rows = if self.rows == 0 { height } else { self.rows };
+        if rows < height {
+            return Err(CudaError::InvalidValue);
+        }
         let plane = pitch.checked_mul(rows).ok_or(CudaError::InvalidValue)?;
         let [x, y, z] = self.origin;
         let offset = z.checked_mul(plane).zip(y.checked_mul(pitch));
@@ -84,8 +100,6 @@ impl Named {
             1 => Place::Host(at(self.host)?),
             2 => Place::Device(at(self.device)?),
             4 => Place::Unified(at(self.device)?),
-            // CU_MEMORYTYPE_ARRAY: there are no arrays, so no handle can be one.
-            3 => return Err(CudaError::InvalidHandle),
             _ => return Err(CudaError::InvalidValue),
         };
         let bytes = |size| u64::try_from(size).map_err(|_| CudaError::InvalidValue);
@@ -93,15 +107,12 @@ impl Named {
     }
 }
 
-fn shape(width: usize, height: usize, depth: usize) -> Result<Shape> {
-    let size = |size| u64::try_from(size).map_err(|_| CudaError::InvalidValue);
-    Ok(Shape { width: size(width)?, height: size(height)?, depth: size(depth)? })
-}
-
 fn check_2d(copy: Option<&Memcpy2D>) -> Result<Option<Copy>> {
     let c = copy.ok_or(CudaError::InvalidValue)?;
     let from = Named {
         kind: c.src_type,
+        lod: 0,
+        array: c.src_array,
         host: c.src_host,
         device: c.src_device,
         origin: [c.src_x, c.src_y, 0],
@@ -110,13 +121,19 @@ fn check_2d(copy: Option<&Memcpy2D>) -> Result<Option<Copy>> {
     };
     let to = Named {
         kind: c.dst_type,
+        lod: 0,
+        array: c.dst_array,
         host: c.dst_host,
         device: c.dst_device,
         origin: [c.dst_x, c.dst_y, 0],
         pitch: c.dst_pitch,
         rows: 0,
     };
-    Copy::check(to.side(c.width, c.height)?, from.side(c.width, c.height)?, shape(c.width, c.height, 1)?)
+    let shape = [c.width, c.height, 1];
+    if shape.contains(&0) {
+        return Ok(None);
+    }
+    Copy::check(to.side(shape)?, from.side(shape)?, copy_shape(shape)?)
 }
 
 /// A checked copy; none if there is nothing to copy.
@@ -124,6 +141,8 @@ pub fn check_3d(copy: Option<&Memcpy3D>) -> Result<Option<Copy>> {
     let c = copy.ok_or(CudaError::InvalidValue)?;
     let from = Named {
         kind: c.src_type,
+        lod: c.src_lod,
+        array: c.src_array,
         host: c.src_host,
         device: c.src_device,
         origin: [c.src_x, c.src_y, c.src_z],
@@ -132,17 +151,19 @@ pub fn check_3d(copy: Option<&Memcpy3D>) -> Result<Option<Copy>> {
     };
     let to = Named {
         kind: c.dst_type,
+        lod: c.dst_lod,
+        array: c.dst_array,
         host: c.dst_host,
         device: c.dst_device,
         origin: [c.dst_x, c.dst_y, c.dst_z],
         pitch: c.dst_pitch,
         rows: c.dst_height,
     };
-    Copy::check(
-        to.side(c.width, c.height)?,
-        from.side(c.width, c.height)?,
-        shape(c.width, c.height, c.depth)?,
-    )
+    let shape = [c.width, c.height, c.depth];
+    if shape.contains(&0) {
+        return Ok(None);
+    }
+    Copy::check(to.side(shape)?, from.side(shape)?, copy_shape(shape)?)
 }
 
 fn now(default: DefaultStream, check: impl FnOnce() -> Result<Option<Copy>>) -> Result {

@@ -50,9 +50,11 @@ macro_rules! stream_api {
     };
 }
 
+pub mod array;
 pub mod capture;
 pub mod context;
 pub mod copy;
+pub mod copy_array;
 pub mod copy_strided;
 pub mod device;
 pub mod error;
@@ -75,6 +77,9 @@ pub mod primary_context;
 pub mod proc_address;
 mod proc_table;
 pub mod stream;
+pub mod surface;
+pub mod texture;
+pub mod texture_reference;
 pub mod virtual_memory;
 
 /// Where a function writes a result.

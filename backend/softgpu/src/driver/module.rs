@@ -57,7 +57,7 @@ unsafe fn load(module: Out<'_, u64>, image: u64, options: &JitOptions<'_>) -> Re
 }
 
 /// A module, if its context has not failed.
-fn find(module: u64) -> Result<Arc<Module>> {
+pub(super) fn find(module: u64) -> Result<Arc<Module>> {
     let state = state()?;
     let module = state.modules.get(module)?;
     state.contexts.get(module.context()).map_err(|_| CudaError::ContextIsDestroyed)?.core().check()?;

@@ -25,6 +25,11 @@ fn from_single(value: f32, format: Format) -> u16 {
     soft::convert(u64::from(value.to_bits()), F32, format, Round::Nearest) as u16
 }
 
+/// The nearest `f16`.
+pub(crate) fn narrow(value: f32) -> u16 {
+    from_single(value, F16)
+}
+
 /// Functions of a lane on half types: name without modifiers, number of sources.
 pub(crate) fn scalar(name: &str, ty: Ty) -> Option<(ScalarFn, usize)> {
     format(ty)?;

@@ -5,6 +5,7 @@ mod control;
 mod memory;
 mod numeric;
 mod opcode;
+mod texture;
 
 use std::collections::HashMap;
 
@@ -166,6 +167,7 @@ impl<'a> Decoder<'a> {
         let operands = statement.operands.as_slice();
         let known = self.control(&mut opcode, operands)?
             || self.memory(&mut opcode, operands)?
+            || self.texture(&mut opcode, operands)?
             || self.numeric(&mut opcode, operands)?;
         if !known {
             return Err(format!("instruction `{}` is not supported", opcode.name));

@@ -1,6 +1,7 @@
 //! The decoded form of a program.
 
 use super::lanes::{Compare, Fn1, Fn2, Fn3};
+use super::texture::{Boundary, Geometry};
 use crate::ptx::types::Ty;
 
 /// A value operand: a register slot of the frame, or a constant of the program (top bit set).
@@ -295,6 +296,68 @@ pub(crate) struct CopyAsync {
     pub ignore: Option<PredSrc>,
 }
 
+/// Which level `tex` reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TexLevel {
+    /// The first, or what the sampler makes of it.
+    Base,
+    Level(Src),
+    Gradient([[Src; 3]; 2]),
+}
+
+/// `tex` and `tld4`.
+#[derive(Debug, Clone)]
+pub(crate) struct TexFetch {
+    pub handle: Src,
+    pub geometry: Geometry,
+    /// Within the layer.
+    pub at: [Src; 3],
+    pub layer: Src,
+    /// The coordinates are integers.
+    pub integer: bool,
+    pub level: TexLevel,
+    /// The channel that `tld4` gives.
+    pub gather: Option<u8>,
+    /// Two results of packed halves instead of four.
+    pub packed: bool,
+    /// `NOWHERE` for an element that is not wanted.
+    pub d: [u32; 4],
+    /// Set to true: all memory is resident. `NOWHERE` if not asked.
+    pub resident: u32,
+}
+
+/// `suld`, `sust` and `sured`.
+#[derive(Debug, Clone)]
+pub(crate) struct SurfAccess {
+    pub handle: Src,
+    /// Byte of the row, row, plane or layer.
+    pub at: [Src; 3],
+    pub size: u8,
+    pub count: u8,
+    pub boundary: Boundary,
+    pub kind: SurfKind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum SurfKind {
+    Load([u32; 4]),
+    Store([Src; 4]),
+    Reduce { op: AtomOp, ty: Ty, b: Src },
+}
+
+/// What `txq` and `suq` ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ImageQuery {
+    Width,
+    Height,
+    Depth,
+    ArraySize,
+    Levels,
+    Normalized,
+    ChannelType,
+    ChannelOrder,
+}
+
 /// What one decoded instruction does.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -377,6 +440,14 @@ pub(crate) enum Op {
     Store(Box<Store>),
     Atom(Box<Atom>),
     CopyAsync(Box<CopyAsync>),
+    Texture(Box<TexFetch>),
+    Surface(Box<SurfAccess>),
+    Query {
+        d: u32,
+        handle: Src,
+        query: ImageQuery,
+        is_surface: bool,
+    },
     Alloca {
         d: u32,
         size: Src,

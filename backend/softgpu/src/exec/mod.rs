@@ -26,19 +26,33 @@ mod program;
 mod soft;
 mod special;
 mod step;
+pub mod texture;
+mod texture_access;
 mod warp;
 mod warp_ops;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::Context;
 pub use fault::{Fault, LinkError, Place};
 pub use program::Program;
+use texture::{Surface, Texture};
 
 /// The memory that kernels may access: host addresses.
 pub trait Memory: Sync {
     /// Whether `[addr, addr+len)` lies in memory that the device may access.
     fn accessible(&self, addr: u64, len: u64) -> bool;
+
+    /// The texture that a handle, or the address of a `.texref`, means.
+    fn texture(&self, _handle: u64) -> Option<Arc<Texture>> {
+        None
+    }
+
+    /// The surface that a handle, or the address of a `.surfref`, means.
+    fn surface(&self, _handle: u64) -> Option<Arc<Surface>> {
+        None
+    }
 }
 
 /// The shape and arguments of one launch.

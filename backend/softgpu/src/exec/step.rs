@@ -8,7 +8,7 @@ use super::inst::{ALWAYS, BlockBarrier, Inst, Op, Special};
 use super::lanes::{Lanes, WARP};
 use super::memory::{BadAccess, lanes, resolve};
 use super::warp::{Group, State, Warp};
-use super::{Fault, access, call};
+use super::{Fault, access, call, texture_access};
 
 /// Why a warp stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,11 @@ fn other(
         Op::Store(store) => access::store(context, block, warp, &group, mask, store)?,
         Op::Atom(atom) => access::atomic(context, block, warp, &group, mask, atom)?,
         Op::CopyAsync(copy) => access::copy_async(context, block, warp, &group, mask, copy)?,
+        Op::Texture(fetch) => texture_access::fetch(context, block, warp, &group, mask, fetch)?,
+        Op::Surface(access) => texture_access::surface(context, block, warp, &group, mask, access)?,
+        Op::Query { d, handle, query, is_surface } => {
+            texture_access::query(context, block, warp, &group, mask, (*d, *handle, *query, *is_surface))?;
+        }
         Op::Branch { target } => return Ok(branch(warp, group, mask, *target)),
         Op::BranchIndex { index, targets } => {
             let values = *warp.frames[group.frame as usize].source(constants, *index);

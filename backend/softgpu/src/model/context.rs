@@ -201,9 +201,17 @@ impl Context {
         special_stream::forget(self.id);
         state.streams.retain(|stream| stream.context() != self.handle);
         state.events.retain(|event| event.context() != self.handle);
+        for module in state.modules.all().iter().filter(|module| module.context() == self.handle) {
+            module.unload()?;
+        }
         state.functions.retain(|function| function.context() != self.handle);
         state.modules.retain(|module| module.context() != self.handle);
         state.memory.forget_context(self.handle);
+        state.array_memory.forget_context(self.handle);
+        state.arrays.retain(|array| array.context() != self.handle);
+        state.mipmapped_arrays.retain(|array| array.context() != self.handle);
+        state.textures.retain(|texture| texture.context() != self.handle);
+        state.surfaces.retain(|surface| surface.context() != self.handle);
         Ok(())
     }
 

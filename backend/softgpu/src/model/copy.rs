@@ -22,12 +22,17 @@ pub enum Place {
     Host(u64),
     /// Either: the address tells.
     Unified(u64),
+    /// Memory of an array.
+    Array(u64),
 }
 
 impl Place {
     fn address(self) -> u64 {
         match self {
-            Place::Device(address) | Place::Host(address) | Place::Unified(address) => address,
+            Place::Device(address)
+            | Place::Host(address)
+            | Place::Unified(address)
+            | Place::Array(address) => address,
         }
     }
 }
@@ -86,13 +91,17 @@ impl Side {
     /// The driver's range that the side lies in; none if it is the program's own unpinned memory.
     fn locate(&self, memory: &MemoryMap, span: u64) -> Result<Option<Arc<Allocation>>> {
         let address = self.place.address();
+        if let Place::Array(_) = self.place {
+            let found = state()?.array_memory.find(address, span);
+            return found.map(Some).ok_or(CudaError::InvalidValue);
+        }
         if let Some(allocation) = memory.find(address, span) {
             return Ok(Some(allocation));
         }
         // A range that starts in the driver's memory and leaves it is nobody's.
         let starts_inside = memory.find(address, 1).is_some_and(|range| range.is_device());
         match self.place {
-            Place::Device(_) => Err(CudaError::InvalidValue),
+            Place::Device(_) | Place::Array(_) => Err(CudaError::InvalidValue),
             _ if starts_inside || address == 0 => Err(CudaError::InvalidValue),
             Place::Unified(_) if !is_mapped(address, span) => Err(CudaError::InvalidValue),
             Place::Unified(_) | Place::Host(_) => Ok(None),

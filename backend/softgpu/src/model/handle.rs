@@ -34,6 +34,18 @@ pub enum Kind {
     GraphExec = 11,
     /// `CUmemGenericAllocationHandle`.
     Physical = 12,
+    /// `CUarray`.
+    Array = 13,
+    /// `CUmipmappedArray`.
+    MipmappedArray = 14,
+    /// `CUtexObject`.
+    Texture = 15,
+    /// `CUsurfObject`.
+    Surface = 16,
+    /// `CUtexref`.
+    TextureReference = 17,
+    /// `CUsurfref`.
+    SurfaceReference = 18,
 }
 
 const KIND_SHIFT: u32 = 40;

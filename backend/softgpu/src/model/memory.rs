@@ -8,8 +8,9 @@ use super::allocation::{Allocation, RangeKind};
 use super::context::Context;
 use super::device::Device;
 use super::pool::Pool;
-use super::{CudaError, Result};
+use super::{CudaError, Result, state};
 use crate::exec;
+use crate::exec::texture::{Surface, Texture};
 
 /// All live ranges.
 #[derive(Debug, Default)]
@@ -163,6 +164,22 @@ impl exec::Memory for KernelMemory<'_> {
                 true
             }
             _ => self.is_late(address, length),
+        }
+    }
+
+    fn texture(&self, handle: u64) -> Option<Arc<Texture>> {
+        let state = state().ok()?;
+        match state.textures.get(handle) {
+            Ok(object) => Some(Arc::clone(object.texture())),
+            Err(_) => state.bound_textures.get(handle).ok(),
+        }
+    }
+
+    fn surface(&self, handle: u64) -> Option<Arc<Surface>> {
+        let state = state().ok()?;
+        match state.surfaces.get(handle) {
+            Ok(object) => Some(Arc::clone(object.surface())),
+            Err(_) => state.bound_surfaces.get(handle).ok(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the driver keeps: devices, contexts, memory, streams, events, modules.
 
 pub mod allocation;
+pub mod array;
 pub mod attributes;
 pub mod context;
 pub mod copy;
@@ -20,6 +21,9 @@ pub mod pool;
 pub mod special_stream;
 pub mod state;
 pub mod stream;
+pub mod surface;
+pub mod texture;
+pub mod texture_reference;
 pub mod virtual_memory;
 pub mod work;
 

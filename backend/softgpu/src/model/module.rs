@@ -7,6 +7,8 @@ use super::allocation::{Allocation, RangeKind};
 use super::context::Context;
 use super::function::{Entry, Function};
 use super::handle::{self, Kind};
+use super::surface::SurfaceReference;
+use super::texture_reference::TextureReference;
 use super::{CudaError, Result, state};
 use crate::{exec, ptx};
 
@@ -48,6 +50,8 @@ pub struct Module {
     variables: HashMap<String, (u64, u64)>,
     /// Where the variables are; none if there are none.
     arena: Option<u64>,
+    texture_references: HashMap<String, Arc<TextureReference>>,
+    surface_references: HashMap<String, Arc<SurfaceReference>>,
 }
 
 impl Module {
@@ -68,11 +72,21 @@ impl Module {
         for function in &functions {
             state.functions.insert(function.handle(), Arc::clone(function));
         }
+        let (texture_references, surface_references) = make_references(&code.module, &variables)?;
         let name_of = |function: &Arc<Function>| function.entry.info().name.clone();
         let by_name = functions.iter().map(|function| (name_of(function), Arc::clone(function))).collect();
         let context = context.handle();
-        let module =
-            Arc::new(Module { handle, context, is_of_library, functions, by_name, variables, arena: base });
+        let module = Arc::new(Module {
+            handle,
+            context,
+            is_of_library,
+            functions,
+            by_name,
+            variables,
+            arena: base,
+            texture_references,
+            surface_references,
+        });
         state.modules.insert(handle, Arc::clone(&module));
         Ok(module)
     }
@@ -107,6 +121,16 @@ impl Module {
         self.variables.get(name).copied()
     }
 
+    /// The `.texref` with this name.
+    pub fn texture_reference(&self, name: &str) -> Option<&Arc<TextureReference>> {
+        self.texture_references.get(name)
+    }
+
+    /// The `.surfref` with this name.
+    pub fn surface_reference(&self, name: &str) -> Option<&Arc<SurfaceReference>> {
+        self.surface_references.get(name)
+    }
+
     /// Forgets the module; kernels that run keep their code and variables.
     pub fn unload(&self) -> Result {
         let state = state()?;
@@ -117,11 +141,32 @@ impl Module {
         if let Some(arena) = self.arena {
             state.memory.remove(arena);
         }
+        self.texture_references.values().try_for_each(|reference| reference.forget())?;
+        self.surface_references.values().try_for_each(|reference| reference.forget())?;
         Ok(())
     }
 }
 
 type Variables = HashMap<String, (u64, u64)>;
+
+type References = (HashMap<String, Arc<TextureReference>>, HashMap<String, Arc<SurfaceReference>>);
+
+fn make_references(module: &ptx::Module, variables: &Variables) -> Result<References> {
+    let mut references = References::default();
+    for variable in module.variables() {
+        let Some(&(address, _)) = variables.get(&variable.name) else { continue };
+        match variable.opaque {
+            None => {}
+            Some(ptx::Opaque::Texture) => {
+                references.0.insert(variable.name.clone(), TextureReference::create(address)?);
+            }
+            Some(ptx::Opaque::Surface) => {
+                references.1.insert(variable.name.clone(), SurfaceReference::create(address)?);
+            }
+        }
+    }
+    Ok(references)
+}
 
 /// Makes room for all variables. An `.extern` one that nobody defines is zeros of its own, as the real driver does it.
 fn place_variables(module: &ptx::Module, context: &Context) -> Result<(Option<Arc<Allocation>>, Variables)> {

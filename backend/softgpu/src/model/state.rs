@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
+use super::array::{Array, Mipmapped};
 use super::context::Context;
 use super::device::Device;
 use super::event::Event;
@@ -15,8 +16,12 @@ use super::memory::MemoryMap;
 use super::module::Module;
 use super::pool::Pool;
 use super::stream::Stream;
+use super::surface::{SurfaceObject, SurfaceReference};
+use super::texture::TextureObject;
+use super::texture_reference::TextureReference;
 use super::virtual_memory::{Physical, VirtualMemory};
 use super::{CudaError, Result};
+use crate::exec;
 
 /// Everything that the process's program has made.
 #[derive(Debug, Default)]
@@ -55,6 +60,24 @@ pub struct State {
     pub physical: Table<Physical>,
     /// Reserved addresses and what is mapped there.
     pub virtual_memory: VirtualMemory,
+    /// Memory of arrays, which has no address for programs and kernels.
+    pub array_memory: MemoryMap,
+    /// Live arrays, and levels of mipmapped ones.
+    pub arrays: Table<Array>,
+    /// Live mipmapped arrays.
+    pub mipmapped_arrays: Table<Mipmapped>,
+    /// Live texture objects.
+    pub textures: Table<TextureObject>,
+    /// Live surface objects.
+    pub surfaces: Table<SurfaceObject>,
+    /// Texture references, of modules and of their own.
+    pub texture_references: Table<TextureReference>,
+    /// Surface references of modules.
+    pub surface_references: Table<SurfaceReference>,
+    /// What texture references of modules show, by the address of the variable.
+    pub bound_textures: Table<exec::texture::Texture>,
+    /// What surface references of modules show, by the address of the variable.
+    pub bound_surfaces: Table<exec::texture::Surface>,
 }
 
 static STATE: LazyLock<State> =

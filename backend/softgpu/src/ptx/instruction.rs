@@ -166,8 +166,20 @@ impl<'a> Parser<'a> {
                 self.no_bracket()?;
                 let base = self.simple_operand(reading)?;
                 let offset = self.offset()?;
+                let base = Operand::Address(Box::new(base), offset);
+                if self.accept(b']') {
+                    return Ok(base);
+                }
+                // A texture or surface and its coordinates.
+                let mut parts = vec![base];
+                while self.accept(b',') {
+                    if self.peek().kind == Kind::Punct(b'[') {
+                        return Err(self.error("brackets within brackets are not supported"));
+                    }
+                    parts.push(self.simple_operand(reading)?);
+                }
                 self.expect(b']')?;
-                Ok(Operand::Address(Box::new(base), offset))
+                Ok(Operand::Vector(parts))
             }
             Kind::Word(name) => Ok(self.named(name, reading)),
             _ => Err(self.error("operand expected")),

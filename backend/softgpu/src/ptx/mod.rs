@@ -18,4 +18,4 @@ mod variable;
 pub use ast::Module;
 pub use error::ParseError;
 pub use kernel::{KernelInfo, Param};
-pub use variable::{Relocation, Space, Variable};
+pub use variable::{Opaque, Relocation, Space, Variable};

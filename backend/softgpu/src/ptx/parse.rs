@@ -6,7 +6,7 @@ use super::ast::{Function, Module, SharedVariable, Symbol};
 use super::data::Data;
 use super::lexer::{Kind, Token, error_at, tokenize};
 use super::types::Ty;
-use super::{KernelInfo, ParseError, Space, Variable, layout};
+use super::{KernelInfo, Opaque, ParseError, Space, Variable, layout};
 
 /// Largest variable accepted, in bytes, so that a hostile declaration cannot exhaust memory.
 pub(crate) const MAX_VARIABLE: usize = 1 << 32;
@@ -37,6 +37,7 @@ pub(crate) struct Declaration<'a> {
     /// `x[]`
     pub unsized_array: bool,
     pub managed: bool,
+    pub opaque: Option<Opaque>,
 }
 
 impl Declaration<'_> {
@@ -281,6 +282,7 @@ impl<'a> Parser<'a> {
             dims: Vec::new(),
             unsized_array: false,
             managed: false,
+            opaque: None,
         };
         // What follows `.ptr` describes the memory pointed to, not the variable.
         let mut pointee = false;
@@ -301,6 +303,8 @@ impl<'a> Parser<'a> {
                 "v4" => declaration.vector = 4,
                 "attribute" => declaration.managed |= self.attribute()?,
                 "global" | "const" | "shared" | "local" | "param" => {}
+                "texref" => (declaration.ty, declaration.opaque) = (Ty::B64, Some(Opaque::Texture)),
+                "surfref" => (declaration.ty, declaration.opaque) = (Ty::B64, Some(Opaque::Surface)),
                 other => {
                     declaration.ty = Ty::parse(other)
                         .ok_or_else(|| self.error(format!("type `.{other}` is not supported")))?;
@@ -367,6 +371,7 @@ impl<'a> Parser<'a> {
             relocations: data.relocations,
             is_extern,
             managed: declaration.managed,
+            opaque: declaration.opaque,
         };
         self.symbols.insert(name.clone(), Symbol::Variable(name.clone()));
         match self.variable_names.get(&name).copied() {

@@ -26,6 +26,17 @@ pub struct Variable {
     pub is_extern: bool,
     /// Declared `.attribute(.managed)`.
     pub managed: bool,
+    /// What it is instead of memory.
+    pub opaque: Option<Opaque>,
+}
+
+/// A variable that is a reference: kernels name it and never read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opaque {
+    /// `.texref`
+    Texture,
+    /// `.surfref`
+    Surface,
 }
 
 /// A generic address of 8 bytes that is known only when the module is loaded.

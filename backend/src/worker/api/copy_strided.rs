@@ -5,7 +5,10 @@ use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
-use vgpu_spec::structure::{Memcpy3D, Memcpy3DSide, memory_type};
+use vgpu_spec::{
+    plain::Blob8,
+    structure::{Memcpy3D, Memcpy3DSide, memory_type},
+};
 
 /// `slice` is a whole number of rows.
 fn side(address: u64, pitch: usize, slice: usize, on_host: bool) -> Result<Memcpy3DSide, CudaError> {
@@ -60,6 +63,87 @@ pub fn vgpuCopyStrided(
     let copy = t.driver.cuMemcpy3DAsync_v2.ok_or(NOT_SUPPORTED)?;
     // SAFETY: the description outlives the call; host sides lie in windows of this client, the driver checks device sides.
     check(unsafe { copy((&raw const description).cast(), stream) })
+}
+
+/// CUDA_MEMCPY3D_PEER's forms in `vgpuCopy3D`.
+const PEER: u32 = 1;
+const PEER_ASYNC: u32 = 2;
+
+impl Thread {
+    /// A copy as the guest describes it, with the driver's handles: host sides lie in its windows. `contexts`: the reserved words
+    /// are contexts.
+    pub fn checked_copy(
+        &self,
+        given: Option<Vec<Blob8<200>>>,
+        contexts: bool,
+    ) -> Result<Memcpy3D, CudaError> {
+        let blob = given.and_then(|g| g.first().copied()).ok_or(INVALID_VALUE)?;
+        // SAFETY: both are 200 bytes, any bytes are a `Memcpy3D`, and reading does not need its alignment.
+        let mut copy = unsafe { (&raw const blob).cast::<Memcpy3D>().read_unaligned() };
+        let extent = (copy.width, copy.height, copy.depth);
+        for side in [&mut copy.src, &mut copy.dst] {
+            let array = std::mem::take(&mut side.array);
+            match side.kind {
+                memory_type::DEVICE => {}
+                memory_type::HOST => self.check_host_side(side, extent)?,
+                memory_type::ARRAY => side.array = self.array(array)?,
+                _ => return Err(INVALID_VALUE),
+            }
+            // Nothing is read there in other copies.
+            side.reserved = match side.reserved {
+                context if contexts && context != 0 => self.context(context)?,
+                _ => 0,
+            };
+        }
+        Ok(copy)
+    }
+
+    fn check_host_side(
+        &self,
+        side: &Memcpy3DSide,
+        (width, height, depth): (usize, usize, usize),
+    ) -> Result<(), CudaError> {
+        let pitch = if side.pitch == 0 { width } else { side.pitch };
+        let rows = if side.height == 0 { height } else { side.height };
+        let len = || {
+            let slice = pitch.checked_mul(rows)?;
+            let first =
+                side.x.checked_add(side.y.checked_mul(pitch)?)?.checked_add(side.z.checked_mul(slice)?)?;
+            first.checked_add(span(pitch, slice, width, height, depth)?)
+        };
+        let len = len().ok_or(INVALID_VALUE)?;
+        if self.client.windows.contains(side.host, len as u64) { Ok(()) } else { Err(INVALID_VALUE) }
+    }
+}
+
+/// Copies from or to arrays, or between contexts, in stream order.
+pub fn vgpuCopy3D(
+    t: &mut Thread,
+    copy: Option<Vec<Blob8<200>>>,
+    peer: u32,
+    stream: u64,
+) -> Result<(), CudaError> {
+    let copy = t.checked_copy(copy, peer != 0)?;
+    let place = (&raw const copy).cast();
+    match peer {
+        0 => {
+            let function = t.driver.cuMemcpy3DAsync_v2.ok_or(NOT_SUPPORTED)?;
+            // SAFETY: the description outlives the call; handles are live, host sides lie in windows of this client, the driver
+            // checks the others.
+            check(unsafe { function(place, stream) })
+        }
+        PEER => {
+            let function = t.driver.cuMemcpy3DPeer.ok_or(NOT_SUPPORTED)?;
+            // SAFETY: as above.
+            check(unsafe { function(place) })
+        }
+        PEER_ASYNC => {
+            let function = t.driver.cuMemcpy3DPeerAsync.ok_or(NOT_SUPPORTED)?;
+            // SAFETY: as above.
+            check(unsafe { function(place, stream) })
+        }
+        _ => Err(INVALID_VALUE),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! `dispatch` is derived from the description; what needs thought stands in the file of its noun.
 
+mod array;
+mod array_copy;
 mod callback;
 mod capture;
 mod context;
@@ -29,6 +31,8 @@ mod snapshot;
 mod stream;
 mod table;
 mod tensor_map;
+mod texture;
+mod texture_reference;
 mod thread;
 mod user_object;
 mod virtual_memory;

@@ -17,6 +17,12 @@ struct Known {
     owner: u64,
 }
 
+/// A handle that is being ended.
+pub struct Taken {
+    real: u64,
+    known: Known,
+}
+
 struct State {
     known: HashMap<u64, Known>,
     free: Vec<(u32, u16)>,
@@ -81,6 +87,32 @@ impl Numbers {
         }
     }
 
+    /// The number of the driver's handle `real`, if it is known.
+    pub fn known(&self, real: u64) -> Option<u64> {
+        self.lock().known.get(&real).map(|k| k.number)
+    }
+
+    /// Takes the driver's handle out while the driver is asked to end it: another thread may be given the same one at once.
+    pub fn take(&self, real: u64) -> Option<Taken> {
+        let known = self.lock().known.remove(&real)?;
+        let _ = self.table.take(known.number);
+        Some(Taken { real, known })
+    }
+
+    /// The driver ended what was taken: its index can be used again.
+    pub fn release(&self, taken: Taken) {
+        if let Some(parts) = handle::split(taken.known.number) {
+            self.lock().free.push((parts.index, next_generation(parts.generation)));
+        }
+    }
+
+    /// The driver refused to end what was taken.
+    pub fn restore(&self, taken: Taken) -> Result<(), CudaError> {
+        self.table.insert_own(taken.known.number, taken.real)?;
+        self.lock().known.insert(taken.real, taken.known);
+        Ok(())
+    }
+
     /// The driver's handles that end with `owner`.
     pub fn owned_by(&self, owner: u64) -> Vec<u64> {
         self.lock().known.iter().filter(|(_, k)| k.owner == owner).map(|(&real, _)| real).collect()
@@ -109,5 +141,23 @@ mod tests {
         let third = numbers.number(0x1000, 8).unwrap();
         assert_ne!(third, first, "a stale number is not taken for the new handle");
         assert_eq!(numbers.number(0, 8), Ok(0));
+    }
+
+    #[test]
+    fn a_handle_that_the_driver_keeps_keeps_its_number() {
+        let numbers = Numbers::new(Kind::Array);
+        let number = numbers.number(0x1000, 0).unwrap();
+        let taken = numbers.take(0x1000).unwrap();
+        assert!(numbers.take(0x1000).is_none() && numbers.table.get(number).is_err());
+        let other = numbers.number(0x1000, 0).unwrap();
+        assert_ne!(other, number, "the driver gave the same handle to another thread");
+        numbers.forget(0x1000);
+        numbers.restore(taken).unwrap();
+        assert_eq!(numbers.known(0x1000), Some(number));
+        assert_eq!(numbers.table.get(number), Ok(0x1000));
+        let taken = numbers.take(0x1000).unwrap();
+        numbers.release(taken);
+        assert_eq!(numbers.known(0x1000), None);
+        assert_ne!(numbers.number(0x1000, 0), Ok(number));
     }
 }

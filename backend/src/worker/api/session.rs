@@ -5,6 +5,7 @@ use super::{
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
     numbers::Numbers,
     table::Table,
+    texture::Objects,
 };
 use std::sync::atomic::AtomicU64;
 use vgpu_spec::handle::{self, Kind};
@@ -31,6 +32,12 @@ pub struct Session {
     user_objects: Table,
     memory_pools: Table,
     allocations: Table,
+    pub(super) arrays: Numbers,
+    pub(super) mipmapped_arrays: Numbers,
+    pub(super) texture_references: Numbers,
+    pub(super) surface_references: Numbers,
+    pub(super) textures: Objects,
+    pub(super) surfaces: Objects,
 }
 
 impl Session {
@@ -51,6 +58,12 @@ impl Session {
             user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
             allocations: Table::new(Kind::Allocation),
+            arrays: Numbers::new(Kind::Array),
+            mipmapped_arrays: Numbers::new(Kind::MipmappedArray),
+            texture_references: Numbers::new(Kind::TextureReference),
+            surface_references: Numbers::new(Kind::SurfaceReference),
+            textures: Objects::default(),
+            surfaces: Objects::default(),
         }
     }
 
@@ -82,7 +95,6 @@ macro_rules! kinds {
 kinds! {
     contexts: context, insert_context, take_context;
     events: event, insert_event, take_event;
-    modules: module, insert_module, take_module;
     libraries: library, insert_library, take_library;
     user_objects: userobject, insert_userobject, take_userobject;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
@@ -101,6 +113,21 @@ impl super::thread::Thread {
 
     pub fn take_stream(&self, number: u64) -> Result<u64, CudaError> {
         self.session.streams.take(number)
+    }
+
+    pub fn module(&self, number: u64) -> Result<u64, CudaError> {
+        self.session.modules.get(number)
+    }
+
+    pub fn insert_module(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        self.session.modules.insert(number, real)
+    }
+
+    /// Ends a module's number, and those of the references in it.
+    pub fn take_module(&self, number: u64) -> Result<u64, CudaError> {
+        let real = self.session.modules.take(number)?;
+        self.forget_references(real);
+        Ok(real)
     }
 
     pub fn function(&self, number: u64) -> Result<u64, CudaError> {

@@ -38,6 +38,11 @@ impl Thread {
         Ok(())
     }
 
+    /// Index of the current context; 0 for none.
+    pub fn context_index(&self) -> u32 {
+        self.context
+    }
+
     fn set_current(&self, real: u64) -> Outcome {
         let function = self.driver.cuCtxSetCurrent.ok_or(error::NOT_SUPPORTED)?;
         // SAFETY: a live context of this client.

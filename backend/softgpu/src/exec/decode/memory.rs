@@ -126,7 +126,7 @@ impl Decoder<'_> {
     }
 
     /// The number of elements that `.v2`, `.v4`, `.v8` name.
-    fn take_vector(opcode: &mut Opcode<'_>) -> u8 {
+    pub(super) fn take_vector(opcode: &mut Opcode<'_>) -> u8 {
         opcode
             .take_map(|m| match m {
                 "v2" => Some(2),
