@@ -14,6 +14,8 @@ use vgpu_spec::{
 const API_VERSION: u32 = 3020;
 /// All flags of cuCtxCreate (CU_CTX_FLAGS_MASK).
 const FLAGS: u32 = 0xff;
+/// In a context's second word: it is a green context's, and has the primary context's flags.
+const GREEN: u64 = 1 << 32;
 
 thread_local! {
     /// The current context; apart from the stack, since every call reads it.
@@ -86,6 +88,24 @@ pub fn forget(context: u64) {
     }
     crate::memory::forget_context(context);
     export_table::context_destroyed(context);
+}
+
+/// Makes a handle for the context of a green context.
+pub fn new_green(device: i32) -> error::Result<u64> {
+    handles::create_with(Kind::Context, u64::from(device.cast_unsigned()), GREEN)
+}
+
+/// Whether this is the context of a green context.
+#[inline]
+pub fn is_green(context: u64) -> bool {
+    handles::words(Kind::Context, context).is_ok_and(|w| w.1 & GREEN != 0)
+}
+
+/// Takes `context` off this thread's stack if it is current.
+pub fn leave(context: u64) {
+    if current() == context {
+        pop();
+    }
 }
 
 fn create(place: *mut u64, flags: u32, device: i32) -> error::Result {

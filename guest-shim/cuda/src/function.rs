@@ -3,7 +3,8 @@
 //! Words in the handle table: address of the [`Info`], and the module (function), the kernel (function of a kernel) or the library
 //! (kernel).
 
-use crate::{call::put, calls, error, handles};
+pub use crate::legacy_launch::{cuFuncSetBlockShape, cuFuncSetSharedSize};
+use crate::{call::put, calls, error, handles, legacy_launch::Legacy};
 use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_void},
@@ -23,6 +24,8 @@ pub struct Info {
     pub size: usize,
     /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as the program set it; 0 if it did not.
     dynamic_shared: AtomicU32,
+    /// What the launch functions of CUDA 3 and before have set.
+    pub legacy: Mutex<Legacy>,
 }
 
 /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.
@@ -35,7 +38,13 @@ impl Info {
         let layout: Vec<(u32, u32)> =
             bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
         let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
-        Box::leak(Box::new(Info { name: name.to_owned(), layout, size, dynamic_shared: AtomicU32::new(0) }))
+        Box::leak(Box::new(Info {
+            name: name.to_owned(),
+            layout,
+            size,
+            dynamic_shared: AtomicU32::new(0),
+            legacy: Mutex::default(),
+        }))
     }
 
     /// The most dynamic shared memory that a launch may ask for, where a device gives `usual` without asking.

@@ -26,7 +26,8 @@ fn states(device: i32) -> error::Result<(MutexGuard<'static, Vec<State>>, usize)
     Ok((states, index))
 }
 
-pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut u64, dev: i32) -> error::Result {
+/// Retains the device's primary context.
+pub fn retain(dev: i32) -> error::Result<u64> {
     let devices = &client::get()?.devices;
     let context = devices.primary(dev)?;
     let host = devices.host_ordinal(dev)?;
@@ -37,12 +38,16 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut u64, dev: i32) -> error::Resul
     }
     states[index].retains += 1;
     handles::set_word(context, 1, u64::from(states[index].flags));
+    Ok(context)
+}
+
+pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut u64, dev: i32) -> error::Result {
     // SAFETY: the program's pointer.
-    unsafe { put(pctx, context) }
+    unsafe { put(pctx, retain(dev)?) }
 }
 
 /// The last release resets the context, as the driver destroys it then.
-pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: i32) -> error::Result {
+pub fn release(dev: i32) -> error::Result {
     let (mut states, index) = states(dev)?;
     match states[index].retains {
         0 => return Err(error::INVALID_CONTEXT),
@@ -57,9 +62,12 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: i32) -> error::Result {
     reset(dev)
 }
 
+pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: i32) -> error::Result {
+    release(dev)
+}
+
 pub unsafe fn cuDevicePrimaryCtxRelease(dev: i32) -> error::Result {
-    // SAFETY: no pointers.
-    unsafe { cuDevicePrimaryCtxRelease_v2(dev) }
+    release(dev)
 }
 
 fn reset(device: i32) -> error::Result {

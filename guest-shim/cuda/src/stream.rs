@@ -1,6 +1,6 @@
 //! Streams. A stream's words in the handle table: flags and priority (upper half), context.
 
-use crate::{call::put, calls, client, context, error, handles};
+use crate::{call::put, calls, client, context, error, green_context, handles};
 use vgpu_spec::handle::Kind;
 
 /// CU_STREAM_NON_BLOCKING.
@@ -12,11 +12,22 @@ fn create(
     priority: i32,
     send: impl FnOnce(u64) -> error::Result,
 ) -> error::Result {
+    create_in(context::current(), place, flags, priority, send)
+}
+
+/// Makes a stream of `context`, which `send` tells the worker of.
+pub fn create_in(
+    context: u64,
+    place: *mut u64,
+    flags: u32,
+    priority: i32,
+    send: impl FnOnce(u64) -> error::Result,
+) -> error::Result {
     if place.is_null() || flags > NON_BLOCKING {
         return Err(error::INVALID_VALUE);
     }
     let first = u64::from(flags) | u64::from(priority.cast_unsigned()) << 32;
-    let stream = handles::create_with(Kind::Stream, first, context::current())?;
+    let stream = handles::create_with(Kind::Stream, first, context)?;
     if let Err(status) = send(stream) {
         handles::remove(stream);
         return Err(status);
@@ -30,9 +41,13 @@ pub unsafe fn cuStreamCreate(phStream: *mut u64, Flags: u32) -> error::Result {
 }
 
 /// A priority outside of the device's range is clamped, as the driver does.
+pub fn clamp(device: i32, priority: i32) -> error::Result<i32> {
+    let (least, greatest) = client::get()?.devices.priorities(device)?;
+    Ok(priority.clamp(greatest.min(least), least.max(greatest)))
+}
+
 pub unsafe fn cuStreamCreateWithPriority(phStream: *mut u64, flags: u32, priority: i32) -> error::Result {
-    let (least, greatest) = client::get()?.devices.priorities(context::device()?)?;
-    let priority = priority.clamp(greatest.min(least), least.max(greatest));
+    let priority = clamp(context::device()?, priority)?;
     create(phStream, flags, priority, |stream| calls::cuStreamCreateWithPriority(stream, flags, priority))
 }
 
@@ -68,11 +83,11 @@ pub fn context_of(stream: u64) -> error::Result<u64> {
     describe(stream).map(|d| d.2)
 }
 
-/// No stream is of a green context: those are not supported yet.
 pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u64) -> error::Result {
     let (.., context) = describe(hStream)?;
+    let green = green_context::of_context(context);
     // SAFETY: the program's pointers.
-    unsafe { put(pCtx, context).and_then(|()| put(pGreenCtx, 0)) }
+    unsafe { put(pCtx, green_context::owner(context)).and_then(|()| put(pGreenCtx, green)) }
 }
 
 pub unsafe fn cuStreamGetDevice(hStream: u64, device: *mut i32) -> error::Result {

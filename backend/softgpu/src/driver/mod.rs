@@ -59,6 +59,7 @@ pub mod error;
 pub mod event;
 pub mod function;
 pub mod graph;
+pub mod green_context;
 pub mod host_memory;
 pub mod init;
 mod jit_options;

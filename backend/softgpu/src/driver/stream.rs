@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::context::GREATEST_PRIORITY;
+use super::green_context::green_of;
 use super::{Out, put};
 use crate::model::graph::{self, HostCall, Op};
 use crate::model::special_stream::{self, is_special};
@@ -122,12 +123,13 @@ stream_api! {
         put(context, special_stream::find(stream, default)?.0.handle())
     }
 
-    /// The stream's context. There are no green contexts.
+    /// The stream's context, and its green context: then the primary context.
     fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz(
         default; stream: u64, context: Out<'_, u64>, green: Out<'_, u64>
     ) {
-        put(context, special_stream::find(stream, default)?.0.handle())?;
-        put(green, 0)
+        let (of_stream, _) = special_stream::find(stream, default)?;
+        put(context, of_stream.owner())?;
+        put(green, green_of(&of_stream)?)
     }
 
     /// The stream's device.

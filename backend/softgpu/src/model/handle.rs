@@ -34,6 +34,10 @@ pub enum Kind {
     GraphExec = 11,
     /// `CUmemGenericAllocationHandle`.
     Physical = 12,
+    /// `CUgreenCtx`.
+    GreenContext = 24,
+    /// `CUdevResourceDesc`.
+    Description = 25,
 }
 
 const KIND_SHIFT: u32 = 40;

@@ -1,7 +1,7 @@
 //! The one driver state of the process.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use super::context::Context;
@@ -9,6 +9,7 @@ use super::device::Device;
 use super::event::Event;
 use super::function::{Function, Kernel};
 use super::graph::{Exec, Graph};
+use super::green_context::{Description, GreenContext};
 use super::handle::Table;
 use super::library::Library;
 use super::memory::MemoryMap;
@@ -53,6 +54,11 @@ pub struct State {
     pub current_pools: Mutex<HashMap<u32, u64>>,
     /// Device memory that the program holds by a handle.
     pub physical: Table<Physical>,
+    /// Live green contexts.
+    pub green_contexts: Table<GreenContext>,
+    /// Descriptions of what a green context is to have; nothing ends them.
+    pub descriptions: Table<Description>,
+    splits: AtomicU32,
     /// Reserved addresses and what is mapped there.
     pub virtual_memory: VirtualMemory,
 }
@@ -80,6 +86,11 @@ impl State {
     pub fn device(&self, ordinal: i32) -> Result<&Arc<Device>> {
         let index = usize::try_from(ordinal).map_err(|_| CudaError::InvalidDevice)?;
         self.devices.get(index).ok_or(CudaError::InvalidDevice)
+    }
+
+    /// The number of the next split of a device's resource.
+    pub fn next_split(&self) -> u32 {
+        self.splits.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// All devices, by ordinal.

@@ -13,6 +13,7 @@ mod error;
 mod graph;
 mod graph_copy;
 mod graph_kernel;
+mod green_context;
 mod image;
 mod jit;
 mod kernel;

@@ -3,6 +3,7 @@
 use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
+    green_context::Given,
     numbers::Numbers,
     table::Table,
 };
@@ -31,6 +32,10 @@ pub struct Session {
     user_objects: Table,
     memory_pools: Table,
     allocations: Table,
+    green_contexts: Table,
+    resource_descriptions: Table,
+    /// What the driver gave of devices' resources.
+    pub(super) resources: Given,
 }
 
 impl Session {
@@ -51,6 +56,9 @@ impl Session {
             user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
             allocations: Table::new(Kind::Allocation),
+            green_contexts: Table::new(Kind::GreenContext),
+            resource_descriptions: Table::new(Kind::ResourceDescription),
+            resources: Given::default(),
         }
     }
 
@@ -87,6 +95,8 @@ kinds! {
     user_objects: userobject, insert_userobject, take_userobject;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
     allocations: allocation, insert_allocation, take_allocation;
+    green_contexts: greencontext, insert_greencontext, take_greencontext;
+    resource_descriptions: resourcedescription, insert_resourcedescription, take_resourcedescription;
 }
 
 impl super::thread::Thread {
