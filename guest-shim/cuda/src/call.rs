@@ -27,12 +27,18 @@ pub fn enter(name: &'static str, needs_context: bool, body: impl FnOnce() -> err
     };
     let status = match catch_unwind(AssertUnwindSafe(checked)) {
         Ok(Ok(())) => 0,
-        Ok(Err(status)) => status,
-        Err(_) => error::UNKNOWN,
+        Ok(Err(status)) => failed(name, status),
+        Err(_) => failed(name, error::UNKNOWN),
     };
     if vgpu_client::log::enabled(vgpu_client::log::Level::Trace) {
         vgpu_client::trace!("{name} = {status}");
     }
+    status
+}
+
+#[cold]
+fn failed(name: &'static str, status: u32) -> u32 {
+    crate::logs::returned(name, status);
     status
 }
 

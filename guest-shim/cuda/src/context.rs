@@ -2,7 +2,7 @@
 //!
 //! A context's words in the handle table: device ordinal, flags.
 
-use crate::{call::put, calls, client, error, export_table, handles};
+use crate::{call::put, calls, client, coredump, error, export_table, handles};
 use std::cell::{Cell, RefCell};
 use vgpu_spec::{
     handle,
@@ -87,6 +87,7 @@ pub fn forget(context: u64) {
         }
     }
     crate::memory::forget_context(context);
+    crate::coredump::context_destroyed(context);
     export_table::context_destroyed(context);
 }
 
@@ -118,6 +119,7 @@ fn create(place: *mut u64, flags: u32, device: i32) -> error::Result {
         handles::remove(context);
         return Err(status);
     }
+    coredump::context_created(context, flags);
     push(context);
     // SAFETY: checked above; the program's pointer.
     unsafe { put(place, context) }

@@ -181,6 +181,7 @@ checks! {
     check_userobject, UserObject, INVALID_VALUE;
     check_allocation, Allocation, INVALID_VALUE;
     check_memorypool, MemoryPool, INVALID_VALUE;
+    check_logscallback, LogsCallback, INVALID_VALUE;
     check_greencontext, GreenContext, INVALID_CONTEXT;
     check_resourcedescription, ResourceDescription, INVALID_VALUE;
 }

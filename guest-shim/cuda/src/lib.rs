@@ -4,6 +4,7 @@
 //! stands in the file of its noun. Names are the driver API's own.
 #![allow(non_snake_case)]
 
+mod async_notification;
 mod batch_copy;
 mod call;
 mod callback;
@@ -13,6 +14,8 @@ mod client;
 mod context;
 mod copy;
 mod copy_strided;
+mod coredump;
+mod decompress;
 mod device;
 mod entry;
 mod error;
@@ -34,6 +37,7 @@ mod launch;
 mod legacy_launch;
 mod library;
 mod location;
+mod logs;
 mod memory;
 mod memory_pool;
 mod memset;

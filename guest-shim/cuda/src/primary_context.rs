@@ -1,6 +1,6 @@
 //! Primary contexts: retained once in the worker, counted here.
 
-use crate::{call::put, calls, client, context, error, handles};
+use crate::{call::put, calls, client, context, coredump, error, handles};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Default, Clone, Copy)]
@@ -35,6 +35,9 @@ pub fn retain(dev: i32) -> error::Result<u64> {
     if !states[index].in_worker {
         calls::vgpuPrimaryContextRetain(context, host, states[index].flags)?;
         states[index].in_worker = true;
+    }
+    if states[index].retains == 0 {
+        coredump::context_created(context, states[index].flags);
     }
     states[index].retains += 1;
     handles::set_word(context, 1, u64::from(states[index].flags));

@@ -12,5 +12,6 @@ pub fn report(name: &'static str, reason: &'static str) -> u32 {
         vgpu_client::warn!("{name} is not supported: {reason}");
     }
     vgpu_client::record::call(name);
+    crate::logs::returned(name, error::NOT_SUPPORTED);
     error::NOT_SUPPORTED
 }
