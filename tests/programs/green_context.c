@@ -138,7 +138,7 @@ static void refused(const CUdevResource *all, const CUdevResource *part)
     EXPECT(CUDA_ERROR_INVALID_RESOURCE_TYPE, cuDeviceGetDevResource(0, &other, CU_DEV_RESOURCE_TYPE_INVALID));
     EXPECT(INVALID, cuDevSmResourceSplitByCount(&other, NULL, all, NULL, 0, 1));
     EXPECT(INVALID, cuDevSmResourceSplitByCount(&other, &count, NULL, NULL, 0, 1));
-    EXPECT(INVALID, cuDevSmResourceSplitByCount(&other, &count, all, NULL, 0x40, 1));
+    EXPECT(INVALID, cuDevSmResourceSplitByCount(&other, &count, all, NULL, 3, 1));
     count = 1;
     EXPECT(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
            cuDevSmResourceSplitByCount(&other, &count, all, NULL, 0, all->sm.smCount + 1));

@@ -95,6 +95,11 @@ pub unsafe fn parameter(info: &Info, index: usize, offset: *mut usize, size: *mu
     Ok(())
 }
 
+/// Measured on the real driver: where others say that a handle is invalid, these say that NULL is an invalid value.
+pub fn not_null(callable: u64) -> error::Result {
+    if callable == 0 { Err(error::INVALID_VALUE) } else { Ok(()) }
+}
+
 /// Measured on the real driver: a kernel given here is CUDA_ERROR_INVALID_HANDLE.
 pub unsafe fn cuFuncGetParamInfo(
     func: u64,
@@ -102,12 +107,22 @@ pub unsafe fn cuFuncGetParamInfo(
     paramOffset: *mut usize,
     paramSize: *mut usize,
 ) -> error::Result {
+    not_null(func)?;
     handles::words(Kind::Function, func)?;
     // SAFETY: the program's pointers.
     unsafe { parameter(info(func)?, paramIndex, paramOffset, paramSize) }
 }
 
 pub unsafe fn cuFuncGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
+    not_null(hfunc)?;
+    handles::words(Kind::Function, hfunc)?;
+    // SAFETY: as there.
+    unsafe { put_name(name, hfunc) }
+}
+
+/// # Safety
+/// The place is NULL or valid for a write.
+pub unsafe fn put_name(name: *mut *mut c_void, hfunc: u64) -> error::Result {
     let text = info(hfunc)?.name.as_ptr();
     // SAFETY: the program's pointer; the text is never freed.
     unsafe { put(name, text.cast_mut().cast()) }
@@ -152,6 +167,41 @@ pub unsafe fn cuFuncGetAttribute(pi: *mut i32, attrib: u32, hfunc: u64) -> error
     unsafe { put(pi, value) }
 }
 
+/// The most numbers in a message.
+const ENDED: usize = 4096;
+
+/// Tells the worker which functions and kernels ended with their module or library.
+pub fn ended(numbers: &[u64]) {
+    for part in numbers.chunks(ENDED) {
+        let _ = calls::vgpuFunctionsEnded(part, part.len());
+    }
+}
+
+/// The number of a function: `ask` offers one to the worker, which says which one the driver's function has.
+pub fn number(owner: u64, ask: impl FnOnce(&mut u64, u64) -> error::Result) -> error::Result<u64> {
+    let offered = handles::create_with(Kind::Function, 0, owner)?;
+    let mut number = 0;
+    let asked = ask(&mut number, offered);
+    if asked.is_err() || number != offered {
+        handles::remove(offered);
+    }
+    asked?;
+    handles::adopt(number);
+    let (_, known) = handles::words(Kind::Function, number)?;
+    if known == 0 {
+        handles::set_word(number, 1, owner);
+    }
+    Ok(number)
+}
+
+/// Gives a function what is known of it, unless something is.
+pub fn set_info(function: u64, info: impl FnOnce() -> u64) -> error::Result {
+    if handles::words(Kind::Function, function)?.0 == 0 {
+        handles::set_word(function, 0, info());
+    }
+    Ok(())
+}
+
 /// Splits names, each with its NUL, as the worker sends them.
 pub fn names(bytes: &[u8]) -> impl Iterator<Item = &CStr> {
     bytes.split_inclusive(|&b| b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok())
@@ -186,6 +236,7 @@ pub unsafe fn cuFuncSetAttribute(hfunc: u64, attrib: u32, value: i32) -> error::
 }
 
 pub unsafe fn cuFuncGetModule(hmod: *mut u64, hfunc: u64) -> error::Result {
+    not_null(hfunc)?;
     let (_, owner) = handles::words(Kind::Function, hfunc)?;
     let module = if handles::is(Kind::Kernel, owner) {
         let (_, library) = handles::words(Kind::Kernel, owner)?;

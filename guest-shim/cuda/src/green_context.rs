@@ -52,6 +52,9 @@ pub unsafe fn cuDevSmResourceSplitByCount(
     let (count, input) = unsafe { (nbGroups.as_mut(), input.as_ref()) };
     let (Some(count), Some(&input)) = (count, input) else { return Err(error::INVALID_VALUE) };
     let room = (*count).min(MOST_GROUPS);
+    if room == 0 && !result.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     let mut groups = vec![Blob4([0; 144]); if result.is_null() { 0 } else { room as usize }];
     let (mut made, mut rest) = (0, Blob4([0; 144]));
     let places = if result.is_null() { None } else { Some(&mut groups[..]) };
@@ -115,13 +118,13 @@ fn create(primary: u64, description: u64, device: i32, host: i32, flags: u32) ->
     Ok(green)
 }
 
-/// Streams of the green context live until they are destroyed.
 pub unsafe fn cuGreenCtxDestroy(hCtx: u64) -> error::Result {
     client::get()?;
     let (context, _) = words(hCtx)?;
     let device = context::device_of(context)?;
     let result = calls::vgpuGreenContextDestroy(hCtx, context);
     context::leave(context);
+    stream::orphan(context);
     handles::remove(hCtx);
     handles::remove(context);
     result.and(primary_context::release(device))

@@ -189,7 +189,10 @@ checks! {
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
-    if number <= SPECIAL_STREAMS { Ok(()) } else { check(Kind::Stream, number, error::INVALID_HANDLE) }
+    if number <= SPECIAL_STREAMS || (is(Kind::Stream, number) && live(number).is_some()) {
+        return Ok(());
+    }
+    Err(crate::stream::why_not(number))
 }
 
 /// Refuses what cannot be launched.

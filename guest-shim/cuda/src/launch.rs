@@ -262,7 +262,7 @@ struct LaunchParams {
 /// CU_LAUNCH_COOPERATIVE_..._NO_PRE_LAUNCH_SYNC and ..._NO_POST_LAUNCH_SYNC: nothing to do on one device.
 const MULTI_DEVICE_FLAGS: u32 = 3;
 
-/// A cooperative launch on several devices. A context has one device, and no two launches may be on the same.
+/// A cooperative launch on several devices.
 pub unsafe fn cuLaunchCooperativeKernelMultiDevice(
     launchParamsList: *const Blob8<56>,
     numDevices: u32,
@@ -273,9 +273,13 @@ pub unsafe fn cuLaunchCooperativeKernelMultiDevice(
     }
     // SAFETY: the program's array of as many elements; the structure has the size and alignment of the blob.
     let list = unsafe { call::slice(launchParamsList, numDevices as usize) }.ok_or(error::INVALID_VALUE)?;
-    let [one] = list else { return Err(error::INVALID_DEVICE) };
+    // A context has one device, and each launch is on another.
+    let [one] = list else { return Err(error::INVALID_VALUE) };
     // SAFETY: as above.
     let wanted = unsafe { (&raw const *one).cast::<LaunchParams>().read() };
+    if wanted.stream <= handles::SPECIAL_STREAMS {
+        return Err(error::INVALID_HANDLE);
+    }
     let [gx, gy, gz] = wanted.grid;
     let [bx, by, bz] = wanted.block;
     // SAFETY: the program's pointers.

@@ -17,13 +17,16 @@ use std::{
 const MAX_PARAMETERS: usize = 4096;
 
 /// What was set in a function.
-#[derive(Default)]
 pub struct Legacy {
     block: [u32; 3],
     shared: u32,
-    /// Bytes of parameters in use.
-    size: usize,
     parameters: Vec<u8>,
+}
+
+impl Default for Legacy {
+    fn default() -> Self {
+        Legacy { block: [1; 3], shared: 0, parameters: Vec::new() }
+    }
 }
 
 impl Legacy {
@@ -64,17 +67,18 @@ pub unsafe fn cuFuncSetBlockShape(hfunc: u64, x: i32, y: i32, z: i32) -> error::
 }
 
 pub unsafe fn cuFuncSetSharedSize(hfunc: u64, bytes: u32) -> error::Result {
-    legacy(hfunc)?.shared = bytes;
+    let mut legacy = legacy(hfunc)?;
+    let limit = client::get()?.devices.attribute(context::device()?, attribute::MAX_SHARED_MEMORY_PER_BLOCK)?;
+    if bytes > limit.cast_unsigned() {
+        return Err(error::INVALID_VALUE);
+    }
+    legacy.shared = bytes;
     Ok(())
 }
 
 pub unsafe fn cuParamSetSize(hfunc: u64, numbytes: u32) -> error::Result {
-    let mut legacy = legacy(hfunc)?;
-    if numbytes as usize > MAX_PARAMETERS {
-        return Err(error::INVALID_VALUE);
-    }
-    legacy.size = numbytes as usize;
-    Ok(())
+    drop(legacy(hfunc)?);
+    if numbytes as usize > MAX_PARAMETERS { Err(error::INVALID_VALUE) } else { Ok(()) }
 }
 
 pub unsafe fn cuParamSeti(hfunc: u64, offset: i32, value: u32) -> error::Result {
@@ -99,7 +103,8 @@ fn launch_grid(f: u64, width: i32, height: i32, stream: u64) -> error::Result {
     let (shape, mut parameters) = {
         let legacy = legacy(f)?;
         let mut parameters = legacy.parameters.clone();
-        parameters.resize(legacy.size, 0);
+        // The driver takes what the kernel has, set or not.
+        parameters.resize(function::info(f)?.size, 0);
         let grid = [positive(width)?, positive(height)?, 1];
         (Shape { grid, block: legacy.block, shared: legacy.shared }, parameters)
     };

@@ -1,6 +1,13 @@
 //! Copies between contexts, which may be of different devices.
 
-use crate::{calls, copy, error, handles};
+use crate::{calls, context, copy, error, handles};
+
+/// NULL is the current context.
+fn or_current(context: u64) -> error::Result<u64> {
+    let context = if context == 0 { context::current() } else { context };
+    handles::check_context(context)?;
+    Ok(context)
+}
 
 pub unsafe fn cuMemcpyPeer(
     dstDevice: u64,
@@ -10,8 +17,7 @@ pub unsafe fn cuMemcpyPeer(
     ByteCount: usize,
     _stream: u64,
 ) -> error::Result {
-    handles::check_context(dstContext)?;
-    handles::check_context(srcContext)?;
+    let (dstContext, srcContext) = (or_current(dstContext)?, or_current(srcContext)?);
     // Ordered by the driver behind and before all work of both contexts, whichever form was called.
     calls::cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount)?;
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
@@ -25,8 +31,7 @@ pub unsafe fn cuMemcpyPeerAsync(
     ByteCount: usize,
     hStream: u64,
 ) -> error::Result {
-    handles::check_context(dstContext)?;
-    handles::check_context(srcContext)?;
+    let (dstContext, srcContext) = (or_current(dstContext)?, or_current(srcContext)?);
     handles::check_stream(hStream)?;
     calls::cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream)?;
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)

@@ -61,6 +61,7 @@ pub fn release(dev: i32) -> error::Result {
         }
     }
     states[index].retains = 0;
+    states[index].flags = 0;
     drop(states);
     reset(dev)
 }
@@ -85,6 +86,7 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: i32) -> error::Result {
     let (mut states, index) = states(dev)?;
     let active = states[index].in_worker;
     states[index].retains = 0;
+    states[index].flags = 0;
     drop(states);
     if active { reset(dev) } else { Ok(()) }
 }
@@ -95,7 +97,7 @@ pub unsafe fn cuDevicePrimaryCtxReset(dev: i32) -> error::Result {
 }
 
 pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: i32, flags: u32) -> error::Result {
-    if flags & !FLAGS != 0 {
+    if flags & !FLAGS != 0 || !context::valid_flags(flags) {
         return Err(error::INVALID_VALUE);
     }
     let (mut states, index) = states(dev)?;

@@ -1,7 +1,8 @@
 //! Streams. A stream's words in the handle table: flags and priority (upper half), context.
 
 use crate::{call::put, calls, client, context, error, green_context, handles};
-use vgpu_spec::handle::Kind;
+use std::sync::{Mutex, PoisonError};
+use vgpu_spec::{handle::Kind, result::CudaError};
 
 /// CU_STREAM_NON_BLOCKING.
 const NON_BLOCKING: u32 = 1;
@@ -87,7 +88,13 @@ pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u6
     let (.., context) = describe(hStream)?;
     let green = green_context::of_context(context);
     // SAFETY: the program's pointers.
-    unsafe { put(pCtx, green_context::owner(context)).and_then(|()| put(pGreenCtx, green)) }
+    unsafe {
+        put(pCtx, green_context::owner(context))?;
+        if let Some(place) = pGreenCtx.as_mut() {
+            *place = green;
+        }
+    }
+    Ok(())
 }
 
 pub unsafe fn cuStreamGetDevice(hStream: u64, device: *mut i32) -> error::Result {
@@ -114,4 +121,25 @@ pub unsafe fn cuStreamGetId(hStream: u64, streamId: *mut u64) -> error::Result {
     let id = id_of(context::current(), hStream, false)?;
     // SAFETY: the program's pointer.
     unsafe { put(streamId, id) }
+}
+
+/// Streams whose green context was destroyed before them.
+static ORPHANS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// Ends the streams of a green context that ends: as natively, whatever is done with them says so.
+pub fn orphan(context: u64) {
+    let mut orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
+    for stream in handles::all(Kind::Stream) {
+        if handles::words(Kind::Stream, stream).is_ok_and(|w| w.1 == context) {
+            handles::remove(stream);
+            orphans.push(stream);
+        }
+    }
+}
+
+/// What is wrong with a stream that is none.
+#[cold]
+pub fn why_not(stream: u64) -> u32 {
+    let orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
+    if orphans.contains(&stream) { CudaError::ContextIsDestroyed as u32 } else { error::INVALID_HANDLE }
 }

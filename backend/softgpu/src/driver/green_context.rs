@@ -16,7 +16,7 @@ const SM: u32 = 1;
 const DEFAULT_STREAM: u32 = 1;
 /// `CU_STREAM_NON_BLOCKING`, which must be given.
 const NON_BLOCKING: u32 = 1;
-/// The flags of a split: each multiprocessor by itself, and the largest clusters.
+/// The flags of a split that exclude each other: each multiprocessor by itself, and the largest clusters.
 const SPLIT_FLAGS: u32 = 3;
 
 /// `CUdevResource`.
@@ -42,7 +42,8 @@ pub struct Resource {
 impl Resource {
     fn new(device: u32, split: u32, count: u32) -> Resource {
         let kind = if count == 0 { 0 } else { SM };
-        Resource { kind, device: device + 1, split, padding: [0; 21], count, least: 1, alignment: 1, rest: [0; 9] }
+        let least = u32::from(split == 0);
+        Resource { kind, device: device + 1, split, padding: [0; 21], count, least, alignment: least, rest: [0; 9] }
     }
 
     /// The device, if this is a resource that can be used.
@@ -126,11 +127,12 @@ driver_api! {
         let state = state()?;
         let (groups, input) = groups.zip(input).ok_or(CudaError::InvalidValue)?;
         let device = input.device()?;
-        if flags & !SPLIT_FLAGS != 0 {
+        if flags & SPLIT_FLAGS == SPLIT_FLAGS || (*groups == 0 && !result.is_null()) {
             return Err(CudaError::InvalidValue);
         }
         let size = least.max(1);
-        if size > input.count {
+        // A part cannot be split again before it is a context's.
+        if size > input.count || input.split != 0 {
             return Err(CudaError::InvalidResourceConfiguration);
         }
         let possible = input.count / size;

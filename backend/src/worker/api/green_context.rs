@@ -1,7 +1,7 @@
 //! Green contexts.
 //!
-//! A CUdevResource is the driver's own structure, with fields that only the driver understands. The guest keeps it, but what comes back
-//! is taken only if this driver gave exactly these bytes before: so no guest makes the driver read fields of its own invention.
+//! A CUdevResource is the driver's own structure, with addresses in fields that only the driver understands. The guest gets a copy in
+//! which a number takes their place, and what comes back is taken only if it is such a copy, unchanged.
 #![allow(non_snake_case)]
 
 use super::{
@@ -9,7 +9,7 @@ use super::{
     thread::Thread,
 };
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 use vgpu_spec::plain::Blob4;
@@ -25,36 +25,56 @@ const INVALID_CONFIGURATION: CudaError = CudaError(915);
 /// CU_DEV_RESOURCE_TYPE_SM.
 const SM: u32 = 1;
 
+/// The driver's own fields, behind the type.
+const OWN: std::ops::Range<usize> = 4..96;
+
 /// The resources that the driver gave to a client.
 #[derive(Default)]
-pub struct Given(Mutex<HashSet<[u8; 144]>>);
+pub struct Given(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// The driver's by what the guest has.
+    real: HashMap<[u8; 144], [u8; 144]>,
+    /// And back, so that equal ones stay equal.
+    shown: HashMap<[u8; 144], [u8; 144]>,
+}
 
 impl Given {
-    fn remember(&self, resource: &Resource) -> Result<(), CudaError> {
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if given.len() >= MOST && !given.contains(&resource.0) {
+    /// What the guest is to have for a resource of the driver's.
+    fn show(&self, resource: &Resource) -> Result<Resource, CudaError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shown) = known.shown.get(&resource.0) {
+            return Ok(Blob4(*shown));
+        }
+        let number = known.real.len();
+        if number >= MOST {
             return Err(OUT_OF_MEMORY);
         }
-        given.insert(resource.0);
-        Ok(())
+        let mut shown = resource.0;
+        shown[OWN].fill(0);
+        shown[OWN.start..OWN.start + 8].copy_from_slice(&(number as u64 + 1).to_le_bytes());
+        known.real.insert(shown, resource.0);
+        known.shown.insert(resource.0, shown);
+        Ok(Blob4(shown))
     }
 
-    fn check(&self, resource: &Resource) -> Result<(), CudaError> {
-        let [a, b, c, d, ..] = resource.0;
+    /// The driver's resource for what the guest has.
+    fn real(&self, shown: &Resource) -> Result<Resource, CudaError> {
+        let [a, b, c, d, ..] = shown.0;
         if u32::from_le_bytes([a, b, c, d]) != SM {
             return Err(INVALID_TYPE);
         }
-        let given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if given.contains(&resource.0) { Ok(()) } else { Err(INVALID_CONFIGURATION) }
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.real.get(&shown.0).map(|&real| Blob4(real)).ok_or(INVALID_CONFIGURATION)
     }
 }
 
-/// Asks with `ask`, and remembers what the driver gives.
+/// Asks with `ask`, and shows what the driver gives.
 fn resource(t: &Thread, ask: impl FnOnce(*mut Resource) -> u32) -> Result<Resource, CudaError> {
     let mut resource = Blob4([0; 144]);
     check(ask(&raw mut resource))?;
-    t.session.resources.remember(&resource)?;
-    Ok(resource)
+    t.session.resources.show(&resource)
 }
 
 /// A device's resource of a type.
@@ -89,20 +109,17 @@ pub fn vgpuSmResourceSplit(
 ) -> Result<(u32, Vec<Resource>, Resource), CudaError> {
     let split = t.driver.cuDevSmResourceSplitByCount.ok_or(NOT_SUPPORTED)?;
     let input = input.as_deref().and_then(<[_]>::first).ok_or(INVALID_VALUE)?;
-    t.session.resources.check(input)?;
+    let input = t.session.resources.real(input)?;
     let mut groups = vec![Blob4([0; 144]); result];
     let mut remaining = Blob4([0; 144]);
     let mut count = if groups.is_empty() { room } else { u32::try_from(result).map_err(|_| INVALID_VALUE)? };
     let places = if groups.is_empty() { std::ptr::null_mut() } else { groups.as_mut_ptr() };
     let rest = if groups.is_empty() { std::ptr::null_mut() } else { &raw mut remaining };
     // SAFETY: places that outlive the call, as many as the driver is told of, and a resource that this driver gave.
-    check(unsafe { split(places, &raw mut count, &raw const *input, rest, flags, least) })?;
+    check(unsafe { split(places, &raw mut count, &raw const input, rest, flags, least) })?;
     groups.truncate(count as usize);
-    for group in &groups {
-        t.session.resources.remember(group)?;
-    }
-    t.session.resources.remember(&remaining)?;
-    Ok((count, groups, remaining))
+    let shown = groups.iter().map(|group| t.session.resources.show(group)).collect::<Result<_, _>>()?;
+    Ok((count, shown, t.session.resources.show(&remaining)?))
 }
 
 /// A description of what a green context is to have.
@@ -117,7 +134,7 @@ pub fn vgpuResourceDescription(
     if resources.len() != n as usize {
         return Err(INVALID_VALUE);
     }
-    resources.iter().try_for_each(|r| t.session.resources.check(r))?;
+    let resources = resources.iter().map(|r| t.session.resources.real(r)).collect::<Result<Vec<_>, _>>()?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle, and as many resources as the driver is told of, each of which this driver gave.
     check(unsafe { generate(&raw mut real, resources.as_ptr(), n) })?;
@@ -163,14 +180,19 @@ mod tests {
         let given = Given::default();
         let mut bytes = [7; 144];
         bytes[..4].copy_from_slice(&SM.to_le_bytes());
-        assert_eq!(given.check(&Blob4(bytes)), Err(INVALID_CONFIGURATION));
-        given.remember(&Blob4(bytes)).unwrap();
-        assert_eq!(given.check(&Blob4(bytes)), Ok(()));
-        let mut other = bytes;
-        other[50] = 8;
-        assert_eq!(given.check(&Blob4(other)), Err(INVALID_CONFIGURATION));
+        let real = |shown| given.real(&Blob4(shown)).map(|r| r.0);
+        assert_eq!(real(bytes), Err(INVALID_CONFIGURATION));
+        let shown = given.show(&Blob4(bytes)).unwrap().0;
+        assert!(shown[OWN] != bytes[OWN] && shown[OWN.end..] == bytes[OWN.end..]);
+        assert_eq!(given.show(&Blob4(bytes)).unwrap().0, shown, "equal ones stay equal");
+        assert_eq!(real(shown), Ok(bytes));
+        for place in [OWN.start, 50, 96] {
+            let mut other = shown;
+            other[place] ^= 8;
+            assert_eq!(real(other), Err(INVALID_CONFIGURATION), "{place}");
+        }
         bytes[0] = 0;
-        given.remember(&Blob4(bytes)).unwrap();
-        assert_eq!(given.check(&Blob4(bytes)), Err(INVALID_TYPE), "an invalid resource is none to use");
+        let shown = given.show(&Blob4(bytes)).unwrap().0;
+        assert_eq!(real(shown), Err(INVALID_TYPE), "an invalid resource is none to use");
     }
 }

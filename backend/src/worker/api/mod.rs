@@ -10,6 +10,7 @@ mod copy_strided;
 mod dispatch;
 mod driver;
 mod error;
+mod function;
 mod graph;
 mod graph_copy;
 mod graph_kernel;

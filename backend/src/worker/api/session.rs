@@ -117,8 +117,27 @@ impl super::thread::Thread {
         self.session.functions.table.get(number)
     }
 
-    pub fn insert_function(&self, number: u64, real: u64) -> Result<(), CudaError> {
-        self.session.functions.table.insert(number, real)
+    /// The number of a function that the guest asks for: the one that it has, or else `offered`.
+    pub fn function_number(&self, real: u64, offered: u64) -> Result<u64, CudaError> {
+        if let Some(number) = self.known_function(real) {
+            return Ok(number);
+        }
+        self.session.functions.table.insert(offered, real)?;
+        Ok(offered)
+    }
+
+    /// A function or kernel ended with its module or library: the driver may use its handle for another.
+    pub fn forget_callable(&self, number: u64) {
+        let numbers = match handle::split(number).map(|p| p.kind) {
+            Some(kind) if kind == Kind::Function as u8 => &self.session.functions,
+            Some(kind) if kind == Kind::Kernel as u8 => &self.session.kernels,
+            _ => return,
+        };
+        // The worker's own numbers can be used again.
+        if let Ok(real) = numbers.table.get(number) {
+            numbers.forget(real);
+            let _ = numbers.table.take(number);
+        }
     }
 
     pub fn kernel(&self, number: u64) -> Result<u64, CudaError> {
