@@ -116,7 +116,7 @@ static void loads(const char *path)
     CHECK(cuModuleUnload(module));
     values[1] = (void *)sizeof info;
     values[3] = (void *)sizeof errors;
-    static const char bad[] = ".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry k(){ nonsense; }\n";
+    static const char bad[] = ".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry k( { ret; }\n";
     EXPECT(CUDA_ERROR_INVALID_PTX, cuModuleLoadDataEx(&module, bad, 4, options, values));
     REQUIRE(errors[0] && (size_t)values[3] == strlen(errors));
     EXPECT(INVALID, cuModuleLoadDataEx(&module, code, 1, NULL, NULL));

@@ -336,6 +336,9 @@ pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
 }
 
 pub unsafe fn cuCtxSetFlags(flags: u32) -> error::Result {
+    if !valid_flags(flags) {
+        return Err(error::INVALID_VALUE);
+    }
     calls::cuCtxSetFlags(flags)?;
     let kept = flags & !(COREDUMP | USER_COREDUMP) | MAP_HOST;
     handles::set_word(crate::green_context::owner(current()), 1, u64::from(kept));

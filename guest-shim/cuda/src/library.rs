@@ -204,6 +204,9 @@ pub unsafe fn cuLibraryGetGlobal(
     name: *const c_char,
 ) -> error::Result {
     handles::check_library(library)?;
+    if dptr.is_null() && bytes.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
     let (mut address, mut len) = (0, 0);

@@ -298,6 +298,9 @@ pub unsafe fn cuModuleGetGlobal_v2(
     name: *const c_char,
 ) -> error::Result {
     handles::check_module(hmod)?;
+    if dptr.is_null() && bytes.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
     let (mut address, mut len) = (0, 0);

@@ -60,8 +60,7 @@ pub fn release(dev: i32) -> error::Result {
             return Ok(());
         }
     }
-    states[index].retains = 0;
-    states[index].flags = 0;
+    states[index] = State::default();
     drop(states);
     reset(dev)
 }
@@ -85,8 +84,8 @@ fn reset(device: i32) -> error::Result {
 pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: i32) -> error::Result {
     let (mut states, index) = states(dev)?;
     let active = states[index].in_worker;
-    states[index].retains = 0;
-    states[index].flags = 0;
+    // The worker retains it again when the program does: what is reset is not active.
+    states[index] = State::default();
     drop(states);
     if active { reset(dev) } else { Ok(()) }
 }

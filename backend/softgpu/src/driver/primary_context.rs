@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Out, put, put_if_wanted};
-use crate::model::context::{Context, FLAGS_MASK};
+use crate::model::context::{Context, are_valid};
 use crate::model::handle::{Kind, new_handle};
 use crate::model::{CudaError, Result, state};
 
@@ -64,7 +64,7 @@ driver_api! {
     /// Sets flags, for the active context too.
     fn cuDevicePrimaryCtxSetFlags_v2(device: i32, flags: u32) {
         let mut primary = state()?.device(device)?.primary();
-        if flags & !FLAGS_MASK != 0 {
+        if !are_valid(flags) {
             return Err(CudaError::InvalidValue);
         }
         primary.flags = flags;

@@ -16,6 +16,11 @@ const MAP_HOST: u32 = 8;
 /// Numbers of limits that exist (`CUlimit`).
 const LIMITS: usize = 10;
 
+/// Flags that there are, with one kind of scheduling at most.
+pub fn are_valid(flags: u32) -> bool {
+    flags & !FLAGS_MASK == 0 && (flags & 7).count_ones() <= 1
+}
+
 /// A context.
 #[derive(Debug)]
 pub struct Context {
@@ -87,7 +92,7 @@ impl Context {
 
     /// A context made by `cuCtxCreate`, known by a new handle.
     pub fn create(device: &Arc<Device>, flags: u32) -> Result<Arc<Context>> {
-        if flags & !FLAGS_MASK != 0 {
+        if !are_valid(flags) {
             return Err(CudaError::InvalidValue);
         }
         device.check_fault()?;
@@ -113,7 +118,7 @@ impl Context {
 
     /// Replaces its flags.
     pub fn set_flags(&self, flags: u32) -> Result {
-        if flags & !FLAGS_MASK != 0 {
+        if !are_valid(flags) {
             return Err(CudaError::InvalidValue);
         }
         self.flags.store(flags | MAP_HOST, Ordering::Relaxed);
