@@ -24,6 +24,29 @@ static void properties(void)
     EXPECT(CUDA_ERROR_INVALID_DEVICE, cuDeviceGetAttribute(&value, CU_DEVICE_ATTRIBUTE_WARP_SIZE, 99));
 }
 
+static void addresses(void)
+{
+    char id[32];
+    CUdevice device = 9;
+    CUuuid uuid;
+    size_t size;
+    CHECK(cuDeviceGetPCIBusId(id, 13, 0));
+    REQUIRE(strlen(id) == 12);
+    CHECK(cuDeviceGetByPCIBusId(&device, id));
+    REQUIRE(device == 0);
+    EXPECT(INVALID, cuDeviceGetPCIBusId(id, 12, 0));
+    EXPECT(INVALID, cuDeviceGetPCIBusId(id, 5, 0));
+    EXPECT(CUDA_ERROR_INVALID_DEVICE, cuDeviceGetPCIBusId(id, 13, 99));
+    EXPECT(INVALID, cuDeviceGetByPCIBusId(&device, "garbage"));
+    EXPECT(CUDA_ERROR_INVALID_DEVICE, cuDeviceGetByPCIBusId(&device, "0000:ff:1f.0"));
+    EXPECT(INVALID, cuDeviceGetUuid(NULL, 0));
+    EXPECT(CUDA_ERROR_INVALID_DEVICE, cuDeviceGetUuid(&uuid, 99));
+    EXPECT(INVALID, cuDeviceTotalMem(NULL, 0));
+    EXPECT(CUDA_ERROR_INVALID_DEVICE, cuDeviceTotalMem(&size, 99));
+    EXPECT(INVALID, cuDeviceGet(NULL, 0));
+    EXPECT(INVALID, cuDeviceGetCount(NULL));
+}
+
 static void luid(void)
 {
     char name[8];
@@ -99,6 +122,7 @@ int main(void)
     EXPECT(CUDA_ERROR_NOT_INITIALIZED, cuDeviceComputeCapability(&major, &minor, 0));
     CHECK(cuInit(0));
     properties();
+    addresses();
     luid();
     linear_textures();
     peers();

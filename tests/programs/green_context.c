@@ -70,6 +70,10 @@ static void use_context(CUgreenCtx green, const CUdevResource *part)
     REQUIRE(device == 0);
     launch(NULL, 100);
     REQUIRE(holds(words, 1024, 100));
+    uint32_t value = 1;
+    void *parameters[] = {&words, &value};
+    EXPECT(CUDA_ERROR_INVALID_HANDLE, /* it has no streams per thread */
+           cuLaunchKernel(fill, 1, 1, 1, 1, 1, 1, 0, CU_STREAM_PER_THREAD, parameters, NULL));
     CHECK(cuStreamGetCtx_v2(NULL, &of_stream, &of_stream_green));
     REQUIRE(of_stream == primary && of_stream_green == green);
     CHECK(cuCtxPopCurrent(&current));
@@ -122,6 +126,17 @@ static void use_stream(CUgreenCtx green)
     CHECK(cuCtxRecordEvent(primary, event));
     CHECK(cuCtxWaitEvent(primary, event));
     CHECK(cuEventSynchronize(event));
+    CUcontext own;
+    CUevent foreign;
+    CHECK(cuCtxCreate(&own, NULL, 0, 0));
+    CHECK(cuEventCreate(&foreign, 0));
+    EXPECT(CUDA_ERROR_INVALID_HANDLE, cuCtxRecordEvent(primary, foreign));
+    EXPECT(CUDA_ERROR_INVALID_HANDLE, cuGreenCtxRecordEvent(green, foreign));
+    CHECK(cuCtxRecordEvent(own, foreign));
+    CHECK(cuCtxWaitEvent(primary, foreign));
+    CHECK(cuEventSynchronize(foreign));
+    CHECK(cuCtxDestroy(own));
+    CHECK(cuCtxSetCurrent(primary));
     CHECK(cuEventDestroy(event));
     CHECK(cuStreamDestroy(stream));
     CHECK(cuStreamDestroy(ordinary));
@@ -152,7 +167,8 @@ static void refused(const CUdevResource *all, const CUdevResource *part)
     EXPECT(INVALID, cuGreenCtxCreate(&green, description, 0, 0));
     EXPECT(INVALID, cuGreenCtxCreate(NULL, description, 0, CU_GREEN_CTX_DEFAULT_STREAM));
     EXPECT(CUDA_ERROR_INVALID_DEVICE, cuGreenCtxCreate(&green, description, 99, CU_GREEN_CTX_DEFAULT_STREAM));
-    EXPECT(INVALID, cuCtxFromGreenCtx(NULL, NULL));
+    EXPECT(CUDA_ERROR_INVALID_CONTEXT, cuGreenCtxDestroy(NULL));
+    EXPECT(CUDA_ERROR_INVALID_CONTEXT, cuCtxRecordEvent(NULL, NULL));
 }
 
 int main(void)
@@ -177,7 +193,11 @@ int main(void)
     CHECK(cuGreenCtxDestroy(second));
     use_context(green, &part);
     refused(&all, &part);
+    CUstream left;
+    CHECK(cuGreenCtxStreamCreate(&left, green, CU_STREAM_NON_BLOCKING, 0));
     CHECK(cuGreenCtxDestroy(green));
+    EXPECT(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuStreamQuery(left));
+    EXPECT(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuStreamDestroy(left));
 
     launch(NULL, 3); /* the primary context is as it was */
     REQUIRE(holds(words, 1024, 3));

@@ -55,8 +55,12 @@ static void refused(void)
     EXPECT(INVALID, cuFuncSetBlockShape(fill, 0, 1, 1));
     EXPECT(INVALID, cuFuncSetBlockShape(fill, -1, 1, 1));
     EXPECT(INVALID, cuFuncSetBlockShape(fill, 2048, 1, 1));
-    EXPECT(INVALID, cuParamSetv(fill, -4, &words, 8));
-    EXPECT(INVALID, cuLaunchGrid(fill, 0, 1));
+    EXPECT(INVALID, cuFuncSetBlockShape(fill, 64, 32, 1));
+    EXPECT(INVALID, cuFuncSetSharedSize(fill, 49153));
+    EXPECT(CUDA_ERROR_INVALID_HANDLE, cuParamSeti(NULL, 0, 1));
+    EXPECT(CUDA_ERROR_INVALID_HANDLE, cuParamSetSize(NULL, 4));
+    EXPECT(INVALID, cuParamSetv(fill, 0, NULL, 8));
+    EXPECT(INVALID, cuParamSetSize(fill, 32765));
     EXPECT(CUDA_ERROR_INVALID_HANDLE, cuFuncSetBlockShape(NULL, 1, 1, 1));
     EXPECT(CUDA_ERROR_INVALID_HANDLE, cuLaunch(NULL));
 }
@@ -72,6 +76,14 @@ static void on_several_devices(void)
     CHECK(cuLaunchCooperativeKernelMultiDevice(&launch, 1, 0));
     CHECK(cuStreamSynchronize(stream));
     REQUIRE(holds(words, 32, 21));
+    EXPECT(CUDA_ERROR_INVALID_HANDLE, (launch.hStream = NULL, cuLaunchCooperativeKernelMultiDevice(&launch, 1, 0)));
+    launch.hStream = stream;
+    EXPECT(INVALID, cuLaunchCooperativeKernelMultiDevice(NULL, 1, 0));
+    value = 22;
+    CHECK(cuLaunchCooperativeKernel(fill, 1, 1, 1, 32, 1, 1, 0, stream, parameters));
+    CHECK(cuStreamSynchronize(stream));
+    REQUIRE(holds(words, 32, 22));
+    EXPECT(INVALID, cuLaunchCooperativeKernel(fill, 0, 1, 1, 32, 1, 1, 0, stream, parameters));
     EXPECT(INVALID, cuLaunchCooperativeKernelMultiDevice(&launch, 0, 0));
     EXPECT(INVALID, cuLaunchCooperativeKernelMultiDevice(&launch, 1, 0x80));
     CHECK(cuStreamDestroy(stream));

@@ -73,8 +73,16 @@ static void attributes(void)
     EXPECT(INVALID, cuStreamGetAttribute(from, (CUstreamAttrID)2, &value)); /* of launches only */
     CHECK(cuStreamGetAttribute(from, CU_STREAM_ATTRIBUTE_PRIORITY, &value));
     REQUIRE(value.priority == 0);
+    int priority = 9, least, greatest;
+    CHECK(cuCtxGetStreamPriorityRange(&least, &greatest));
+    value.priority = greatest;
+    CHECK(cuStreamSetAttribute(from, CU_STREAM_ATTRIBUTE_PRIORITY, &value));
+    CHECK(cuStreamGetPriority(from, &priority));
+    REQUIRE(priority == greatest);
     CHECK(cuStreamDestroy(from));
     CHECK(cuStreamDestroy(to));
+    for (uintptr_t special = 0; special <= 2; special++)
+        EXPECT(BAD_HANDLE, cuStreamDestroy((CUstream)special));
 }
 
 static void events(void)
@@ -97,6 +105,13 @@ static void events(void)
     CHECK(cuEventElapsedTime(&milliseconds, event, event));
     REQUIRE(milliseconds == 0);
     EXPECT(BAD_HANDLE, cuEventElapsedTime(&milliseconds, event, untimed));
+    EXPECT(CUDA_ERROR_ILLEGAL_STATE, cuEventRecordWithFlags(event, stream, CU_EVENT_RECORD_EXTERNAL));
+    EXPECT(INVALID, cuEventRecordWithFlags(event, stream, 2));
+    EXPECT(CUDA_ERROR_ILLEGAL_STATE, cuStreamWaitEvent(stream, event, CU_EVENT_WAIT_EXTERNAL));
+    EXPECT(INVALID, cuStreamWaitEvent(stream, event, 2));
+    EXPECT(BAD_HANDLE, cuStreamWaitEvent(stream, NULL, 0));
+    EXPECT(BAD_HANDLE, cuEventRecordWithFlags(NULL, stream, 0));
+    EXPECT(BAD_HANDLE, cuEventDestroy(NULL));
     CHECK(cuEventDestroy(event));
     CHECK(cuEventDestroy(untimed));
     CHECK(cuStreamDestroy(stream));
@@ -109,7 +124,7 @@ static size_t shared_of(int threads)
 
 static void occupancy(CUfunction fill)
 {
-    int blocks = 77, least = 0, size = 0, clusters = 0, cluster = 0;
+    int blocks = 77, least = 0, size = 0;
     size_t shared = 0;
     CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, fill, 128, 0));
     REQUIRE(blocks >= 1);
@@ -134,7 +149,8 @@ static void occupancy(CUfunction fill)
     CHECK(cuOccupancyMaxPotentialBlockSizeWithFlags(&least, &size, fill, NULL, 0, 0,
                                                     CU_OCCUPANCY_DISABLE_CACHING_OVERRIDE));
     REQUIRE(size >= 1);
-    (void)clusters, (void)cluster;
+    EXPECT(INVALID, cuOccupancyMaxPotentialBlockSizeWithFlags(&least, &size, fill, NULL, 0, 0, 8));
+    EXPECT(BAD_HANDLE, cuOccupancyMaxPotentialBlockSize(&least, &size, NULL, NULL, 0, 0));
 }
 
 int main(void)

@@ -151,7 +151,11 @@ unsafe fn get(
 ///
 /// # Safety
 /// `value` is NULL or points to as many bytes as `size` says.
-unsafe fn bytes<'a>(attribute: u32, value: *const c_void, size: *mut usize) -> error::Result<Option<&'a [u8]>> {
+unsafe fn bytes<'a>(
+    attribute: u32,
+    value: *const c_void,
+    size: *mut usize,
+) -> error::Result<Option<&'a [u8]>> {
     let want = size_of(attribute)?;
     // SAFETY: the program's pointer, or NULL.
     let size = unsafe { size.as_mut() }.ok_or(error::INVALID_VALUE)?;

@@ -248,7 +248,8 @@ pub unsafe fn cuDeviceGetPCIBusId(pciBusId: *mut u8, len: i32, dev: i32) -> erro
     let (domain, bus, device) = devices()?.pci(dev)?;
     let text = format!("{domain:04x}:{bus:02x}:{device:02x}.0").to_ascii_uppercase();
     // SAFETY: the program's buffer of `len` bytes.
-    unsafe { copy_text(pciBusId, len, text.as_bytes()) }
+    unsafe { copy_text(pciBusId, len, text.as_bytes()) }?;
+    if usize::try_from(len).is_ok_and(|len| len > text.len()) { Ok(()) } else { Err(error::INVALID_VALUE) }
 }
 
 /// `[domain:]bus:device[.function]`, in hexadecimal.

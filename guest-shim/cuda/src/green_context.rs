@@ -3,12 +3,7 @@
 //! A green context's words in the handle table: the context that cuCtxFromGreenCtx gives, the primary context. That context has
 //! a mark of its own among its flags (context.rs).
 
-use crate::{
-    call,
-    call::put,
-    calls, client, context, device, error, handles,
-    primary_context, stream,
-};
+use crate::{call, call::put, calls, client, context, device, error, handles, primary_context, stream};
 use vgpu_spec::{handle::Kind, plain::Blob4};
 
 /// CU_GREEN_CTX_DEFAULT_STREAM, the only flag, which must be given.

@@ -17,6 +17,8 @@ const LIVE: u32 = 1 << 31;
 
 /// The special streams: default, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD.
 pub const SPECIAL_STREAMS: u64 = 2;
+/// CU_STREAM_PER_THREAD, which green contexts have not.
+const PER_THREAD: u64 = 2;
 
 #[derive(Default)]
 struct Slot {
@@ -189,7 +191,9 @@ checks! {
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
-    if number <= SPECIAL_STREAMS || (is(Kind::Stream, number) && live(number).is_some()) {
+    let special =
+        number < PER_THREAD || (number == PER_THREAD && !crate::context::is_green(crate::context::current()));
+    if special || (is(Kind::Stream, number) && live(number).is_some()) {
         return Ok(());
     }
     Err(crate::stream::why_not(number))

@@ -3,8 +3,7 @@
 use crate::{
     client, context,
     device::attribute,
-    error,
-    function,
+    error, function,
     launch::{Arguments, BUFFER_POINTER, BUFFER_SIZE, Shape, launch},
 };
 use std::{
@@ -14,7 +13,7 @@ use std::{
 };
 
 /// The room for parameters.
-const MAX_PARAMETERS: usize = 4096;
+const MAX_PARAMETERS: usize = 32764;
 
 /// What was set in a function.
 pub struct Legacy {
@@ -68,7 +67,8 @@ pub unsafe fn cuFuncSetBlockShape(hfunc: u64, x: i32, y: i32, z: i32) -> error::
 
 pub unsafe fn cuFuncSetSharedSize(hfunc: u64, bytes: u32) -> error::Result {
     let mut legacy = legacy(hfunc)?;
-    let limit = client::get()?.devices.attribute(context::device()?, attribute::MAX_SHARED_MEMORY_PER_BLOCK)?;
+    let limit =
+        client::get()?.devices.attribute(context::device()?, attribute::MAX_SHARED_MEMORY_PER_BLOCK)?;
     if bytes > limit.cast_unsigned() {
         return Err(error::INVALID_VALUE);
     }
@@ -144,8 +144,8 @@ mod tests {
         assert_eq!(legacy.set(0, &[9]), Ok(()));
         assert_eq!(legacy.parameters, [9, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(legacy.set(-1, &[1]), Err(error::INVALID_VALUE));
-        assert_eq!(legacy.set(4095, &[1]), Ok(()));
-        assert_eq!(legacy.set(4095, &[1, 2]), Err(error::INVALID_VALUE));
+        assert_eq!(legacy.set(32763, &[1]), Ok(()));
+        assert_eq!(legacy.set(32763, &[1, 2]), Err(error::INVALID_VALUE));
         assert_eq!(legacy.set(i32::MAX, &[1, 2]), Err(error::INVALID_VALUE));
     }
 }

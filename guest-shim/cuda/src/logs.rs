@@ -115,10 +115,7 @@ pub fn record(level: Level, text: &str) {
     // SAFETY: no conditions.
     let thread = unsafe { libc::pthread_self() };
     let mut line = String::new();
-    let _ = writeln!(
-        line,
-        "[{hour:02}:{minute:02}:{second:02}.{milli:03}][{thread}][CUDA][{letter}] {text}"
-    );
+    let _ = writeln!(line, "[{hour:02}:{minute:02}:{second:02}.{milli:03}][{thread}][CUDA][{letter}] {text}");
     to_file(&line);
     let callbacks = {
         let mut log = log();
@@ -168,7 +165,7 @@ pub fn returned(name: &str, status: u32) {
 
 /// Has this library's warnings recorded too.
 pub fn install() {
-    vgpu_client::log::set_sink(|level, text| record(level, text));
+    vgpu_client::log::set_sink(record);
 }
 
 /// Where CUDA_LOG_FILE wants entries.

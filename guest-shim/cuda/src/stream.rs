@@ -1,8 +1,8 @@
 //! Streams. A stream's words in the handle table: flags and priority (upper half), context.
 
-use crate::{call::put, calls, client, context, error, green_context, handles};
+use crate::{call::put, calls, capture, client, context, error, green_context, handles};
 use std::sync::{Mutex, PoisonError};
-use vgpu_spec::{handle::Kind, result::CudaError};
+use vgpu_spec::{handle::Kind, plain::Blob8, result::CudaError};
 
 /// CU_STREAM_NON_BLOCKING.
 const NON_BLOCKING: u32 = 1;
@@ -27,8 +27,7 @@ pub fn create_in(
     if place.is_null() || flags > NON_BLOCKING {
         return Err(error::INVALID_VALUE);
     }
-    let first = u64::from(flags) | u64::from(priority.cast_unsigned()) << 32;
-    let stream = handles::create_with(Kind::Stream, first, context)?;
+    let stream = handles::create_with(Kind::Stream, first_word(flags, priority), context)?;
     if let Err(status) = send(stream) {
         handles::remove(stream);
         return Err(status);
@@ -50,6 +49,61 @@ pub fn clamp(device: i32, priority: i32) -> error::Result<i32> {
 pub unsafe fn cuStreamCreateWithPriority(phStream: *mut u64, flags: u32, priority: i32) -> error::Result {
     let priority = clamp(context::device()?, priority)?;
     create(phStream, flags, priority, |stream| calls::cuStreamCreateWithPriority(stream, flags, priority))
+}
+
+/// The special streams have no end.
+pub unsafe fn cuStreamDestroy_v2(hStream: u64) -> error::Result {
+    if hStream <= handles::SPECIAL_STREAMS {
+        return Err(error::INVALID_HANDLE);
+    }
+    handles::check_stream(hStream)?;
+    let result = calls::cuStreamDestroy_v2(hStream);
+    handles::remove(hStream);
+    result
+}
+
+pub unsafe fn cuStreamDestroy(hStream: u64) -> error::Result {
+    // SAFETY: no pointers.
+    unsafe { cuStreamDestroy_v2(hStream) }
+}
+
+/// CU_STREAM_ATTRIBUTE_PRIORITY.
+const PRIORITY: u32 = 8;
+
+pub unsafe fn cuStreamSetAttribute(hStream: u64, attr: u32, param: *const Blob8<64>) -> error::Result {
+    handles::check_stream(hStream)?;
+    // SAFETY: the program's pointer, or NULL.
+    let value = *unsafe { param.as_ref() }.ok_or(error::INVALID_VALUE)?;
+    calls::cuStreamSetAttribute(hStream, attr, &[value])?;
+    if attr == PRIORITY && hStream > handles::SPECIAL_STREAMS {
+        let priority = i32::from_le_bytes([value.0[0], value.0[1], value.0[2], value.0[3]]);
+        let (flags, _, context) = describe(hStream)?;
+        let priority = clamp(context::device_of(context)?, priority)?;
+        handles::set_word(hStream, 0, first_word(flags, priority));
+    }
+    Ok(())
+}
+
+/// Flags of a record or a wait: 1 (external) only makes sense in a capture.
+pub fn check_external(stream: u64, flags: u32) -> error::Result {
+    match flags {
+        0 => Ok(()),
+        1 if capture::captures(stream)? => Ok(()),
+        1 => Err(CudaError::IllegalState as u32),
+        _ => Err(error::INVALID_VALUE),
+    }
+}
+
+pub unsafe fn cuStreamWaitEvent(hStream: u64, hEvent: u64, Flags: u32) -> error::Result {
+    handles::check_stream(hStream)?;
+    handles::check_event(hEvent)?;
+    check_external(hStream, Flags)?;
+    calls::cuStreamWaitEvent(hStream, hEvent, Flags)
+}
+
+/// A stream's first word.
+fn first_word(flags: u32, priority: i32) -> u64 {
+    u64::from(flags) | u64::from(priority.cast_unsigned()) << 32
 }
 
 /// Flags, priority and context; the special streams belong to the current context.

@@ -43,7 +43,16 @@ impl Resource {
     fn new(device: u32, split: u32, count: u32) -> Resource {
         let kind = if count == 0 { 0 } else { SM };
         let least = u32::from(split == 0);
-        Resource { kind, device: device + 1, split, padding: [0; 21], count, least, alignment: least, rest: [0; 9] }
+        Resource {
+            kind,
+            device: device + 1,
+            split,
+            padding: [0; 21],
+            count,
+            least,
+            alignment: least,
+            rest: [0; 9],
+        }
     }
 
     /// The device, if this is a resource that can be used.
@@ -161,7 +170,7 @@ driver_api! {
         let device = first.device()?;
         for resource in list {
             resource.device()?;
-            if (resource.device, resource.split) != (first.device, first.split) {
+            if resource.device != first.device {
                 return Err(CudaError::InvalidResourceConfiguration);
             }
         }

@@ -76,6 +76,7 @@ pub mod primary_context;
 pub mod proc_address;
 mod proc_table;
 pub mod stream;
+pub mod tensor_map;
 pub mod virtual_memory;
 
 /// Where a function writes a result.

@@ -4,9 +4,9 @@
 use std::ffi::c_void;
 
 use super::{
-    capture, context, copy, copy_strided, device, error, event, function, green_context, host_memory, init, kernel, launch,
-    library, memory, memset, module, occupancy, pointer, pool, primary_context, proc_address, stream,
-    virtual_memory,
+    capture, context, copy, copy_strided, device, error, event, function, green_context, host_memory, init,
+    kernel, launch, library, memory, memset, module, occupancy, pointer, pool, primary_context, proc_address,
+    stream, tensor_map, virtual_memory,
 };
 
 /// One row: name, version, symbol, symbol for the calling thread's default stream.
@@ -229,4 +229,8 @@ pub static TABLE: &[Row] = &[
     Row("cuStreamSetAttribute", 11000, stream::cuStreamSetAttribute as *const c_void, stream::cuStreamSetAttribute_ptsz as *const c_void),
     Row("cuStreamSynchronize", 2000, stream::cuStreamSynchronize as *const c_void, stream::cuStreamSynchronize_ptsz as *const c_void),
     Row("cuStreamWaitEvent", 3020, stream::cuStreamWaitEvent as *const c_void, stream::cuStreamWaitEvent_ptsz as *const c_void),
+    Row("cuTensorMapEncodeIm2col", 12000, tensor_map::cuTensorMapEncodeIm2col as *const c_void, tensor_map::cuTensorMapEncodeIm2col as *const c_void),
+    Row("cuTensorMapEncodeIm2colWide", 12080, tensor_map::cuTensorMapEncodeIm2colWide as *const c_void, tensor_map::cuTensorMapEncodeIm2colWide as *const c_void),
+    Row("cuTensorMapEncodeTiled", 12000, tensor_map::cuTensorMapEncodeTiled as *const c_void, tensor_map::cuTensorMapEncodeTiled as *const c_void),
+    Row("cuTensorMapReplaceAddress", 12000, tensor_map::cuTensorMapReplaceAddress as *const c_void, tensor_map::cuTensorMapReplaceAddress as *const c_void),
 ];

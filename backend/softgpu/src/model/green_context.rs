@@ -45,7 +45,10 @@ pub struct GreenContext {
 impl GreenContext {
     /// A green context with so many multiprocessors of the primary context's device.
     pub fn new(primary: &Arc<Context>, sms: u32) -> GreenContext {
-        GreenContext { handle: handle::new_handle(Kind::GreenContext), context: Context::new_green(primary, sms) }
+        GreenContext {
+            handle: handle::new_handle(Kind::GreenContext),
+            context: Context::new_green(primary, sms),
+        }
     }
 
     /// The `CUgreenCtx`.

@@ -112,7 +112,8 @@ pub fn vgpuSmResourceSplit(
     let input = t.session.resources.real(input)?;
     let mut groups = vec![Blob4([0; 144]); result];
     let mut remaining = Blob4([0; 144]);
-    let mut count = if groups.is_empty() { room } else { u32::try_from(result).map_err(|_| INVALID_VALUE)? };
+    let mut count =
+        if groups.is_empty() { room } else { u32::try_from(result).map_err(|_| INVALID_VALUE)? };
     let places = if groups.is_empty() { std::ptr::null_mut() } else { groups.as_mut_ptr() };
     let rest = if groups.is_empty() { std::ptr::null_mut() } else { &raw mut remaining };
     // SAFETY: places that outlive the call, as many as the driver is told of, and a resource that this driver gave.
