@@ -90,6 +90,14 @@ static void text(void)
     EXPECT(INVALID, cuLogsDumpToFile(NULL, "/no/such/folder/file", 0));
 }
 
+/* A place with a size. */
+static size_t *size_of(size_t size)
+{
+    static size_t place;
+    place = size;
+    return &place;
+}
+
 static bool flag(CUcoredumpSettings setting)
 {
     bool value = false;
@@ -120,7 +128,9 @@ static void core_dumps(void)
     REQUIRE(size == 4);
 
     /* A context has settings of its own. */
-    CHECK(cuCoredumpSetAttribute(CU_COREDUMP_FILE, "of the context", &(size_t){15}));
+    strcpy(name, "of the context");
+    CHECK(cuCoredumpSetAttribute(CU_COREDUMP_FILE, name, size_of(15)));
+    memset(name, 0, sizeof name);
     size = sizeof name;
     CHECK(cuCoredumpGetAttribute(CU_COREDUMP_FILE, name, &size));
     REQUIRE(strcmp(name, "of the context") == 0);
@@ -146,7 +156,9 @@ static void core_dumps(void)
     set_flag(CU_COREDUMP_ENABLE_USER_TRIGGER, true);
     REQUIRE(flag(CU_COREDUMP_ENABLE_USER_TRIGGER));
     set_flag(CU_COREDUMP_ENABLE_USER_TRIGGER, false);
-    CHECK(cuCoredumpSetAttributeGlobal(CU_COREDUMP_PIPE, "pipe", &(size_t){5}));
+    strcpy(name, "pipe");
+    CHECK(cuCoredumpSetAttributeGlobal(CU_COREDUMP_PIPE, name, size_of(5)));
+    memset(name, 0, sizeof name);
     size = sizeof name;
     CHECK(cuCoredumpGetAttributeGlobal(CU_COREDUMP_PIPE, name, &size));
     REQUIRE(strcmp(name, "pipe") == 0);
@@ -161,7 +173,7 @@ static void core_dumps(void)
     size = 4;
     EXPECT(INVALID, cuCoredumpGetAttribute(CU_COREDUMP_LIGHTWEIGHT, &flags, &size));
     EXPECT(INVALID, cuCoredumpSetAttribute(CU_COREDUMP_LIGHTWEIGHT, &flags, &size));
-    EXPECT(INVALID, cuCoredumpSetAttributeGlobal(CU_COREDUMP_FILE, name, &(size_t){1025}));
+    EXPECT(INVALID, cuCoredumpSetAttributeGlobal(CU_COREDUMP_FILE, name, size_of(1025)));
     EXPECT(INVALID, cuCoredumpGetAttribute(CU_COREDUMP_LIGHTWEIGHT, &value, NULL));
 }
 
