@@ -97,6 +97,7 @@ pub fn forget(context: u64) {
             }
         }
     }
+    crate::kernel::forget_context(context);
     crate::memory::forget_context(context);
     crate::coredump::context_destroyed(context);
     export_table::context_destroyed(context);

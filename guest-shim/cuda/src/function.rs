@@ -187,17 +187,19 @@ pub fn number(owner: u64, ask: impl FnOnce(&mut u64, u64) -> error::Result) -> e
     }
     asked?;
     handles::adopt(number);
-    let (_, known) = handles::words(Kind::Function, number)?;
-    if known == 0 {
-        handles::set_word(number, 1, owner);
-    }
     Ok(number)
 }
 
-/// Gives a function what is known of it, unless something is.
-pub fn set_info(function: u64, info: impl FnOnce() -> u64) -> error::Result {
-    if handles::words(Kind::Function, function)?.0 == 0 {
-        handles::set_word(function, 0, info());
+/// Gives a function owner and what is known of it, unless the same is known: what was set for it stays then. Something else is known
+/// where the driver uses a handle again whose number nobody ended: that of a function which only a graph's node named.
+pub fn set_info(function: u64, owner: u64, new: &'static Info) -> error::Result {
+    let (_, known_owner) = handles::words(Kind::Function, function)?;
+    let same = info(function).is_ok_and(|old| old.name == new.name && old.layout == new.layout);
+    if !same {
+        handles::set_word(function, 0, new.word());
+    }
+    if !same || known_owner == 0 {
+        handles::set_word(function, 1, owner);
     }
     Ok(())
 }

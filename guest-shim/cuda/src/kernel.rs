@@ -22,9 +22,25 @@ pub fn function_of(kernel: u64) -> error::Result<u64> {
     }
     let function =
         function::number(kernel, |number, offered| calls::vgpuKernelGetFunction(number, offered, kernel))?;
-    function::set_info(function, || info.word())?;
+    function::set_info(function, kernel, info)?;
     functions.insert(key, function);
     Ok(function)
+}
+
+/// Ends the functions of a context that ends.
+pub fn forget_context(context: u64) {
+    let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(functions) = functions.as_mut() else { return };
+    let mut ended = Vec::new();
+    functions.retain(|key, function| {
+        let keep = key.1 != context;
+        if !keep {
+            handles::remove(*function);
+            ended.push(*function);
+        }
+        keep
+    });
+    function::ended(&ended);
 }
 
 /// Ends the functions of kernels that end, and adds them to these.

@@ -214,7 +214,7 @@ fn find_function(module: u64, name: &CStr) -> error::Result<u64> {
         calls::vgpuModuleGetFunction(number, offered, module, name, &mut layout, &mut len)
     })?;
     layout.truncate(usize::try_from(len).unwrap_or(0));
-    function::set_info(function, || Info::new(name, &layout).word())?;
+    function::set_info(function, module, Info::new(name, &layout))?;
     functions.insert(key, function);
     Ok(function)
 }
