@@ -30,11 +30,12 @@ static void launches(void)
     REQUIRE(holds(words, 16, 0x3f800000));
     CHECK(cuStreamDestroy(stream));
 
-    /* A launch of the newer kind neither uses nor changes what is set. */
+    /* A launch of the newer kind does not use what is set, and what is set must be set again. */
     uint32_t value = 9;
     void *parameters[] = {&words, &value};
     CHECK(cuLaunchKernel(fill, 1, 1, 1, 64, 1, 1, 0, NULL, parameters, NULL));
     REQUIRE(holds(words, 64, 9));
+    CHECK(cuFuncSetBlockShape(fill, 16, 1, 1));
     set(5);
     CHECK(cuLaunch(fill));
     REQUIRE(holds(words, 16, 5));

@@ -45,7 +45,7 @@ static void copies(CUcontext context)
     CHECK(cuMemcpyHtoD(memory, NULL, 0));
     EXPECT(INVALID, cuMemcpyHtoD(memory, NULL, 4));
     EXPECT(INVALID, cuMemcpyHtoD(12345, host, 4));
-    EXPECT(INVALID, cuMemcpyHtoD(memory + SIZE - 2, host, 100));
+    EXPECT(INVALID, cuMemcpyHtoD(memory + SIZE - 2, host, 60000));
     EXPECT(INVALID, cuMemcpyDtoH(NULL, memory, 4));
     EXPECT(INVALID, cuMemcpyDtoH(back, 12345, 4));
     /* Unified addressing: a device address is taken where a host address belongs. */
