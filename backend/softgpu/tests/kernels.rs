@@ -174,11 +174,11 @@ fn a_shape_that_the_device_or_the_kernel_cannot_run_is_refused() {
 fn hints_are_taken_and_what_cannot_be_kept_is_refused() {
     start();
     let nothing = function(load(KERNELS), "nothing");
-    let launch = |id, value: [u32; 3]| {
+    let launch_grid = |blocks, id, value: [u32; 3]| {
         let mut attribute = Attribute { id, pad: 0, value: [0; 16] };
         attribute.value[..3].copy_from_slice(&value);
         let config = Config {
-            grid: [1; 3],
+            grid: [blocks, 1, 1],
             block: [1; 3],
             dynamic_shared: 0,
             stream: 0,
@@ -188,10 +188,12 @@ fn hints_are_taken_and_what_cannot_be_kept_is_refused() {
         // SAFETY: the configuration has one attribute, the kernel no parameters.
         unsafe { launches::cuLaunchKernelEx(Some(&config), nothing, std::ptr::null(), std::ptr::null()) }
     };
+    let launch = |id, value| launch_grid(1, id, value);
     assert_eq!(launch(6, [1, 0, 0]), 0);
     assert_eq!(launch(4, [1, 1, 1]), 0);
     assert_eq!(launch(4, [2, 1, 1]), NOT_SUPPORTED);
-    assert_eq!(launch(2, [1, 0, 0]), NOT_SUPPORTED);
+    assert_eq!(launch(2, [1, 0, 0]), 0, "one block has nobody to wait for");
+    assert_eq!(launch_grid(2, 2, [1, 0, 0]), NOT_SUPPORTED);
     assert_eq!(launch(99, [0; 3]), INVALID_VALUE);
 }
 

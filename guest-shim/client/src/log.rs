@@ -59,8 +59,19 @@ fn read_level() -> u8 {
     level as u8
 }
 
+/// Who else gets errors and warnings, whatever level is in force.
+static SINK: OnceLock<fn(Level, &str)> = OnceLock::new();
+
+/// Has `sink` called with the text of each error and warning. The first call counts.
+pub fn set_sink(sink: fn(Level, &str)) {
+    let _ = SINK.set(sink);
+}
+
 /// Writes a line, if lines of `level` are written. The macros ([`crate::error!`] and the others) call this.
 pub fn line(level: Level, text: fmt::Arguments<'_>) {
+    if let Some(sink) = SINK.get().filter(|_| level <= Level::Warn) {
+        sink(level, &text.to_string());
+    }
     if !enabled(level) {
         return;
     }

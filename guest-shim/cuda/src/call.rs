@@ -36,12 +36,18 @@ pub fn enter<A: AsRef<[u64]>>(
     };
     let status = match catch_unwind(AssertUnwindSafe(checked)) {
         Ok(Ok(())) => 0,
-        Ok(Err(status)) => status,
-        Err(_) => error::UNKNOWN,
+        Ok(Err(status)) => failed(site.name, status),
+        Err(_) => failed(site.name, error::UNKNOWN),
     };
     if let Some(began) = began {
         trace::end(began, site, arguments().as_ref(), status);
     }
+    status
+}
+
+#[cold]
+fn failed(name: &'static str, status: u32) -> u32 {
+    crate::logs::returned(name, status);
     status
 }
 

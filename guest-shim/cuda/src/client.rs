@@ -1,6 +1,6 @@
 //! This process as a client: the connection to the agent and what hangs on it, made by cuInit.
 
-use crate::{device::Devices, error, export_table, host_tables, memory, visible};
+use crate::{device::Devices, error, export_table, host_tables, logs, memory, visible};
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
@@ -50,6 +50,7 @@ pub fn start() -> error::Result {
     match connect() {
         Ok(client) => {
             let _ = CLIENT.set(client);
+            logs::install();
             export_table::set_log(|text| vgpu_client::warn!("{text}"));
             export_table::install(&host_tables::HOST);
             // SAFETY: `at_exit` is an ordinary function; it only reads statics that are never dropped.

@@ -2,8 +2,11 @@
 //!
 //! A context's words in the handle table: device ordinal, flags.
 
-use crate::{call::put, calls, client, error, export_table, handles};
-use std::cell::{Cell, RefCell};
+use crate::{call::put, calls, client, coredump, error, export_table, handles};
+use std::{
+    cell::{Cell, RefCell},
+    sync::{Mutex, PoisonError},
+};
 use vgpu_spec::{
     handle,
     handle::Kind,
@@ -14,6 +17,16 @@ use vgpu_spec::{
 const API_VERSION: u32 = 3020;
 /// All flags of cuCtxCreate (CU_CTX_FLAGS_MASK).
 const FLAGS: u32 = 0xff;
+const UNSUPPORTED_AFFINITY: u32 = vgpu_spec::result::CudaError::UnsupportedExecAffinity as u32;
+/// CU_CTX_SCHED_MASK: one of these at most.
+const SCHEDULING: u32 = 0x7;
+/// CU_CTX_COREDUMP_ENABLE and CU_CTX_USER_COREDUMP_ENABLE: the latter means the former.
+const COREDUMP: u32 = 0x20;
+const USER_COREDUMP: u32 = 0x40;
+/// CU_CTX_MAP_HOST, which primary contexts have.
+const MAP_HOST: u32 = 0x8;
+/// In a context's second word: it is a green context's, and has the primary context's flags.
+const GREEN: u64 = 1 << 32;
 
 thread_local! {
     /// The current context; apart from the stack, since every call reads it.
@@ -84,20 +97,47 @@ pub fn forget(context: u64) {
             }
         }
     }
+    crate::kernel::forget_context(context);
     crate::memory::forget_context(context);
+    crate::coredump::context_destroyed(context);
     export_table::context_destroyed(context);
 }
 
+/// Makes a handle for the context of a green context.
+pub fn new_green(device: i32) -> error::Result<u64> {
+    handles::create_with(Kind::Context, u64::from(device.cast_unsigned()), GREEN)
+}
+
+/// Whether this is the context of a green context.
+#[inline]
+pub fn is_green(context: u64) -> bool {
+    handles::words(Kind::Context, context).is_ok_and(|w| w.1 & GREEN != 0)
+}
+
+/// Takes `context` off this thread's stack if it is current.
+pub fn leave(context: u64) {
+    if current() == context {
+        pop();
+    }
+}
+
+/// Flags that there are, with one kind of scheduling at most.
+pub fn valid_flags(flags: u32) -> bool {
+    flags & !FLAGS == 0 && (flags & SCHEDULING).count_ones() <= 1
+}
+
 fn create(place: *mut u64, flags: u32, device: i32) -> error::Result {
-    if place.is_null() || flags & !FLAGS != 0 {
+    if place.is_null() || !valid_flags(flags) {
         return Err(error::INVALID_VALUE);
     }
+    let flags = if flags & USER_COREDUMP == 0 { flags } else { flags & !USER_COREDUMP | COREDUMP };
     let host = client::get()?.devices.host_ordinal(device)?;
     let context = handles::create_with(Kind::Context, u64::from(device.cast_unsigned()), u64::from(flags))?;
     if let Err(status) = calls::vgpuContextCreate(context, flags, host) {
         handles::remove(context);
         return Err(status);
     }
+    coredump::context_created(context, flags);
     push(context);
     // SAFETY: checked above; the program's pointer.
     unsafe { put(place, context) }
@@ -114,13 +154,13 @@ pub unsafe fn cuCtxCreate_v2(pctx: *mut u64, flags: u32, dev: i32) -> error::Res
 /// Execution affinity needs MPS, which does not reach into a guest.
 pub unsafe fn cuCtxCreate_v3(
     pctx: *mut u64,
-    _params: *mut Blob4<8>,
+    params: *mut Blob4<8>,
     numParams: i32,
     flags: u32,
     dev: i32,
 ) -> error::Result {
-    if numParams != 0 {
-        return Err(vgpu_spec::result::CudaError::UnsupportedExecAffinity as u32);
+    if numParams > 0 {
+        return Err(if params.is_null() { error::INVALID_VALUE } else { UNSUPPORTED_AFFINITY });
     }
     create(pctx, flags, dev)
 }
@@ -128,14 +168,28 @@ pub unsafe fn cuCtxCreate_v3(
 pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32, dev: i32) -> error::Result {
     // SAFETY: the program's pointer, or NULL.
     let wanted = unsafe { params.as_ref() };
-    if wanted.is_some_and(|p| p.0.iter().any(|&b| b != 0)) {
+    let Some(Blob8(bytes)) = wanted else { return create(pctx, flags, dev) };
+    let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|&b| b == 0);
+    if !zero(16..24) {
+        // Graphics sharing: a queue or a blob of a graphics driver, which a guest has not.
         return Err(error::NOT_SUPPORTED);
     }
-    create(pctx, flags, dev)
+    match i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) {
+        ..=0 => create(pctx, flags, dev),
+        _ if zero(0..8) => Err(error::INVALID_VALUE),
+        _ => Err(UNSUPPORTED_AFFINITY),
+    }
 }
 
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
+    client::get()?;
+    if ctx == 0 {
+        return Err(error::INVALID_VALUE);
+    }
     handles::check_context(ctx)?;
+    if is_green(ctx) {
+        return Err(error::INVALID_CONTEXT);
+    }
     if client::get()?.devices.primary(device_of(ctx)?)? == ctx {
         return Err(error::INVALID_CONTEXT);
     }
@@ -155,6 +209,9 @@ pub unsafe fn cuCtxDestroy(ctx: u64) -> error::Result {
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
     client::get()?;
+    if ctx == 0 {
+        return Err(error::INVALID_VALUE);
+    }
     handles::check_context(ctx)?;
     push(ctx);
     Ok(())
@@ -223,19 +280,40 @@ pub unsafe fn cuCtxGetId(ctx: u64, ctxId: *mut u64) -> error::Result {
     unsafe { put(ctxId, id) }
 }
 
-/// Deprecated since CUDA 4: counts uses of the current context, and nothing else depends on the count.
+/// How often contexts are attached, beyond their creation.
+static ATTACHED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// Deprecated since CUDA 4: counts uses of the current context.
 pub unsafe fn cuCtxAttach(pctx: *mut u64, flags: u32) -> error::Result {
     require()?;
     if flags != 0 {
         return Err(error::INVALID_VALUE);
     }
     // SAFETY: the program's pointer.
-    unsafe { put(pctx, current()) }
+    unsafe { put(pctx, current()) }?;
+    ATTACHED.lock().unwrap_or_else(PoisonError::into_inner).push(current());
+    Ok(())
 }
 
+/// The last use's end is the context's.
 pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
     client::get()?;
-    handles::check_context(ctx)
+    handles::check_context(ctx)?;
+    {
+        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = attached.iter().position(|&c| c == ctx) {
+            attached.swap_remove(place);
+            return Ok(());
+        }
+    }
+    // SAFETY: no pointers.
+    unsafe { cuCtxDestroy_v2(ctx) }
+}
+
+/// NULL is the current context.
+pub unsafe fn cuCtxSynchronize_v2(ctx: u64) -> error::Result {
+    client::get()?;
+    calls::cuCtxSynchronize_v2(resolve(ctx)?)
 }
 
 pub unsafe fn cuCtxGetDevice(device: *mut i32) -> error::Result {
@@ -251,14 +329,20 @@ pub unsafe fn cuCtxGetDevice_v2(device: *mut i32, ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
-    let (_, value) = handles::words(Kind::Context, current()).map_err(|_| error::INVALID_CONTEXT)?;
+    let context = crate::green_context::owner(current());
+    let (_, value) = handles::words(Kind::Context, context).map_err(|_| error::INVALID_CONTEXT)?;
+    let is_primary = client::get()?.devices.primary(device()?)? == context;
     // SAFETY: the program's pointer.
-    unsafe { put(flags, value as u32) }
+    unsafe { put(flags, value as u32 | if is_primary { MAP_HOST } else { 0 }) }
 }
 
 pub unsafe fn cuCtxSetFlags(flags: u32) -> error::Result {
+    if !valid_flags(flags) {
+        return Err(error::INVALID_VALUE);
+    }
     calls::cuCtxSetFlags(flags)?;
-    handles::set_word(current(), 1, u64::from(flags));
+    let kept = flags & !(COREDUMP | USER_COREDUMP) | MAP_HOST;
+    handles::set_word(crate::green_context::owner(current()), 1, u64::from(kept));
     Ok(())
 }
 

@@ -53,6 +53,10 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
         calls::vgpuCopyHostToDevice(dst, src.addr() as u64, n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
+    if memory::find(src.addr() as u64).is_some() {
+        // The driver takes a device's address for a host's; it is none here.
+        return device_to_device(dst, src.addr() as u64, n, stream);
+    }
     capture::refuse_pageable(stream)?;
     if n > INLINE {
         // SAFETY: the caller's promise.
@@ -81,6 +85,9 @@ unsafe fn device_to_host(dst: *mut u8, src: u64, n: usize, stream: u64, wait: bo
     if host_memory::holds(dst.addr() as u64, n as u64) {
         calls::vgpuCopyDeviceToHost(dst.addr() as u64, src, n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
+    }
+    if memory::find(dst.addr() as u64).is_some() {
+        return device_to_device(dst.addr() as u64, src, n, stream);
     }
     capture::refuse_pageable(stream)?;
     if n > INLINE {
@@ -172,6 +179,15 @@ pub unsafe fn cuMemcpyDtoD_v2(
     stream: u64,
 ) -> error::Result {
     device_to_device(dstDevice, srcDevice, ByteCount, stream)
+}
+
+pub unsafe fn cuMemcpyDtoDAsync_v2(
+    dstDevice: u64,
+    srcDevice: u64,
+    ByteCount: usize,
+    hStream: u64,
+) -> error::Result {
+    device_to_device(dstDevice, srcDevice, ByteCount, hStream)
 }
 
 pub unsafe fn cuMemcpyHtoDAsync_v2(

@@ -42,6 +42,8 @@ pub mod attribute {
     pub const SPARSE_CUDA_ARRAY_SUPPORTED: u32 = 112;
     pub const HANDLE_TYPE_FABRIC_SUPPORTED: u32 = 128;
     pub const MULTICAST_SUPPORTED: u32 = 132;
+    pub const MEM_DECOMPRESS_ALGORITHM_MASK: u32 = 136;
+    pub const MEM_DECOMPRESS_MAXIMUM_LENGTH: u32 = 137;
     pub const HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 141;
     pub const HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 145;
     pub const MEMPOOL_SUPPORTED_HANDLE_TYPES: u32 = 119;
@@ -61,6 +63,8 @@ pub mod attribute {
         SPARSE_CUDA_ARRAY_SUPPORTED,
         HANDLE_TYPE_FABRIC_SUPPORTED,
         MULTICAST_SUPPORTED,
+        MEM_DECOMPRESS_ALGORITHM_MASK,
+        MEM_DECOMPRESS_MAXIMUM_LENGTH,
         HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
         HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
         MEMPOOL_SUPPORTED_HANDLE_TYPES,
@@ -212,6 +216,16 @@ pub unsafe fn cuDeviceGetUuid_v2(uuid: *mut Blob1<16>, dev: i32) -> error::Resul
     unsafe { cuDeviceGetUuid(uuid, dev) }
 }
 
+/// Windows' name of a device. As on Linux, after its checks.
+pub unsafe fn cuDeviceGetLuid(luid: *mut u8, deviceNodeMask: *mut u32, dev: i32) -> error::Result {
+    let devices = devices()?;
+    if luid.is_null() || deviceNodeMask.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    devices.at(dev)?;
+    Err(error::NOT_SUPPORTED)
+}
+
 pub unsafe fn cuDeviceTotalMem(bytes: *mut u32, dev: i32) -> error::Result {
     let total = devices()?.at(dev)?.device.record.total_memory;
     // SAFETY: the program's pointer. The old form has 32 bits.
@@ -234,7 +248,8 @@ pub unsafe fn cuDeviceGetPCIBusId(pciBusId: *mut u8, len: i32, dev: i32) -> erro
     let (domain, bus, device) = devices()?.pci(dev)?;
     let text = format!("{domain:04x}:{bus:02x}:{device:02x}.0").to_ascii_uppercase();
     // SAFETY: the program's buffer of `len` bytes.
-    unsafe { copy_text(pciBusId, len, text.as_bytes()) }
+    unsafe { copy_text(pciBusId, len, text.as_bytes()) }?;
+    if usize::try_from(len).is_ok_and(|len| len > text.len()) { Ok(()) } else { Err(error::INVALID_VALUE) }
 }
 
 /// `[domain:]bus:device[.function]`, in hexadecimal.

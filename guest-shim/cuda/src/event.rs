@@ -1,6 +1,6 @@
 //! Events. An event's words in the handle table: flags, context.
 
-use crate::{call::put, calls, context, error, handles};
+use crate::{call::put, calls, context, error, handles, stream};
 use vgpu_spec::handle::Kind;
 
 /// CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS.
@@ -20,4 +20,11 @@ pub unsafe fn cuEventCreate(phEvent: *mut u64, Flags: u32) -> error::Result {
     }
     // SAFETY: checked above; the program's pointer.
     unsafe { put(phEvent, event) }
+}
+
+pub unsafe fn cuEventRecordWithFlags(hEvent: u64, hStream: u64, flags: u32) -> error::Result {
+    handles::check_event(hEvent)?;
+    handles::check_stream(hStream)?;
+    stream::check_external(hStream, flags)?;
+    calls::cuEventRecordWithFlags(hEvent, hStream, flags)
 }

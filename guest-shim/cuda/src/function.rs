@@ -3,7 +3,8 @@
 //! Words in the handle table: address of the [`Info`], and the module (function), the kernel (function of a kernel) or the library
 //! (kernel).
 
-use crate::{call::put, calls, error, handles};
+pub use crate::legacy_launch::{cuFuncSetBlockShape, cuFuncSetSharedSize};
+use crate::{call::put, calls, error, handles, legacy_launch::Legacy};
 use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_void},
@@ -23,6 +24,8 @@ pub struct Info {
     pub size: usize,
     /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as the program set it; 0 if it did not.
     dynamic_shared: AtomicU32,
+    /// What the launch functions of CUDA 3 and before have set.
+    pub legacy: Mutex<Legacy>,
 }
 
 /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.
@@ -35,7 +38,13 @@ impl Info {
         let layout: Vec<(u32, u32)> =
             bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
         let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
-        Box::leak(Box::new(Info { name: name.to_owned(), layout, size, dynamic_shared: AtomicU32::new(0) }))
+        Box::leak(Box::new(Info {
+            name: name.to_owned(),
+            layout,
+            size,
+            dynamic_shared: AtomicU32::new(0),
+            legacy: Mutex::default(),
+        }))
     }
 
     /// The most dynamic shared memory that a launch may ask for, where a device gives `usual` without asking.
@@ -86,6 +95,11 @@ pub unsafe fn parameter(info: &Info, index: usize, offset: *mut usize, size: *mu
     Ok(())
 }
 
+/// Measured on the real driver: where others say that a handle is invalid, these say that NULL is an invalid value.
+pub fn not_null(callable: u64) -> error::Result {
+    if callable == 0 { Err(error::INVALID_VALUE) } else { Ok(()) }
+}
+
 /// Measured on the real driver: a kernel given here is CUDA_ERROR_INVALID_HANDLE.
 pub unsafe fn cuFuncGetParamInfo(
     func: u64,
@@ -93,12 +107,22 @@ pub unsafe fn cuFuncGetParamInfo(
     paramOffset: *mut usize,
     paramSize: *mut usize,
 ) -> error::Result {
+    not_null(func)?;
     handles::words(Kind::Function, func)?;
     // SAFETY: the program's pointers.
     unsafe { parameter(info(func)?, paramIndex, paramOffset, paramSize) }
 }
 
 pub unsafe fn cuFuncGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
+    not_null(hfunc)?;
+    handles::words(Kind::Function, hfunc)?;
+    // SAFETY: as there.
+    unsafe { put_name(name, hfunc) }
+}
+
+/// # Safety
+/// The place is NULL or valid for a write.
+pub unsafe fn put_name(name: *mut *mut c_void, hfunc: u64) -> error::Result {
     let text = info(hfunc)?.name.as_ptr();
     // SAFETY: the program's pointer; the text is never freed.
     unsafe { put(name, text.cast_mut().cast()) }
@@ -143,6 +167,43 @@ pub unsafe fn cuFuncGetAttribute(pi: *mut i32, attrib: u32, hfunc: u64) -> error
     unsafe { put(pi, value) }
 }
 
+/// The most numbers in a message.
+const ENDED: usize = 4096;
+
+/// Tells the worker which functions and kernels ended with their module or library.
+pub fn ended(numbers: &[u64]) {
+    for part in numbers.chunks(ENDED) {
+        let _ = calls::vgpuFunctionsEnded(part, part.len());
+    }
+}
+
+/// The number of a function: `ask` offers one to the worker, which says which one the driver's function has.
+pub fn number(owner: u64, ask: impl FnOnce(&mut u64, u64) -> error::Result) -> error::Result<u64> {
+    let offered = handles::create_with(Kind::Function, 0, owner)?;
+    let mut number = 0;
+    let asked = ask(&mut number, offered);
+    if asked.is_err() || number != offered {
+        handles::remove(offered);
+    }
+    asked?;
+    handles::adopt(number);
+    Ok(number)
+}
+
+/// Gives a function owner and what is known of it, unless the same is known: what was set for it stays then. Something else is known
+/// where the driver uses a handle again whose number nobody ended: that of a function which only a graph's node named.
+pub fn set_info(function: u64, owner: u64, new: &'static Info) -> error::Result {
+    let (_, known_owner) = handles::words(Kind::Function, function)?;
+    let same = info(function).is_ok_and(|old| old.name == new.name && old.layout == new.layout);
+    if !same {
+        handles::set_word(function, 0, new.word());
+    }
+    if !same || known_owner == 0 {
+        handles::set_word(function, 1, owner);
+    }
+    Ok(())
+}
+
 /// Splits names, each with its NUL, as the worker sends them.
 pub fn names(bytes: &[u8]) -> impl Iterator<Item = &CStr> {
     bytes.split_inclusive(|&b| b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok())
@@ -177,6 +238,7 @@ pub unsafe fn cuFuncSetAttribute(hfunc: u64, attrib: u32, value: i32) -> error::
 }
 
 pub unsafe fn cuFuncGetModule(hmod: *mut u64, hfunc: u64) -> error::Result {
+    not_null(hfunc)?;
     let (_, owner) = handles::words(Kind::Function, hfunc)?;
     let module = if handles::is(Kind::Kernel, owner) {
         let (_, library) = handles::words(Kind::Kernel, owner)?;

@@ -17,6 +17,8 @@ const LIVE: u32 = 1 << 31;
 
 /// The special streams: default, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD.
 pub const SPECIAL_STREAMS: u64 = 2;
+/// CU_STREAM_PER_THREAD, which green contexts have not.
+const PER_THREAD: u64 = 2;
 
 #[derive(Default)]
 struct Slot {
@@ -185,12 +187,20 @@ checks! {
     check_mipmappedarray, MipmappedArray, INVALID_HANDLE;
     check_texturereference, TextureReference, INVALID_HANDLE;
     check_surfacereference, SurfaceReference, INVALID_HANDLE;
+    check_logscallback, LogsCallback, INVALID_VALUE;
+    check_greencontext, GreenContext, INVALID_CONTEXT;
+    check_resourcedescription, ResourceDescription, INVALID_VALUE;
 }
 
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
-    if number <= SPECIAL_STREAMS { Ok(()) } else { check(Kind::Stream, number, error::INVALID_HANDLE) }
+    let special =
+        number < PER_THREAD || (number == PER_THREAD && !crate::context::is_green(crate::context::current()));
+    if special || (is(Kind::Stream, number) && live(number).is_some()) {
+        return Ok(());
+    }
+    Err(crate::stream::why_not(number))
 }
 
 /// Refuses what cannot be launched.

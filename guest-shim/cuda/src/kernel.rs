@@ -20,13 +20,42 @@ pub fn function_of(kernel: u64) -> error::Result<u64> {
     if let Some(&function) = functions.get(&key).filter(|&&f| handles::check_callable(f).is_ok()) {
         return Ok(function);
     }
-    let function = handles::create_with(Kind::Function, info.word(), kernel)?;
-    if let Err(status) = calls::vgpuKernelGetFunction(function, kernel) {
-        handles::remove(function);
-        return Err(status);
-    }
+    let function =
+        function::number(kernel, |number, offered| calls::vgpuKernelGetFunction(number, offered, kernel))?;
+    function::set_info(function, kernel, info)?;
     functions.insert(key, function);
     Ok(function)
+}
+
+/// Ends the functions of a context that ends.
+pub fn forget_context(context: u64) {
+    let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(functions) = functions.as_mut() else { return };
+    let mut ended = Vec::new();
+    functions.retain(|key, function| {
+        let keep = key.1 != context;
+        if !keep {
+            handles::remove(*function);
+            ended.push(*function);
+        }
+        keep
+    });
+    function::ended(&ended);
+}
+
+/// Ends the functions of kernels that end, and adds them to these.
+pub fn forget_functions(kernels: &mut Vec<u64>) {
+    let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(functions) = functions.as_mut() else { return };
+    let ended: Vec<u64> = kernels.clone();
+    functions.retain(|key, function| {
+        let keep = !ended.contains(&key.0);
+        if !keep {
+            handles::remove(*function);
+            kernels.push(*function);
+        }
+        keep
+    });
 }
 
 pub unsafe fn cuKernelGetFunction(pFunc: *mut u64, kernel: u64) -> error::Result {
@@ -37,9 +66,10 @@ pub unsafe fn cuKernelGetFunction(pFunc: *mut u64, kernel: u64) -> error::Result
 }
 
 pub unsafe fn cuKernelGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
+    function::not_null(hfunc)?;
     handles::check_kernel(hfunc)?;
     // SAFETY: the program's pointer.
-    unsafe { function::cuFuncGetName(name, hfunc) }
+    unsafe { function::put_name(name, hfunc) }
 }
 
 pub unsafe fn cuKernelGetParamInfo(
@@ -48,6 +78,7 @@ pub unsafe fn cuKernelGetParamInfo(
     paramOffset: *mut usize,
     paramSize: *mut usize,
 ) -> error::Result {
+    function::not_null(kernel)?;
     handles::check_kernel(kernel)?;
     // SAFETY: the program's pointers.
     unsafe { function::parameter(function::info(kernel)?, paramIndex, paramOffset, paramSize) }

@@ -13,20 +13,24 @@ use vgpu_spec::{
     structure::{LaunchConfig, launch_attribute},
 };
 
+pub use crate::legacy_launch::{
+    cuLaunch, cuLaunchGrid, cuLaunchGridAsync, cuParamSetSize, cuParamSetf, cuParamSeti, cuParamSetv,
+};
+
 /// CU_LAUNCH_PARAM_END, _BUFFER_POINTER and _BUFFER_SIZE.
 const END: usize = 0;
-const BUFFER_POINTER: usize = 1;
-const BUFFER_SIZE: usize = 2;
+pub const BUFFER_POINTER: usize = 1;
+pub const BUFFER_SIZE: usize = 2;
 /// The largest parameter area of a kernel (CUDA 12.1 and later).
 const MAX_PARAMETERS: usize = 32764;
 /// Parameters up to this size are gathered on the stack.
 const ON_STACK: usize = 4096;
 /// Grid and block, three dimensions each, and dynamic shared memory in bytes.
 #[derive(Clone, Copy)]
-struct Shape {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
+pub struct Shape {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
 }
 
 impl Shape {
@@ -157,7 +161,7 @@ unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> error::Result<&'a [u8]> {
 /// # Safety
 /// As [`Arguments::with`].
 #[inline]
-unsafe fn launch(
+pub unsafe fn launch(
     f: u64,
     shape: Shape,
     stream: u64,
@@ -241,6 +245,58 @@ pub unsafe fn cuLaunchCooperativeKernel(
     let arguments = Arguments { list: kernelParams, extra: std::ptr::null_mut() };
     // SAFETY: the program's pointers.
     unsafe { launch(f, shape, hStream, &arguments, &attribute) }
+}
+
+/// CUDA_LAUNCH_PARAMS.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LaunchParams {
+    function: u64,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: u64,
+    parameters: *mut *mut c_void,
+}
+
+/// CU_LAUNCH_COOPERATIVE_..._NO_PRE_LAUNCH_SYNC and ..._NO_POST_LAUNCH_SYNC: nothing to do on one device.
+const MULTI_DEVICE_FLAGS: u32 = 3;
+
+/// A cooperative launch on several devices.
+pub unsafe fn cuLaunchCooperativeKernelMultiDevice(
+    launchParamsList: *const Blob8<56>,
+    numDevices: u32,
+    flags: u32,
+) -> error::Result {
+    if numDevices == 0 || flags & !MULTI_DEVICE_FLAGS != 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the program's array of as many elements; the structure has the size and alignment of the blob.
+    let list = unsafe { call::slice(launchParamsList, numDevices as usize) }.ok_or(error::INVALID_VALUE)?;
+    // A context has one device, and each launch is on another.
+    let [one] = list else { return Err(error::INVALID_VALUE) };
+    // SAFETY: as above.
+    let wanted = unsafe { (&raw const *one).cast::<LaunchParams>().read() };
+    if wanted.stream <= handles::SPECIAL_STREAMS {
+        return Err(error::INVALID_HANDLE);
+    }
+    let [gx, gy, gz] = wanted.grid;
+    let [bx, by, bz] = wanted.block;
+    // SAFETY: the program's pointers.
+    unsafe {
+        cuLaunchCooperativeKernel(
+            wanted.function,
+            gx,
+            gy,
+            gz,
+            bx,
+            by,
+            bz,
+            wanted.shared,
+            wanted.stream,
+            wanted.parameters,
+        )
+    }
 }
 
 /// The attributes of a configuration; those that are not understood are refused.

@@ -92,13 +92,17 @@ pub unsafe fn cuLibraryUnload(library: u64) -> error::Result {
     let result = calls::cuLibraryUnload(library);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = known.as_mut() {
+        let mut ended = Vec::new();
         known.kernels.retain(|key, kernel| {
             let keep = key.0 != library;
             if !keep {
                 handles::remove(*kernel);
+                ended.push(*kernel);
             }
             keep
         });
+        crate::kernel::forget_functions(&mut ended);
+        function::ended(&ended);
         known.modules.retain(|key, module| {
             let keep = key.0 != library;
             if !keep {
@@ -146,7 +150,7 @@ pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut u64, numKernels: u32, lib:
     handles::check_library(lib)?;
     // SAFETY: the program's array.
     let places = unsafe { call::slice_mut(kernels, numKernels as usize) };
-    let places = places.filter(|p| !p.is_empty()).ok_or(error::INVALID_VALUE)?;
+    let places = places.ok_or(error::INVALID_VALUE)?;
     let mut count = 0;
     calls::cuLibraryGetKernelCount(&mut count, lib)?;
     let names = function::all_names(count.min(numKernels), |first, place, len| {
@@ -158,17 +162,15 @@ pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut u64, numKernels: u32, lib:
     Ok(())
 }
 
-/// No device has unified function pointers (its attribute says so), and then the driver finds none.
+/// No device has unified function pointers (its attribute says so), and then the driver takes no name.
 pub unsafe fn cuLibraryGetUnifiedFunction(
     fptr: *mut *mut c_void,
     library: u64,
     symbol: *const c_char,
 ) -> error::Result {
     handles::check_library(library)?;
-    if fptr.is_null() || symbol.is_null() {
-        return Err(error::INVALID_VALUE);
-    }
-    Err(vgpu_spec::result::CudaError::NotFound as u32)
+    let _ = (fptr, symbol);
+    Err(error::INVALID_VALUE)
 }
 
 /// The module of a library in the current context.
@@ -202,6 +204,9 @@ pub unsafe fn cuLibraryGetGlobal(
     name: *const c_char,
 ) -> error::Result {
     handles::check_library(library)?;
+    if dptr.is_null() && bytes.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
     let (mut address, mut len) = (0, 0);

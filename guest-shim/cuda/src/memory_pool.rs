@@ -69,7 +69,11 @@ fn device_at(place: *const Blob4<8>, kind: u32) -> error::Result<i32> {
     // SAFETY: the program's pointer, or NULL.
     let place = unsafe { place.as_ref() }.ok_or(error::INVALID_VALUE)?;
     match kind {
-        PINNED => location::ordinal(&place.0, 0),
+        // As natively, a device that is not there is an invalid value here.
+        PINNED => {
+            let device = location::ordinal(&place.0, 0)?;
+            device::host_ordinal(device).map(|_| device).map_err(|_| error::INVALID_VALUE)
+        }
         MANAGED => Err(error::NOT_SUPPORTED),
         _ => Err(error::INVALID_VALUE),
     }

@@ -8,6 +8,19 @@ fn sure(dst: u64, len: Option<usize>) -> error::Result {
     if len == 0 || memory::known(dst, len as u64) { Ok(()) } else { call::settle() }
 }
 
+/// What the driver refuses at once: addresses and pitches that are no multiples of an element's size, rows that overlap.
+fn check(dst: u64, pitch: usize, size: usize, width: usize, height: usize) -> error::Result {
+    if width == 0 || height == 0 {
+        return Ok(());
+    }
+    let row = width.checked_mul(size).ok_or(error::INVALID_VALUE)?;
+    let good_pitch = height == 1 || (pitch >= row && pitch.is_multiple_of(size));
+    if dst == 0 || !dst.is_multiple_of(size as u64) || !good_pitch {
+        return Err(error::INVALID_VALUE);
+    }
+    Ok(())
+}
+
 /// Bytes that a two-dimensional set spans.
 fn span(pitch: usize, row: Option<usize>, height: usize) -> Option<usize> {
     match height.checked_sub(1) {
@@ -25,6 +38,7 @@ macro_rules! sets {
 
         pub unsafe fn $line_async(dst: u64, value: $value, n: usize, stream: u64) -> error::Result {
             handles::check_stream(stream)?;
+            check(dst, 0, size_of::<$value>(), n, 1)?;
             calls::$line_async(dst, value, n, stream)?;
             sure(dst, n.checked_mul(size_of::<$value>()))
         }
@@ -43,6 +57,7 @@ macro_rules! sets {
             stream: u64,
         ) -> error::Result {
             handles::check_stream(stream)?;
+            check(dst, pitch, size_of::<$value>(), width, height)?;
             calls::$plane_async(dst, pitch, value, width, height, stream)?;
             sure(dst, span(pitch, width.checked_mul(size_of::<$value>()), height))
         }

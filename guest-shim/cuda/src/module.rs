@@ -209,14 +209,12 @@ fn find_function(module: u64, name: &CStr) -> error::Result<u64> {
     if let Some(&function) = functions.get(&key) {
         return Ok(function);
     }
-    let function = handles::create_with(Kind::Function, 0, module)?;
     let (mut layout, mut len) = (vec![0; LAYOUT_ROOM], 0);
-    if let Err(status) = calls::vgpuModuleGetFunction(function, module, name, &mut layout, &mut len) {
-        handles::remove(function);
-        return Err(status);
-    }
+    let function = function::number(module, |number, offered| {
+        calls::vgpuModuleGetFunction(number, offered, module, name, &mut layout, &mut len)
+    })?;
     layout.truncate(usize::try_from(len).unwrap_or(0));
-    handles::set_word(function, 0, Info::new(name, &layout).word());
+    function::set_info(function, module, Info::new(name, &layout))?;
     functions.insert(key, function);
     Ok(function)
 }
@@ -235,7 +233,7 @@ pub unsafe fn cuModuleEnumerateFunctions(functions: *mut u64, numFunctions: u32,
     handles::check_module(mod_)?;
     // SAFETY: the program's array.
     let places = unsafe { call::slice_mut(functions, numFunctions as usize) };
-    let places = places.filter(|p| !p.is_empty()).ok_or(error::INVALID_VALUE)?;
+    let places = places.ok_or(error::INVALID_VALUE)?;
     for (place, function) in places.iter_mut().zip(self::functions(mod_, numFunctions)?) {
         *place = function;
     }
@@ -247,13 +245,16 @@ pub fn forget_functions(module: u64) {
     function::forget_attributes();
     let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(functions) = functions.as_mut() {
+        let mut ended = Vec::new();
         functions.retain(|key, function| {
             let keep = key.0 != module;
             if !keep {
                 handles::remove(*function);
+                ended.push(*function);
             }
             keep
         });
+        function::ended(&ended);
     }
 }
 
@@ -297,6 +298,9 @@ pub unsafe fn cuModuleGetGlobal_v2(
     name: *const c_char,
 ) -> error::Result {
     handles::check_module(hmod)?;
+    if dptr.is_null() && bytes.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
     let (mut address, mut len) = (0, 0);

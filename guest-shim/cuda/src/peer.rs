@@ -1,7 +1,14 @@
 //! Copies between contexts, which may be of different devices.
 
-use crate::{calls, copy, copy_strided::copy_peer, error, handles};
+use crate::{calls, context, copy, copy_strided::copy_peer, error, handles};
 use vgpu_spec::plain::Blob8;
+
+/// NULL is the current context.
+fn or_current(context: u64) -> error::Result<u64> {
+    let context = if context == 0 { context::current() } else { context };
+    handles::check_context(context)?;
+    Ok(context)
+}
 
 pub unsafe fn cuMemcpyPeer(
     dstDevice: u64,
@@ -11,8 +18,7 @@ pub unsafe fn cuMemcpyPeer(
     ByteCount: usize,
     _stream: u64,
 ) -> error::Result {
-    handles::check_context(dstContext)?;
-    handles::check_context(srcContext)?;
+    let (dstContext, srcContext) = (or_current(dstContext)?, or_current(srcContext)?);
     // Ordered by the driver behind and before all work of both contexts, whichever form was called.
     calls::cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount)?;
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
@@ -26,8 +32,7 @@ pub unsafe fn cuMemcpyPeerAsync(
     ByteCount: usize,
     hStream: u64,
 ) -> error::Result {
-    handles::check_context(dstContext)?;
-    handles::check_context(srcContext)?;
+    let (dstContext, srcContext) = (or_current(dstContext)?, or_current(srcContext)?);
     handles::check_stream(hStream)?;
     calls::cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream)?;
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)

@@ -1,6 +1,6 @@
 //! Primary contexts: retained once in the worker, counted here.
 
-use crate::{call::put, calls, client, context, error, handles};
+use crate::{call::put, calls, client, context, coredump, error, handles};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Default, Clone, Copy)]
@@ -26,7 +26,8 @@ fn states(device: i32) -> error::Result<(MutexGuard<'static, Vec<State>>, usize)
     Ok((states, index))
 }
 
-pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut u64, dev: i32) -> error::Result {
+/// Retains the device's primary context.
+pub fn retain(dev: i32) -> error::Result<u64> {
     let devices = &client::get()?.devices;
     let context = devices.primary(dev)?;
     let host = devices.host_ordinal(dev)?;
@@ -35,14 +36,21 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut u64, dev: i32) -> error::Resul
         calls::vgpuPrimaryContextRetain(context, host, states[index].flags)?;
         states[index].in_worker = true;
     }
+    if states[index].retains == 0 {
+        coredump::context_created(context, states[index].flags);
+    }
     states[index].retains += 1;
     handles::set_word(context, 1, u64::from(states[index].flags));
+    Ok(context)
+}
+
+pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut u64, dev: i32) -> error::Result {
     // SAFETY: the program's pointer.
-    unsafe { put(pctx, context) }
+    unsafe { put(pctx, retain(dev)?) }
 }
 
 /// The last release resets the context, as the driver destroys it then.
-pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: i32) -> error::Result {
+pub fn release(dev: i32) -> error::Result {
     let (mut states, index) = states(dev)?;
     match states[index].retains {
         0 => return Err(error::INVALID_CONTEXT),
@@ -52,14 +60,17 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: i32) -> error::Result {
             return Ok(());
         }
     }
-    states[index].retains = 0;
+    states[index] = State::default();
     drop(states);
     reset(dev)
 }
 
+pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: i32) -> error::Result {
+    release(dev)
+}
+
 pub unsafe fn cuDevicePrimaryCtxRelease(dev: i32) -> error::Result {
-    // SAFETY: no pointers.
-    unsafe { cuDevicePrimaryCtxRelease_v2(dev) }
+    release(dev)
 }
 
 fn reset(device: i32) -> error::Result {
@@ -73,7 +84,8 @@ fn reset(device: i32) -> error::Result {
 pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: i32) -> error::Result {
     let (mut states, index) = states(dev)?;
     let active = states[index].in_worker;
-    states[index].retains = 0;
+    // The worker retains it again when the program does: what is reset is not active.
+    states[index] = State::default();
     drop(states);
     if active { reset(dev) } else { Ok(()) }
 }
@@ -84,7 +96,7 @@ pub unsafe fn cuDevicePrimaryCtxReset(dev: i32) -> error::Result {
 }
 
 pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: i32, flags: u32) -> error::Result {
-    if flags & !FLAGS != 0 {
+    if flags & !FLAGS != 0 || !context::valid_flags(flags) {
         return Err(error::INVALID_VALUE);
     }
     let (mut states, index) = states(dev)?;

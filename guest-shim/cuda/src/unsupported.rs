@@ -8,17 +8,27 @@ use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
 
 static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
 
+/// The reason of what CUDA 3.1 and before had. The driver refuses these in every context that it makes for a device with more than
+/// 4 GiB, with CUDA_ERROR_INVALID_CONTEXT (measured).
+const NARROW: &str = "device addresses do not fit in 32 bits";
+
 /// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function.
 pub fn report(site: &'static Site) -> u32 {
     let began = trace::begin();
-    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.get_or_insert_with(HashSet::new).insert(site.name) {
+    // Not locked while it is logged: the program's callback for log entries may call a function of these.
+    let first = SEEN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_with(HashSet::new)
+        .insert(site.name);
+    if first {
         vgpu_client::warn!("{} is not supported: {}", site.name, site.reason);
     }
-    drop(seen);
     vgpu_client::record::call(site.name);
+    let status = if site.reason == NARROW { error::INVALID_CONTEXT } else { error::NOT_SUPPORTED };
+    crate::logs::returned(site.name, status);
     if let Some(began) = began {
-        trace::end(began, site, &[], error::NOT_SUPPORTED);
+        trace::end(began, site, &[], status);
     }
-    error::NOT_SUPPORTED
+    status
 }

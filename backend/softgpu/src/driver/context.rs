@@ -94,7 +94,8 @@ driver_api! {
     /// Replaces the current context; NULL takes it off the stack.
     fn cuCtxSetCurrent(context: u64) {
         let state = state()?;
-        if context != 0 {
+        // A primary context that ended can be current, and is again when it is activated.
+        if context != 0 && primary_ordinal(context).is_none() {
             state.contexts.get(context).map_err(|_| CudaError::InvalidContext)?;
         }
         current::set(context);
@@ -196,6 +197,23 @@ driver_api! {
     fn cuCtxSetSharedMemConfig(config: u32) {
         current::working_context()?;
         if config > 2 { Err(CudaError::InvalidValue) } else { Ok(()) }
+    }
+
+    /// All multiprocessors, as no execution affinity can be set.
+    fn cuCtxGetExecAffinity(affinity: Out<'_, [u32; 2]>, kind: u32) {
+        let context = current::working_context()?;
+        let out = affinity.ok_or(CudaError::InvalidValue)?;
+        if kind != 0 {
+            return Err(CudaError::UnsupportedExecAffinity);
+        }
+        out.write([0, context.device().sm_count()]);
+        Ok(())
+    }
+
+    /// Checked: no other device writes to this one's memory.
+    fn cuFlushGPUDirectRDMAWrites(target: u32, scope: u32) {
+        current::working_context()?;
+        if target == 0 && matches!(scope, 100 | 200) { Ok(()) } else { Err(CudaError::InvalidValue) }
     }
 
     /// There is no persisting cache.

@@ -85,6 +85,43 @@ driver_api! {
         put(value, 0)
     }
 
+    /// Elements of a linear texture, by the bytes of one: an H100's.
+    fn cuDeviceGetTexture1DLinearMaxWidth(width: Out<'_, usize>, format: u32, channels: u32, device: i32) {
+        state()?.device(device)?;
+        let bytes = match format {
+            0x01 | 0x08 => 1,
+            0x02 | 0x09 | 0x10 => 2,
+            0x03 | 0x0a | 0x20 => 4,
+            _ => return Err(CudaError::InvalidValue),
+        };
+        if !matches!(channels, 1 | 2 | 4) {
+            return Err(CudaError::InvalidValue);
+        }
+        put(width, (4_usize << 30) / (bytes * channels as usize).max(4))
+    }
+
+    /// No atomic operation reaches another device.
+    fn cuDeviceGetP2PAtomicCapabilities(
+        capabilities: *mut u32, operations: *const u32, count: u32, from: i32, to: i32
+    ) {
+        state()?.device(from)?;
+        state()?.device(to)?;
+        if from == to {
+            return Err(CudaError::InvalidDevice);
+        }
+        // SAFETY: the caller answers for both arrays.
+        unsafe { no_atomics(capabilities, operations, count) }
+    }
+
+    /// No atomic operation reaches the host.
+    fn cuDeviceGetHostAtomicCapabilities(
+        capabilities: *mut u32, operations: *const u32, count: u32, device: i32
+    ) {
+        state()?.device(device)?;
+        // SAFETY: the caller answers for both arrays.
+        unsafe { no_atomics(capabilities, operations, count) }
+    }
+
     /// No execution affinity is supported.
     fn cuDeviceGetExecAffinitySupport(supported: Out<'_, i32>, _kind: u32, device: i32) {
         state()?.device(device)?;
@@ -97,6 +134,16 @@ driver_api! {
         put_if_wanted(mask, 0);
         Err(CudaError::NotSupported)
     }
+}
+
+/// # Safety
+/// The pointers must be NULL or have room for `count` values.
+unsafe fn no_atomics(capabilities: *mut u32, operations: *const u32, count: u32) -> Result {
+    if capabilities.is_null() || operations.is_null() || count == 0 {
+        return Err(CudaError::InvalidValue);
+    }
+    // SAFETY: the caller answers for the array.
+    unsafe { super::put_array(capabilities, count as usize, std::iter::repeat_n(0, count as usize)) }
 }
 
 fn ordinal_of(ordinal: Option<u32>) -> Result<i32> {

@@ -11,7 +11,7 @@ use crate::model::{CudaError, Result, current, state};
 fn record(default: DefaultStream, event: u64, stream: u64) -> Result {
     let (context, stream) = special_stream::find(stream, default)?;
     let event = state()?.events.get(event)?;
-    if event.context() != context.handle() {
+    if event.context() != context.owner() {
         return Err(CudaError::InvalidHandle);
     }
     if let Some(capture) = stream.capture() {
@@ -48,7 +48,7 @@ driver_api! {
     fn cuEventCreate(event: Out<'_, u64>, flags: u32) {
         let context = current::working_context()?;
         let out = event.ok_or(CudaError::InvalidValue)?;
-        let event = Event::new(context.handle(), flags)?;
+        let event = Event::new(context.owner(), flags)?;
         let handle = event.handle();
         state()?.events.insert(handle, Arc::new(event));
         out.write(handle);

@@ -133,14 +133,14 @@ unsafe fn launch(
 }
 
 /// Whether a launch can do without what the attribute asks. A hint can be ignored; what changes the result cannot.
-fn check_attribute(attribute: &Attribute) -> Result {
+fn check_attribute(attribute: &Attribute, grid: [u32; 3]) -> Result {
     let [x, y, z, ..] = attribute.value;
     match attribute.id {
         // Ignore, access policy, synchronization policy, cluster scheduling, serialization (launches are in order
         // anyway), priority, memory synchronization domains, carve-out, NVLink scheduling.
         0 | 1 | 3 | 5 | 6 | 8 | 9 | 10 | 14 | 16 => Ok(()),
-        // Not cooperative.
-        2 if x == 0 => Ok(()),
+        // Not cooperative, or with nobody else.
+        2 if x == 0 || grid == [1, 1, 1] => Ok(()),
         // No cluster, or one block.
         4 | 11 if [x, y, z].iter().all(|size| *size <= 1) => Ok(()),
         // Not updatable from the device.
@@ -169,7 +169,7 @@ stream_api! {
         let config = config.ok_or(CudaError::InvalidValue)?;
         let count = usize::try_from(config.attribute_count).map_err(|_| CudaError::InvalidValue)?;
         // SAFETY: the caller answers for the attributes.
-        unsafe { array_at(config.attributes, count) }?.iter().try_for_each(check_attribute)?;
+        unsafe { array_at(config.attributes, count) }?.iter().try_for_each(|a| check_attribute(a, config.grid))?;
         let shape = Shape { grid: config.grid, block: config.block, dynamic_shared: config.dynamic_shared };
         // SAFETY: the caller answers for the parameters.
         unsafe { launch(default, function, shape, config.stream, Arguments { params, extra }) }

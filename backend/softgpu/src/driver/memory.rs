@@ -1,6 +1,6 @@
 //! Device memory.
 
-use super::{Out, put, put_if_wanted};
+use super::{Out, put_if_wanted};
 use crate::model::allocation::RangeKind;
 use crate::model::{CudaError, Result, current, state};
 
@@ -71,8 +71,9 @@ driver_api! {
     /// Free and total bytes of the current device.
     fn cuMemGetInfo_v2(free: Out<'_, usize>, total: Out<'_, usize>) {
         let context = current::working_context()?;
-        put(free, usize::try_from(context.device().free()).unwrap_or(usize::MAX))?;
-        put(total, usize::try_from(context.device().total()).unwrap_or(usize::MAX))
+        put_if_wanted(free, usize::try_from(context.device().free()).unwrap_or(usize::MAX));
+        put_if_wanted(total, usize::try_from(context.device().total()).unwrap_or(usize::MAX));
+        Ok(())
     }
 
     /// The allocation that an address lies in.

@@ -3,42 +3,55 @@
 use std::sync::Arc;
 
 use super::{Out, put, put_if_wanted};
-use crate::model::context::{Context, FLAGS_MASK};
+use crate::model::context::{Context, are_valid};
 use crate::model::handle::{Kind, new_handle};
-use crate::model::{CudaError, state};
+use crate::model::{CudaError, Result, state};
+
+/// Activates the device's primary context, or counts one more holder.
+pub fn retain(ordinal: i32) -> Result<Arc<Context>> {
+    let state = state()?;
+    let device = state.device(ordinal)?;
+    let mut primary = device.primary();
+    device.check_fault()?;
+    if primary.handle == 0 {
+        primary.handle = new_handle(Kind::Context);
+    }
+    let (handle, flags) = (primary.handle, primary.flags);
+    let context = primary.context.get_or_insert_with(|| {
+        let context = Context::new(handle, device, flags, true);
+        state.contexts.insert(handle, Arc::clone(&context));
+        context
+    });
+    let context = Arc::clone(context);
+    primary.references += 1;
+    Ok(context)
+}
+
+/// Counts one holder less; the last one's going ends the context.
+pub fn release(ordinal: i32) -> Result {
+    let mut primary = state()?.device(ordinal)?.primary();
+    if primary.references == 0 {
+        return Err(CudaError::InvalidContext);
+    }
+    primary.references -= 1;
+    if primary.references > 0 {
+        return Ok(());
+    }
+    primary.context.take().map_or(Ok(()), |context| context.destroy())
+}
 
 driver_api! {
     /// Activates the device's primary context, or counts one more holder.
     fn cuDevicePrimaryCtxRetain(context: Out<'_, u64>, device: i32) {
-        let state = state()?;
-        let device = state.device(device)?;
+        state()?.device(device)?;
         let out = context.ok_or(CudaError::InvalidValue)?;
-        let mut primary = device.primary();
-        device.check_fault()?;
-        if primary.handle == 0 {
-            primary.handle = new_handle(Kind::Context);
-        }
-        if primary.context.is_none() {
-            let context = Context::new(primary.handle, device, primary.flags, true);
-            state.contexts.insert(primary.handle, Arc::clone(&context));
-            primary.context = Some(context);
-        }
-        primary.references += 1;
-        out.write(primary.handle);
+        out.write(retain(device)?.handle());
         Ok(())
     }
 
     /// Counts one holder less; the last one's going ends the context.
     fn cuDevicePrimaryCtxRelease_v2(device: i32) {
-        let mut primary = state()?.device(device)?.primary();
-        if primary.references == 0 {
-            return Err(CudaError::InvalidContext);
-        }
-        primary.references -= 1;
-        if primary.references > 0 {
-            return Ok(());
-        }
-        primary.context.take().map_or(Ok(()), |context| context.destroy())
+        release(device)
     }
 
     /// Ends the primary context whoever holds it.
@@ -51,7 +64,7 @@ driver_api! {
     /// Sets flags, for the active context too.
     fn cuDevicePrimaryCtxSetFlags_v2(device: i32, flags: u32) {
         let mut primary = state()?.device(device)?.primary();
-        if flags & !FLAGS_MASK != 0 {
+        if !are_valid(flags) {
             return Err(CudaError::InvalidValue);
         }
         primary.flags = flags;

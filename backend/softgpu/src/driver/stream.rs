@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::context::GREATEST_PRIORITY;
+use super::green_context::green_of;
 use super::{Out, put};
 use crate::model::graph::{self, HostCall, Op};
 use crate::model::special_stream::{self, is_special};
@@ -40,6 +41,18 @@ fn create(out: Out<'_, u64>, flags: u32, priority: i32) -> Result {
     Ok(())
 }
 
+/// `CUstreamAttrValue`.
+pub type AttributeValue = [u64; 8];
+
+/// Attributes that a stream has: access policy window, synchronization policy, priority, memory synchronization domain map and domain.
+/// Only the synchronization policy is kept, which changes nothing; the priority is the stream's.
+fn check_attribute(attribute: u32) -> Result {
+    if matches!(attribute, 1 | 3 | 8 | 9 | 10) { Ok(()) } else { Err(CudaError::InvalidValue) }
+}
+
+const SYNCHRONIZATION_POLICY: u32 = 3;
+const PRIORITY: u32 = 8;
+
 driver_api! {
     /// Makes a stream.
     fn cuStreamCreate(stream: Out<'_, u64>, flags: u32) {
@@ -65,6 +78,43 @@ driver_api! {
 }
 
 stream_api! {
+    /// An attribute of a stream.
+    fn cuStreamGetAttribute | cuStreamGetAttribute_ptsz(
+        default; stream: u64, attribute: u32, value: Out<'_, AttributeValue>
+    ) {
+        let (_, stream) = special_stream::find(stream, default)?;
+        check_attribute(attribute)?;
+        let number = match attribute {
+            SYNCHRONIZATION_POLICY => u64::from(stream.policy()),
+            PRIORITY => u64::from(stream.priority().cast_unsigned()),
+            _ => 0,
+        };
+        put(value, [number, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// Sets an attribute of a stream.
+    fn cuStreamSetAttribute | cuStreamSetAttribute_ptsz(
+        default; stream: u64, attribute: u32, value: Option<&AttributeValue>
+    ) {
+        let (_, stream) = special_stream::find(stream, default)?;
+        check_attribute(attribute)?;
+        let [first, ..] = value.ok_or(CudaError::InvalidValue)?;
+        let policy = u32::try_from(first & 0xffff_ffff).unwrap_or(0);
+        match attribute {
+            SYNCHRONIZATION_POLICY if !(1..=4).contains(&policy) => return Err(CudaError::InvalidValue),
+            SYNCHRONIZATION_POLICY => stream.set_policy(policy),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a stream another's attributes.
+    fn cuStreamCopyAttributes | cuStreamCopyAttributes_ptsz(default; to: u64, from: u64) {
+        let (_, to) = special_stream::find(to, default)?;
+        to.set_policy(special_stream::find(from, default)?.1.policy());
+        Ok(())
+    }
+
     /// Whether all work is done: `NOT_READY` if not.
     fn cuStreamQuery | cuStreamQuery_ptsz(default; stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
@@ -122,12 +172,13 @@ stream_api! {
         put(context, special_stream::find(stream, default)?.0.handle())
     }
 
-    /// The stream's context. There are no green contexts.
+    /// The stream's context, and its green context: then the primary context.
     fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz(
         default; stream: u64, context: Out<'_, u64>, green: Out<'_, u64>
     ) {
-        put(context, special_stream::find(stream, default)?.0.handle())?;
-        put(green, 0)
+        let (of_stream, _) = special_stream::find(stream, default)?;
+        put(context, of_stream.owner())?;
+        put(green, green_of(&of_stream)?)
     }
 
     /// The stream's device.

@@ -16,6 +16,11 @@ const MAP_HOST: u32 = 8;
 /// Numbers of limits that exist (`CUlimit`).
 const LIMITS: usize = 10;
 
+/// Flags that there are, with one kind of scheduling at most.
+pub fn are_valid(flags: u32) -> bool {
+    flags & !FLAGS_MASK == 0 && (flags & 7).count_ones() <= 1
+}
+
 /// A context.
 #[derive(Debug)]
 pub struct Context {
@@ -24,6 +29,8 @@ pub struct Context {
     flags: AtomicU32,
     is_primary: bool,
     core: Arc<Core>,
+    /// The primary context and the multiprocessors of a green one.
+    green: Option<(Arc<Context>, u32)>,
     legacy: Arc<Stream>,
     /// All streams but the legacy one. Its lock also orders what is given to blocking streams.
     streams: Mutex<Vec<Arc<Stream>>>,
@@ -43,14 +50,49 @@ impl Context {
             is_primary,
             legacy: Stream::new(handle, Arc::clone(&core), Order::Legacy, 0),
             core,
+            green: None,
             streams: Mutex::default(),
             limits: limits.map(AtomicU64::new),
         })
     }
 
+    /// The context of a green context with so many multiprocessors: memory, code and events are the primary context's.
+    pub fn new_green(primary: &Arc<Context>, sms: u32) -> Arc<Context> {
+        let (handle, core) = (handle::new_handle(Kind::Context), Arc::clone(&primary.core));
+        let limits = std::array::from_fn(|n| {
+            AtomicU64::new(primary.limits.get(n).map_or(0, |limit| limit.load(Ordering::Relaxed)))
+        });
+        Arc::new(Context {
+            handle,
+            id: next_id(),
+            flags: AtomicU32::new(primary.flags()),
+            is_primary: false,
+            legacy: Stream::new(handle, Arc::clone(&core), Order::Legacy, 0),
+            core,
+            green: Some((Arc::clone(primary), sms)),
+            streams: Mutex::default(),
+            limits,
+        })
+    }
+
+    /// Handle of the context that memory, code and events belong to.
+    pub fn owner(&self) -> u64 {
+        self.green.as_ref().map_or(self.handle, |(primary, _)| primary.handle)
+    }
+
+    /// The number of the same.
+    pub fn owner_id(&self) -> u64 {
+        self.green.as_ref().map_or(self.id, |(primary, _)| primary.id)
+    }
+
+    /// The multiprocessors of a green context's.
+    pub fn sm_limit(&self) -> Option<u32> {
+        self.green.as_ref().map(|(_, sms)| *sms)
+    }
+
     /// A context made by `cuCtxCreate`, known by a new handle.
     pub fn create(device: &Arc<Device>, flags: u32) -> Result<Arc<Context>> {
-        if flags & !FLAGS_MASK != 0 {
+        if !are_valid(flags) {
             return Err(CudaError::InvalidValue);
         }
         device.check_fault()?;
@@ -76,7 +118,7 @@ impl Context {
 
     /// Replaces its flags.
     pub fn set_flags(&self, flags: u32) -> Result {
-        if flags & !FLAGS_MASK != 0 {
+        if !are_valid(flags) {
             return Err(CudaError::InvalidValue);
         }
         self.flags.store(flags | MAP_HOST, Ordering::Relaxed);
@@ -179,9 +221,23 @@ impl Context {
 
     /// Waits for all work of all streams, then prints what kernels printed. Returns the fault, if there was one.
     pub fn synchronize(&self) -> Result {
+        self.wait_for(&self.pending())
+    }
+
+    /// All work of all streams that is not done.
+    pub fn pending(&self) -> Vec<Point> {
         let mut pending: Vec<Point> = self.legacy.pending().into_iter().collect();
         pending.extend(self.lock_streams().iter().filter_map(Stream::pending));
-        self.wait_for(&pending)
+        pending
+    }
+
+    /// Has every stream wait for `point`.
+    pub fn all_wait_for(&self, point: &Point) -> Result {
+        let streams = self.lock_streams();
+        for stream in streams.iter().filter(|stream| !stream.is_finished()).chain([&self.legacy]) {
+            stream.push(vec![point.clone()], Work::Wait)?;
+        }
+        Ok(())
     }
 
     /// Waits for `points`, then prints what kernels printed. Returns the fault, if there was one.

@@ -183,13 +183,13 @@ impl Kernel {
     /// Its function in `context`, whose module is loaded if it was not.
     pub fn function_in(&self, context: &Arc<Context>) -> Result<Arc<Function>> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(&context.id()).and_then(Weak::upgrade) {
+        if let Some(function) = functions.get(&context.owner_id()).and_then(Weak::upgrade) {
             return Ok(function);
         }
         let module: Arc<Module> = self.library()?.module_in(context)?;
         let function = module.function(&self.entry.info().name).ok_or(CudaError::NotFound)?;
         functions.retain(|_, function| function.strong_count() > 0);
-        functions.insert(context.id(), Arc::downgrade(&function));
+        functions.insert(context.owner_id(), Arc::downgrade(&function));
         Ok(function)
     }
 }

@@ -46,6 +46,10 @@ pub enum Kind {
     TextureReference = 17,
     /// `CUsurfref`.
     SurfaceReference = 18,
+    /// `CUgreenCtx`.
+    GreenContext = 24,
+    /// `CUdevResourceDesc`.
+    Description = 25,
 }
 
 const KIND_SHIFT: u32 = 40;

@@ -61,7 +61,7 @@ pub fn submit(
     shape: Shape,
     params: Box<[u8]>,
 ) -> Result {
-    if function.context() != context.handle() {
+    if function.context() != context.owner() {
         return Err(CudaError::InvalidHandle);
     }
     graph::give(context, stream, Op::Kernel(LaunchWork::new(named, function, shape, params)))

@@ -53,11 +53,11 @@ impl Library {
     /// Its module in `context`, loaded if it was not.
     pub fn module_in(&self, context: &Context) -> Result<Arc<Module>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(&context.id()) {
+        if let Some(module) = modules.get(&context.owner_id()) {
             return Ok(Arc::clone(module));
         }
         let module = Module::load(&self.code, context, true)?;
-        modules.insert(context.id(), Arc::clone(&module));
+        modules.insert(context.owner_id(), Arc::clone(&module));
         Ok(module)
     }
 

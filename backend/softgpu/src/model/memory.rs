@@ -33,7 +33,7 @@ impl Ranges {
 impl MemoryMap {
     /// Allocates in `context`.
     pub fn allocate(&self, context: &Context, kind: RangeKind, size: u64) -> Result<Arc<Allocation>> {
-        let allocation = Allocation::map(kind, size, context.handle(), context.device())?;
+        let allocation = Allocation::map(kind, size, context.owner(), context.device())?;
         Ok(self.insert(allocation))
     }
 

@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 pub mod function;
 pub mod graph;
+pub mod green_context;
 pub mod handle;
 pub mod launch;
 pub mod library;

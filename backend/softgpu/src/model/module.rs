@@ -66,7 +66,7 @@ impl Module {
         })?;
         let handle = handle::new_handle(Kind::Module);
         let make = |entry: &Arc<Entry>| {
-            Arc::new(Function::new(context.handle(), handle, Arc::clone(entry), Arc::clone(&program)))
+            Arc::new(Function::new(context.owner(), handle, Arc::clone(entry), Arc::clone(&program)))
         };
         let functions: Vec<_> = code.entries.iter().map(make).collect();
         for function in &functions {
@@ -75,7 +75,7 @@ impl Module {
         let (texture_references, surface_references) = make_references(&code.module, &variables)?;
         let name_of = |function: &Arc<Function>| function.entry.info().name.clone();
         let by_name = functions.iter().map(|function| (name_of(function), Arc::clone(function))).collect();
-        let context = context.handle();
+        let context = context.owner();
         let module = Arc::new(Module {
             handle,
             context,

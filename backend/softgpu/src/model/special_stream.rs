@@ -53,6 +53,10 @@ pub fn find(handle: u64, default: DefaultStream) -> Result<(Arc<Context>, Arc<St
         }
         PER_THREAD => {
             let context = current::context()?;
+            if context.sm_limit().is_some() {
+                // A green context has none.
+                return Err(CudaError::InvalidHandle);
+            }
             let stream = own_stream(&context)?;
             (context, stream)
         }

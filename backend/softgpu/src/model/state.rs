@@ -1,7 +1,7 @@
 //! The one driver state of the process.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use super::array::{Array, Mipmapped};
@@ -10,6 +10,7 @@ use super::device::Device;
 use super::event::Event;
 use super::function::{Function, Kernel};
 use super::graph::{Exec, Graph};
+use super::green_context::{Description, GreenContext};
 use super::handle::Table;
 use super::library::Library;
 use super::memory::MemoryMap;
@@ -58,6 +59,11 @@ pub struct State {
     pub current_pools: Mutex<HashMap<u32, u64>>,
     /// Device memory that the program holds by a handle.
     pub physical: Table<Physical>,
+    /// Live green contexts.
+    pub green_contexts: Table<GreenContext>,
+    /// Descriptions of what a green context is to have; nothing ends them.
+    pub descriptions: Table<Description>,
+    splits: AtomicU32,
     /// Reserved addresses and what is mapped there.
     pub virtual_memory: VirtualMemory,
     /// Memory of arrays, which has no address for programs and kernels.
@@ -103,6 +109,11 @@ impl State {
     pub fn device(&self, ordinal: i32) -> Result<&Arc<Device>> {
         let index = usize::try_from(ordinal).map_err(|_| CudaError::InvalidDevice)?;
         self.devices.get(index).ok_or(CudaError::InvalidDevice)
+    }
+
+    /// The number of the next split of a device's resource.
+    pub fn next_split(&self) -> u32 {
+        self.splits.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// All devices, by ordinal.

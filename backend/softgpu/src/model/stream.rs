@@ -1,7 +1,7 @@
 //! A stream: a queue of work and, once there is some, a thread that does it in order.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::graph::Capture;
@@ -37,6 +37,7 @@ pub struct Stream {
     filled: Condvar,
     /// Signalled when work is done, if anybody waits.
     done: Condvar,
+    policy: AtomicU32,
     captures: AtomicBool,
     capture: Mutex<Option<Capture>>,
     submitted: AtomicU64,
@@ -88,6 +89,7 @@ impl Stream {
             queue: Mutex::default(),
             filled: Condvar::new(),
             done: Condvar::new(),
+            policy: AtomicU32::new(1),
             captures: AtomicBool::new(false),
             capture: Mutex::default(),
             submitted: AtomicU64::new(0),
@@ -118,6 +120,16 @@ impl Stream {
     /// Its priority, which changes nothing here.
     pub fn priority(&self) -> i32 {
         self.priority
+    }
+
+    /// How its completion is waited for (`CUsynchronizationPolicy`), which changes nothing here.
+    pub fn policy(&self) -> u32 {
+        self.policy.load(Ordering::Relaxed)
+    }
+
+    /// Sets the same.
+    pub fn set_policy(&self, policy: u32) {
+        self.policy.store(policy, Ordering::Relaxed);
     }
 
     /// Whether work is described in a graph instead of done.

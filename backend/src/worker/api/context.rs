@@ -6,9 +6,13 @@ use super::{
     thread::Thread,
 };
 
+/// CU_CTX_COREDUMP_ENABLE and CU_CTX_USER_COREDUMP_ENABLE: the driver would write files for the guest.
+pub const COREDUMP: u32 = 0x20 | 0x40;
+
 /// Creates a context; the driver makes it current to this thread, as the shim does in the guest.
 pub fn vgpuContextCreate(t: &mut Thread, context: u64, flags: u32, device: i32) -> Result<(), CudaError> {
     let create = t.driver.cuCtxCreate_v2.ok_or(NOT_SUPPORTED)?;
+    let flags = flags & !COREDUMP;
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call.
     check(unsafe { create(&raw mut real, flags, device) })?;

@@ -58,12 +58,12 @@ pub fn names(
 }
 
 /// The function of a kernel for the current context.
-pub fn vgpuKernelGetFunction(t: &mut Thread, function: u64, kernel: u64) -> Result<(), CudaError> {
+pub fn vgpuKernelGetFunction(t: &mut Thread, function: u64, kernel: u64) -> Result<u64, CudaError> {
     let get = t.driver.cuKernelGetFunction.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call, and a live kernel.
     check(unsafe { get(&raw mut real, kernel) })?;
-    t.insert_function(function, real)
+    t.function_number(real, function)
 }
 
 #[cfg(test)]

@@ -74,17 +74,18 @@ pub fn vgpuModuleGetFunction(
     module: u64,
     name: &CStr,
     room: usize,
-) -> Result<(Vec<u8>, u64), CudaError> {
+) -> Result<(u64, Vec<u8>, u64), CudaError> {
     let get = t.driver.cuModuleGetFunction.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call, a live module, a NUL-terminated name.
     check(unsafe { get(&raw mut real, module, name.as_ptr()) })?;
-    t.insert_function(function, real)?;
+    let number = t.function_number(real, function)?;
     let Some(ask) = t.driver.cuFuncGetParamInfo else {
         return Err(NOT_SUPPORTED);
     };
     // SAFETY: a live function, and places that outlive the call.
-    layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })
+    let (layout, len) = layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })?;
+    Ok((number, layout, len))
 }
 
 /// The names of a module's functions from number `first` on, each with its NUL, as many as fit in `room` bytes.

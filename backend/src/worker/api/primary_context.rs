@@ -13,6 +13,7 @@ pub fn vgpuPrimaryContextRetain(
     device: i32,
     flags: u32,
 ) -> Result<(), CudaError> {
+    let flags = flags & !super::context::COREDUMP;
     if flags != 0 {
         let set = t.driver.cuDevicePrimaryCtxSetFlags_v2.ok_or(NOT_SUPPORTED)?;
         // SAFETY: plain values.

@@ -3,6 +3,7 @@
 use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
+    green_context::Given,
     numbers::Numbers,
     table::Table,
     texture::Objects,
@@ -38,6 +39,10 @@ pub struct Session {
     pub(super) surface_references: Numbers,
     pub(super) textures: Objects,
     pub(super) surfaces: Objects,
+    green_contexts: Table,
+    resource_descriptions: Table,
+    /// What the driver gave of devices' resources.
+    pub(super) resources: Given,
 }
 
 impl Session {
@@ -64,6 +69,9 @@ impl Session {
             surface_references: Numbers::new(Kind::SurfaceReference),
             textures: Objects::default(),
             surfaces: Objects::default(),
+            green_contexts: Table::new(Kind::GreenContext),
+            resource_descriptions: Table::new(Kind::ResourceDescription),
+            resources: Given::default(),
         }
     }
 
@@ -99,6 +107,8 @@ kinds! {
     user_objects: userobject, insert_userobject, take_userobject;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
     allocations: allocation, insert_allocation, take_allocation;
+    green_contexts: greencontext, insert_greencontext, take_greencontext;
+    resource_descriptions: resourcedescription, insert_resourcedescription, take_resourcedescription;
 }
 
 impl super::thread::Thread {
@@ -134,8 +144,27 @@ impl super::thread::Thread {
         self.session.functions.table.get(number)
     }
 
-    pub fn insert_function(&self, number: u64, real: u64) -> Result<(), CudaError> {
-        self.session.functions.table.insert(number, real)
+    /// The number of a function that the guest asks for: the one that it has, or else `offered`.
+    pub fn function_number(&self, real: u64, offered: u64) -> Result<u64, CudaError> {
+        if let Some(number) = self.known_function(real) {
+            return Ok(number);
+        }
+        self.session.functions.table.insert(offered, real)?;
+        Ok(offered)
+    }
+
+    /// A function or kernel ended with its module or library: the driver may use its handle for another.
+    pub fn forget_callable(&self, number: u64) {
+        let numbers = match handle::split(number).map(|p| p.kind) {
+            Some(kind) if kind == Kind::Function as u8 => &self.session.functions,
+            Some(kind) if kind == Kind::Kernel as u8 => &self.session.kernels,
+            _ => return,
+        };
+        // The worker's own numbers can be used again.
+        if let Ok(real) = numbers.table.get(number) {
+            numbers.forget(real);
+            let _ = numbers.table.take(number);
+        }
     }
 
     pub fn kernel(&self, number: u64) -> Result<u64, CudaError> {

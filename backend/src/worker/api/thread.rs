@@ -53,6 +53,13 @@ impl Thread {
     pub fn forget_context(&mut self) {
         self.session.context_epoch.fetch_add(1, Ordering::AcqRel);
     }
+
+    /// As [`Self::forget_context`]; this thread itself leaves it at once.
+    pub fn leave_context(&mut self) {
+        self.forget_context();
+        snapshot::enter_first_context(self.driver);
+        self.context = 0;
+    }
 }
 
 impl Executor for Thread {

@@ -1,0 +1,207 @@
+//! Green contexts: contexts that use only a part of a device.
+//!
+//! A green context's words in the handle table: the context that cuCtxFromGreenCtx gives, the primary context. That context has
+//! a mark of its own among its flags (context.rs).
+
+use crate::{call, call::put, calls, client, context, device, error, handles, primary_context, stream};
+use vgpu_spec::{handle::Kind, plain::Blob4};
+
+/// CU_GREEN_CTX_DEFAULT_STREAM, the only flag, which must be given.
+const DEFAULT_STREAM: u32 = 1;
+/// CU_STREAM_NON_BLOCKING, which must be given.
+const NON_BLOCKING: u32 = 1;
+/// The most groups of a split: no device has as many SMs.
+const MOST_GROUPS: u32 = 512;
+
+type Resource = Blob4<144>;
+
+/// The green context that `context` is of; 0 for an ordinary context.
+pub fn of_context(context: u64) -> u64 {
+    if !context::is_green(context) {
+        return 0;
+    }
+    let is_its = |&green: &u64| handles::words(Kind::GreenContext, green).is_ok_and(|w| w.0 == context);
+    handles::all(Kind::GreenContext).into_iter().find(is_its).unwrap_or(0)
+}
+
+/// The primary context whose memory and modules an ordinary or green context uses: itself, for an ordinary one.
+pub fn owner(context: u64) -> u64 {
+    match of_context(context) {
+        0 => context,
+        green => handles::words(Kind::GreenContext, green).map_or(context, |w| w.1),
+    }
+}
+
+/// # Safety
+/// The pointers are the program's, as the driver API documents them.
+pub unsafe fn cuDevSmResourceSplitByCount(
+    result: *mut Resource,
+    nbGroups: *mut u32,
+    input: *const Resource,
+    remaining: *mut Resource,
+    useFlags: u32,
+    minCount: u32,
+) -> error::Result {
+    client::get()?;
+    // SAFETY: the program's pointers, or NULL.
+    let (count, input) = unsafe { (nbGroups.as_mut(), input.as_ref()) };
+    let (Some(count), Some(&input)) = (count, input) else { return Err(error::INVALID_VALUE) };
+    let room = (*count).min(MOST_GROUPS);
+    if room == 0 && !result.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut groups = vec![Blob4([0; 144]); if result.is_null() { 0 } else { room as usize }];
+    let (mut made, mut rest) = (0, Blob4([0; 144]));
+    let places = if result.is_null() { None } else { Some(&mut groups[..]) };
+    calls::vgpuSmResourceSplit(&mut made, places, room, &mut rest, &[input], useFlags, minCount)?;
+    for (i, group) in groups.into_iter().take(made as usize).enumerate() {
+        // SAFETY: the program's array of at least `room` elements.
+        unsafe { result.add(i).write(group) };
+    }
+    // SAFETY: the program's pointer, which may be NULL.
+    if let Some(place) = unsafe { remaining.as_mut() }.filter(|_| !result.is_null()) {
+        *place = rest;
+    }
+    *count = made;
+    Ok(())
+}
+
+pub unsafe fn cuDevResourceGenerateDesc(
+    phDesc: *mut u64,
+    resources: *const Resource,
+    nbResources: u32,
+) -> error::Result {
+    client::get()?;
+    // SAFETY: the program's array.
+    let list = unsafe { call::slice(resources, nbResources as usize) };
+    let list = list.filter(|l| !l.is_empty() && l.len() <= MOST_GROUPS as usize && !phDesc.is_null());
+    let list = list.ok_or(error::INVALID_VALUE)?;
+    let description = handles::create(Kind::ResourceDescription)?;
+    if let Err(status) = calls::vgpuResourceDescription(description, list, nbResources) {
+        handles::remove(description);
+        return Err(status);
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(phDesc, description) }
+}
+
+/// Retains the device's primary context until the green one is destroyed.
+pub unsafe fn cuGreenCtxCreate(phCtx: *mut u64, desc: u64, dev: i32, flags: u32) -> error::Result {
+    let host = device::host_ordinal(dev)?;
+    if phCtx.is_null() || flags != DEFAULT_STREAM {
+        return Err(error::INVALID_VALUE);
+    }
+    handles::check_resourcedescription(desc)?;
+    let primary = primary_context::retain(dev)?;
+    let created = create(primary, desc, dev, host, flags).inspect_err(|_| {
+        let _ = primary_context::release(dev);
+    })?;
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(phCtx, created) }
+}
+
+fn create(primary: u64, description: u64, device: i32, host: i32, flags: u32) -> error::Result<u64> {
+    let context = context::new_green(device)?;
+    let green = handles::create_with(Kind::GreenContext, context, primary).inspect_err(|_| {
+        handles::remove(context);
+    })?;
+    if let Err(status) = calls::vgpuGreenContextCreate(green, context, description, host, flags) {
+        handles::remove(green);
+        handles::remove(context);
+        return Err(status);
+    }
+    Ok(green)
+}
+
+pub unsafe fn cuGreenCtxDestroy(hCtx: u64) -> error::Result {
+    client::get()?;
+    let (context, _) = words(hCtx)?;
+    let device = context::device_of(context)?;
+    let result = calls::vgpuGreenContextDestroy(hCtx, context);
+    context::leave(context);
+    stream::orphan(context);
+    handles::remove(hCtx);
+    handles::remove(context);
+    result.and(primary_context::release(device))
+}
+
+/// A live green context's own context, and the primary one.
+fn words(green: u64) -> error::Result<(u64, u64)> {
+    handles::check_greencontext(green)?;
+    handles::words(Kind::GreenContext, green)
+}
+
+pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result {
+    client::get()?;
+    if pContext.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let (context, _) = words(hCtx)?;
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(pContext, context) }
+}
+
+pub unsafe fn cuGreenCtxGetId(greenCtx: u64, greenCtxId: *mut u64) -> error::Result {
+    client::get()?;
+    let (context, _) = words(greenCtx)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(greenCtxId, context::id_of(context)?) }
+}
+
+pub unsafe fn cuGreenCtxStreamCreate(
+    phStream: *mut u64,
+    greenCtx: u64,
+    flags: u32,
+    priority: i32,
+) -> error::Result {
+    client::get()?;
+    if phStream.is_null() || flags != NON_BLOCKING {
+        return Err(error::INVALID_VALUE);
+    }
+    let (context, _) = words(greenCtx)?;
+    let priority = stream::clamp(context::device_of(context)?, priority)?;
+    stream::create_in(context, phStream, flags, priority, |stream| {
+        calls::cuGreenCtxStreamCreate(stream, greenCtx, flags, priority)
+    })
+}
+
+pub unsafe fn cuStreamGetGreenCtx(hStream: u64, phCtx: *mut u64) -> error::Result {
+    let context = stream::context_of(hStream)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(phCtx, of_context(context)) }
+}
+
+/// Refuses an event of another context than `context` or its primary one.
+fn same_context(context: u64, event: u64) -> error::Result {
+    handles::check_event(event)?;
+    let (_, of_event) = handles::words(Kind::Event, event)?;
+    if owner(of_event) == owner(context) { Ok(()) } else { Err(error::INVALID_HANDLE) }
+}
+
+pub unsafe fn cuCtxRecordEvent(hCtx: u64, hEvent: u64) -> error::Result {
+    client::get()?;
+    handles::check_context(hCtx)?;
+    same_context(hCtx, hEvent)?;
+    calls::cuCtxRecordEvent(hCtx, hEvent)
+}
+
+pub unsafe fn cuCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
+    client::get()?;
+    handles::check_context(hCtx)?;
+    handles::check_event(hEvent)?;
+    calls::cuCtxWaitEvent(hCtx, hEvent)
+}
+
+pub unsafe fn cuGreenCtxRecordEvent(hCtx: u64, hEvent: u64) -> error::Result {
+    client::get()?;
+    let (context, _) = words(hCtx)?;
+    same_context(context, hEvent)?;
+    calls::cuGreenCtxRecordEvent(hCtx, hEvent)
+}
+
+pub unsafe fn cuGreenCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
+    client::get()?;
+    words(hCtx)?;
+    handles::check_event(hEvent)?;
+    calls::cuGreenCtxWaitEvent(hCtx, hEvent)
+}
