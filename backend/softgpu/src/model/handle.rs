@@ -34,6 +34,8 @@ pub enum Kind {
     GraphExec = 11,
     /// `CUmemGenericAllocationHandle`.
     Physical = 12,
+    /// `CUlinkState`.
+    Link = 13,
 }
 
 const KIND_SHIFT: u32 = 40;

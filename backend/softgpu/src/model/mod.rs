@@ -13,6 +13,7 @@ pub mod graph;
 pub mod handle;
 pub mod launch;
 pub mod library;
+pub mod link;
 pub mod memory;
 pub mod module;
 pub mod output;

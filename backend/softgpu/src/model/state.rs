@@ -11,6 +11,7 @@ use super::function::{Function, Kernel};
 use super::graph::{Exec, Graph};
 use super::handle::Table;
 use super::library::Library;
+use super::link::Link;
 use super::memory::MemoryMap;
 use super::module::Module;
 use super::pool::Pool;
@@ -35,6 +36,8 @@ pub struct State {
     pub modules: Table<Module>,
     /// Loaded libraries.
     pub libraries: Table<Library>,
+    /// Links under way.
+    pub links: Table<Link>,
     /// Functions of loaded modules.
     pub functions: Table<Function>,
     /// Kernels of loaded libraries.

@@ -18,6 +18,7 @@ mod jit;
 mod kernel;
 mod launch;
 mod library;
+mod link;
 mod memory_pool;
 mod module;
 mod numbers;

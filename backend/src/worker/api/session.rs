@@ -3,10 +3,12 @@
 use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
+    link::Link,
     numbers::Numbers,
     table::Table,
 };
 use std::sync::atomic::AtomicU64;
+use std::{collections::HashMap, sync::Mutex};
 use vgpu_spec::handle::{self, Kind};
 
 /// Streams with numbers of their own: the default one, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD.
@@ -31,6 +33,9 @@ pub struct Session {
     user_objects: Table,
     memory_pools: Table,
     allocations: Table,
+    link_states: Table,
+    /// Links under way, by the driver's handle.
+    pub links: Mutex<HashMap<u64, Link>>,
 }
 
 impl Session {
@@ -51,6 +56,8 @@ impl Session {
             user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
             allocations: Table::new(Kind::Allocation),
+            link_states: Table::new(Kind::LinkState),
+            links: Mutex::default(),
         }
     }
 
@@ -87,6 +94,7 @@ kinds! {
     user_objects: userobject, insert_userobject, take_userobject;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
     allocations: allocation, insert_allocation, take_allocation;
+    link_states: linkstate, insert_linkstate, take_linkstate;
 }
 
 impl super::thread::Thread {
