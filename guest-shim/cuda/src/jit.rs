@@ -30,9 +30,13 @@ struct Log {
 }
 
 impl Log {
-    fn prepare(&mut self) {
-        let room = if self.place == 0 { 0 } else { self.room.min(LOG_ROOM) };
-        self.text = vec![0; room];
+    /// A buffer and its size come together, or not at all.
+    fn prepare(&mut self) -> error::Result {
+        if (self.place == 0) != self.size_value.is_none() {
+            return Err(error::INVALID_VALUE);
+        }
+        self.text = vec![0; self.room.min(LOG_ROOM)];
+        Ok(())
     }
 
     fn buffer(&mut self) -> Option<&mut [u8]> {
@@ -104,8 +108,8 @@ impl Options {
             // SAFETY: within the array.
             options.take(name, value.expose_provenance() as u64, unsafe { values.add(i) });
         }
-        options.info.prepare();
-        options.errors.prepare();
+        options.info.prepare()?;
+        options.errors.prepare()?;
         Ok(options)
     }
 

@@ -29,6 +29,24 @@ pub const WINDOW_AREA: u64 = 0x3000_0000_0000;
 /// Length of the window area in bytes (4 TiB).
 pub const WINDOW_AREA_LEN: u64 = 4 << 40;
 
+/// Windows outside the area lie in units of this many bytes.
+pub const SMALL_PAGE: u64 = 4096;
+/// One past the last address that a process can have on x86-64 (four-level page tables).
+pub const ADDRESS_END: u64 = 1 << 47;
+
+/// Whether a window may be `[base, base + len)`: within the window area in units of 2 MiB, or, in place of memory that a program has
+/// already, wholly outside of it in units of 4 KiB.
+pub fn is_window_place(base: u64, len: u64) -> bool {
+    let Some(end) = base.checked_add(len) else { return false };
+    let area = Range { base: WINDOW_AREA, len: WINDOW_AREA_LEN };
+    if area.contains(base, len) {
+        return len != 0 && base.is_multiple_of(HUGE_PAGE) && len.is_multiple_of(HUGE_PAGE);
+    }
+    let apart = end <= WINDOW_AREA || base >= WINDOW_AREA + WINDOW_AREA_LEN;
+    let units = base.is_multiple_of(SMALL_PAGE) && len.is_multiple_of(SMALL_PAGE);
+    apart && units && len != 0 && base != 0 && end <= ADDRESS_END
+}
+
 /// A range of addresses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -24,6 +24,9 @@ pub struct Link {
     output: Option<(usize, usize)>,
 }
 
+/// As [`Told`], with the size of the image behind the results.
+type Completed = (u32, Vec<u32>, usize, Vec<u8>, Vec<u8>);
+
 impl Thread {
     fn link<T>(
         &self,
@@ -111,7 +114,7 @@ pub fn vgpuLinkComplete(
     _: usize,
     _: usize,
     _: usize,
-) -> Result<(u32, Vec<u32>, usize, Vec<u8>, Vec<u8>), CudaError> {
+) -> Result<Completed, CudaError> {
     let complete = t.driver.cuLinkComplete.ok_or(NOT_SUPPORTED)?;
     t.link(real, |link| {
         let (mut image, mut len) = (std::ptr::null_mut(), 0_usize);
