@@ -328,7 +328,7 @@ pub unsafe fn cuMemRangeGetAttributes(
     // SAFETY: the program's arrays of `numAttributes` elements.
     let arrays = unsafe {
         (
-            call::slice(data, numAttributes),
+            call::slice(data.cast::<u64>().cast_const(), numAttributes),
             call::slice(dataSizes, numAttributes),
             call::slice(attributes, numAttributes),
         )
@@ -338,6 +338,7 @@ pub unsafe fn cuMemRangeGetAttributes(
         return Err(error::INVALID_VALUE);
     }
     for ((&place, &size), &attribute) in places.iter().zip(sizes).zip(attributes) {
+        let place = std::ptr::with_exposed_provenance_mut(place as usize);
         // SAFETY: the program's place of `size` bytes.
         unsafe { cuMemRangeGetAttribute(place, size, attribute, devPtr, count) }?;
     }

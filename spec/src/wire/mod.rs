@@ -75,3 +75,34 @@ impl Range {
 pub fn split<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Option<(T, &[u8])> {
     T::read_from_prefix(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_lies_in_the_area_in_huge_pages_or_wholly_outside_in_small_ones() {
+        let end = WINDOW_AREA + WINDOW_AREA_LEN;
+        for (base, len, expected) in [
+            (WINDOW_AREA, HUGE_PAGE, true),
+            (end - HUGE_PAGE, HUGE_PAGE, true),
+            (WINDOW_AREA, 0, false),
+            (WINDOW_AREA, SMALL_PAGE, false),
+            (WINDOW_AREA + SMALL_PAGE, HUGE_PAGE, false),
+            (WINDOW_AREA - SMALL_PAGE, SMALL_PAGE, true),
+            (WINDOW_AREA - SMALL_PAGE, 2 * SMALL_PAGE, false),
+            (end, SMALL_PAGE, true),
+            (end - HUGE_PAGE, 2 * HUGE_PAGE, false),
+            (WINDOW_AREA - HUGE_PAGE, WINDOW_AREA_LEN + 2 * HUGE_PAGE, false),
+            (0x5500_0000_1000, 3 * SMALL_PAGE, true),
+            (0x5500_0000_1000, 0, false),
+            (0x5500_0000_1001, SMALL_PAGE, false),
+            (0, SMALL_PAGE, false),
+            (ADDRESS_END - SMALL_PAGE, SMALL_PAGE, true),
+            (ADDRESS_END - SMALL_PAGE, 2 * SMALL_PAGE, false),
+            (u64::MAX - 4095, 4096, false),
+        ] {
+            assert_eq!(is_window_place(base, len), expected, "{base:#x} {len:#x}");
+        }
+    }
+}

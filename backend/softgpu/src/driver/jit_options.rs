@@ -14,6 +14,9 @@ const ERROR_LOG: u32 = 5;
 /// `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`.
 const ERROR_LOG_SIZE: u32 = 6;
 
+/// `CU_JIT_SPLIT_COMPILE`, the last one of CUDA 13.0.
+const LAST: u32 = 34;
+
 /// Where the program wants the logs.
 pub struct JitOptions<'a> {
     options: &'a [u32],
@@ -41,7 +44,11 @@ impl JitOptions<'_> {
             return Err(CudaError::InvalidValue);
         }
         // SAFETY: the caller answers for the array.
-        Ok(JitOptions { options: unsafe { array_at(options, count) }?, values })
+        let options = unsafe { array_at(options, count) }?;
+        if options.iter().any(|&option| option > LAST) {
+            return Err(CudaError::InvalidValue);
+        }
+        Ok(JitOptions { options, values })
     }
 
     /// Writes what went wrong, or nothing, to the logs, and how much into the size options.

@@ -45,9 +45,9 @@ fn add(handle: u64, kind: u32, contents: Vec<u8>, name: &str) -> Result {
         options.write_logs(&error.to_string());
         CudaError::from(&error)
     })?;
-    parts.add(source, name).map_err(|error| {
-        options.write_logs(&error);
-        CudaError::InvalidPtx
+    parts.add(source, name).map_err(|(code, text)| {
+        options.write_logs(&text);
+        code
     })
 }
 
@@ -93,12 +93,17 @@ driver_api! {
         let link = find(link)?;
         let options = options(&link)?;
         let mut parts = link.parts();
+        if parts.is_complete() {
+            return Err(CudaError::InvalidHandle);
+        }
+        let Some(image) = image else { return Err(CudaError::InvalidValue) };
         let text = parts.complete().map_err(|error| {
             options.write_logs(&error);
-            CudaError::NoBinaryForGpu
+            CudaError::Unknown
         })?;
         super::put_if_wanted(size, text.as_bytes_with_nul().len());
-        put(image, text.as_ptr().expose_provenance() as u64)
+        image.write(text.as_ptr().expose_provenance() as u64);
+        Ok(())
     }
 
     /// Ends a link.

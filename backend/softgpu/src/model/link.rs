@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Mutex;
 
+use super::CudaError;
 use crate::ptx::{self, Definitions};
 
 /// Functions that the device itself has.
@@ -52,13 +53,16 @@ impl Parts {
         self.output.is_some()
     }
 
-    /// Adds PTX; what is wrong with it, for the error log.
-    pub fn add(&mut self, source: String, name: &str) -> Result<(), String> {
-        let module = ptx::Module::parse(&source).map_err(|error| error.to_string())?;
+    /// Adds PTX; what is wrong with it: the code, and what the error log says.
+    pub fn add(&mut self, source: String, name: &str) -> Result<(), (CudaError, String)> {
+        let module = ptx::Module::parse(&source).map_err(|e| (CudaError::InvalidPtx, e.to_string()))?;
         let Definitions { defined, needed } = module.definitions();
         for symbol in &defined {
             if let Some(first) = self.defined.get(symbol) {
-                return Err(format!("linking {name}: {symbol} is defined in {first} already"));
+                let text = format!(
+                    "error   : Multiple definition of '{symbol}' in '{name}', first defined in '{first}'"
+                );
+                return Err((CudaError::Unknown, text));
             }
         }
         self.defined.extend(defined.into_iter().map(|symbol| (symbol, name.to_owned())));
@@ -73,7 +77,7 @@ impl Parts {
             .needed
             .iter()
             .filter(|(symbol, _)| !self.defined.contains_key(*symbol) && !BUILT_IN.contains(&symbol.as_str()))
-            .map(|(symbol, name)| format!("undefined reference to '{symbol}' in '{name}'"))
+            .map(|(symbol, name)| format!("error   : Undefined reference to '{symbol}' in '{name}'"))
             .collect();
         missing.sort();
         if !missing.is_empty() {
@@ -109,7 +113,7 @@ mod tests {
         let first = ".extern .func (.param .b32 r) twice(.param .b32 a);\n.extern .global .align 4 .u32 count;\n\
             .visible .entry k()\n{\nret;\n}\n";
         parts.add(part(first), "first").unwrap();
-        assert!(parts.complete().unwrap_err().contains("undefined reference to 'count' in 'first'"));
+        assert!(parts.complete().unwrap_err().contains("Undefined reference to 'count' in 'first'"));
         assert!(!parts.is_complete());
         let second = ".visible .global .align 4 .u32 count = 21;\n.visible .func (.param .b32 r) twice(.param .b32 a)\n\
             {\nret;\n}\n";
@@ -126,7 +130,7 @@ mod tests {
     fn a_symbol_has_one_definition() {
         let mut parts = Parts::default();
         parts.add(part(".visible .global .u32 x;"), "a").unwrap();
-        assert!(parts.add(part(".visible .global .u32 x;"), "b").unwrap_err().contains("x is defined in a"));
+        assert!(parts.add(part(".visible .global .u32 x;"), "b").unwrap_err().1.contains("first defined in 'a'"));
         assert!(parts.add(part("nonsense"), "c").is_err());
     }
 }
