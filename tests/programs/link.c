@@ -44,7 +44,7 @@ static const char second[] = HEAD
     ".visible .func (.param .b32 r) twice(.param .b32 a)\n{\n.reg .b32 %r<3>;\n"
     "ld.param.b32 %r1, [a];\nadd.s32 %r2, %r1, %r1;\nst.param.b32 [r], %r2;\nret;\n}\n";
 static const char whole[] = HEAD ".visible .entry k()\n{\nret;\n}\n";
-static const char bad[] = HEAD ".visible .entry k()\n{\n nonsense;\n}\n";
+static const char bad[] = HEAD "nonsense\n.visible .entry k()\n{\n ret;\n}\n";
 
 /* Options with logs; what a call has written to them. */
 #define ROOM 4096
@@ -154,7 +154,7 @@ static void bad_input(void)
     EXPECT(CUDA_ERROR_INVALID_IMAGE, cuLinkAddData(state, CU_JIT_INPUT_CUBIN, (void *)whole, sizeof whole, "x", 0, NULL, NULL));
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)whole, sizeof whole, "x", OPTIONS));
     EXPECT(CUDA_ERROR_INVALID_PTX, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)bad, sizeof bad, "x", 0, NULL, NULL));
-    expect_error("nonsense");
+    expect_error("line 4");
     CHECK(cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)whole, sizeof whole, "x", 0, NULL, NULL));
     CHECK(cuLinkComplete(state, &image, &size)); /* without the part that was refused */
     CHECK(cuLinkDestroy(state));
@@ -184,7 +184,7 @@ static void load_with_logs(void)
     CHECK(cuModuleUnload(module));
     prepare(ROOM);
     EXPECT(CUDA_ERROR_INVALID_PTX, cuModuleLoadDataEx(&module, bad, OPTIONS));
-    expect_error("nonsense");
+    expect_error("line 4");
     prepare(16);
     EXPECT(CUDA_ERROR_INVALID_PTX, cuModuleLoadDataEx(&module, bad, OPTIONS));
     REQUIRE(strlen(errors) == 15 && errors[16] == '#');

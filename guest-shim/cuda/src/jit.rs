@@ -138,7 +138,7 @@ impl Options {
 
     /// Whether the program wants a log.
     pub fn has_logs(&self) -> bool {
-        !self.info.text.is_empty() || !self.errors.text.is_empty()
+        self.info.size_value.is_some() || self.errors.size_value.is_some()
     }
 
     /// Options and values that go to the host, without the logs.

@@ -10,6 +10,7 @@ use std::{
     ffi::c_void,
     sync::{Mutex, PoisonError},
 };
+use vgpu_spec::wire::{HUGE_PAGE, SMALL_PAGE};
 
 /// CUpointer_attribute.
 mod attribute {
@@ -54,6 +55,7 @@ struct Known {
     id: u64,
     host: bool,
     managed: bool,
+    registered: bool,
     /// Registered for reading only.
     read_only: bool,
     /// The pool that the memory is from: 0 is the default one.
@@ -77,6 +79,7 @@ fn find(address: u64) -> Option<Known> {
             id: block.id,
             host: false,
             managed: block.origin == Origin::Managed,
+            registered: false,
             read_only: false,
             pool: if let Origin::Pool(pool) = block.origin { Some(pool) } else { None },
             mapped,
@@ -90,6 +93,7 @@ fn find(address: u64) -> Option<Known> {
         id: b.id,
         host: true,
         managed: false,
+        registered: b.registered,
         read_only: b.read_only,
         pool: None,
         mapped: None,
@@ -122,6 +126,17 @@ pub unsafe fn cuPointerSetAttribute(value: *mut c_void, attribute: u32, ptr: u64
     Ok(())
 }
 
+/// Base and bytes of what is mapped for the memory: whole pages of what was registered, else pages of 2 MiB.
+fn mapping(known: &Known) -> (u64, u64) {
+    let page = match known {
+        Known { id: 0, .. } | Known { mapped: Some(_), .. } => return (known.base, known.len),
+        Known { registered: true, .. } => SMALL_PAGE,
+        _ => HUGE_PAGE,
+    };
+    let base = known.base & !(page - 1);
+    (base, (known.base + known.len).next_multiple_of(page) - base)
+}
+
 /// A value and its bytes in the program's place.
 fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usize)> {
     let device = || match known.mapped {
@@ -142,8 +157,8 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::DEVICE_ORDINAL => (device()?, 4),
         attribute::RANGE_START_ADDR => (known.range.0, 8),
         attribute::RANGE_SIZE => (known.range.1, 8),
-        attribute::MAPPING_BASE_ADDR => (known.base, 8),
-        attribute::MAPPING_SIZE => (known.len, 8),
+        attribute::MAPPING_BASE_ADDR => (mapping(known).0, 8),
+        attribute::MAPPING_SIZE => (mapping(known).1, 8),
         attribute::MAPPED => (1, BOOL),
         attribute::ALLOWED_HANDLE_TYPES => (0, 8),
         attribute::MEMPOOL_HANDLE => match known.pool {
@@ -202,6 +217,7 @@ pub unsafe fn cuPointerGetAttributes(
             id: 0,
             host: false,
             managed: false,
+            registered: false,
             read_only: false,
             pool: None,
             mapped: None,

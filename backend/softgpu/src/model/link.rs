@@ -130,7 +130,9 @@ mod tests {
     fn a_symbol_has_one_definition() {
         let mut parts = Parts::default();
         parts.add(part(".visible .global .u32 x;"), "a").unwrap();
-        assert!(parts.add(part(".visible .global .u32 x;"), "b").unwrap_err().1.contains("first defined in 'a'"));
+        assert!(
+            parts.add(part(".visible .global .u32 x;"), "b").unwrap_err().1.contains("first defined in 'a'")
+        );
         assert!(parts.add(part("nonsense"), "c").is_err());
     }
 }
