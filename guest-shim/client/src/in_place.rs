@@ -16,7 +16,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use thiserror::Error;
-use vgpu_spec::wire::{SMALL_PAGE, control::status};
+use vgpu_spec::wire::control::status;
 
 /// Why memory was not replaced.
 #[derive(Debug, Error)]
@@ -174,6 +174,9 @@ struct Entry {
     next: AtomicPtr<Entry>,
 }
 
+/// Length of an entry that is being filled in.
+const BUSY: u64 = u64::MAX;
+
 static ENTRIES: AtomicPtr<Entry> = AtomicPtr::new(ptr::null_mut());
 
 impl Entry {
@@ -187,7 +190,7 @@ impl Entry {
 
     fn take(address: u64, len: u64) -> &'static Entry {
         for entry in Entry::all() {
-            if entry.len.compare_exchange(0, SMALL_PAGE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if entry.len.compare_exchange(0, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 entry.address.store(address, Ordering::Relaxed);
                 entry.len.store(len, Ordering::Release);
                 return entry;
@@ -216,7 +219,8 @@ pub(crate) fn in_child() {
     for entry in Entry::all() {
         let (len, address) = (entry.len.load(Ordering::Acquire), entry.address.load(Ordering::Relaxed));
         // SAFETY: MS_ASYNC does nothing but find out whether all of the range is mapped.
-        let mapped = len != 0 && unsafe { libc::msync(place(address), len as usize, libc::MS_ASYNC) } == 0;
+        let mapped = !matches!(len, 0 | BUSY)
+            && unsafe { libc::msync(place(address), len as usize, libc::MS_ASYNC) } == 0;
         if mapped {
             let _ = make_private(address, len);
         }
@@ -226,6 +230,7 @@ pub(crate) fn in_child() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vgpu_spec::wire::SMALL_PAGE;
 
     fn pages(count: usize) -> *mut c_void {
         let protection = ProtFlags::READ | ProtFlags::WRITE;

@@ -51,6 +51,28 @@ impl JitOptions<'_> {
         Ok(JitOptions { options, values })
     }
 
+    /// The log buffers' lengths, as the size options say before anything is written.
+    pub fn capacities(&self) -> [u32; 2] {
+        [INFO_LOG_SIZE, ERROR_LOG_SIZE].map(|size| {
+            // SAFETY: a value for each option, for which the caller of `new` answers.
+            self.place(size).map_or(0, |index| unsafe { self.values.add(index).cast::<u32>().read() })
+        })
+    }
+
+    /// Says the log buffers' lengths again, which writing logs has replaced.
+    pub fn set_capacities(&self, capacities: [u32; 2]) {
+        for (size, capacity) in [INFO_LOG_SIZE, ERROR_LOG_SIZE].into_iter().zip(capacities) {
+            if let Some(index) = self.place(size) {
+                // SAFETY: as in `capacities`.
+                unsafe { self.values.add(index).cast::<u32>().write(capacity) };
+            }
+        }
+    }
+
+    fn place(&self, wanted: u32) -> Option<usize> {
+        self.options.iter().position(|option| *option == wanted)
+    }
+
     /// Writes what went wrong, or nothing, to the logs, and how much into the size options.
     pub fn write_logs(&self, error: &str) {
         self.write_log(INFO_LOG, INFO_LOG_SIZE, "");
@@ -58,8 +80,7 @@ impl JitOptions<'_> {
     }
 
     fn write_log(&self, buffer: u32, size: u32, text: &str) {
-        let place = |wanted: u32| self.options.iter().position(|option| *option == wanted);
-        let (Some(buffer), Some(size)) = (place(buffer), place(size)) else { return };
+        let (Some(buffer), Some(size)) = (self.place(buffer), self.place(size)) else { return };
         // SAFETY: both indices are of options, and there is a value for each; a buffer has as many bytes as the size
         // option says, for which the caller of `new` answers. The size is 32 bits of the value.
         unsafe {

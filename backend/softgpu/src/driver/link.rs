@@ -26,6 +26,11 @@ fn options(link: &Link) -> Result<JitOptions<'static>> {
     unsafe { JitOptions::new(names, values, count) }
 }
 
+fn complain(link: &Link, options: &JitOptions<'_>, text: &str) {
+    options.set_capacities(link.capacities());
+    options.write_logs(text);
+}
+
 fn find(handle: u64) -> Result<Arc<Link>> {
     state()?.links.get(handle)
 }
@@ -38,15 +43,15 @@ fn add(handle: u64, kind: u32, contents: Vec<u8>, name: &str) -> Result {
         return Err(CudaError::InvalidValue);
     }
     if kind != PTX && kind != FATBINARY {
-        options.write_logs("softgpu links PTX only");
+        complain(&link, &options, "softgpu links PTX only");
         return Err(CudaError::InvalidImage);
     }
     let source = image::ptx_in(contents).map_err(|error| {
-        options.write_logs(&error.to_string());
+        complain(&link, &options, &error.to_string());
         CudaError::from(&error)
     })?;
     parts.add(source, name).map_err(|(code, text)| {
-        options.write_logs(&text);
+        complain(&link, &options, &text);
         code
     })
 }
@@ -56,8 +61,10 @@ driver_api! {
     fn cuLinkCreate_v2(count: u32, options: *const u32, values: *mut *mut c_void, out: Out<'_, u64>) {
         current::working_context()?;
         let addresses = (options.expose_provenance(), values.expose_provenance(), count);
-        let link = Arc::new(Link::new(addresses));
-        self::options(&link)?.write_logs("");
+        // SAFETY: the caller keeps options and buffers for the life of the link.
+        let known = unsafe { JitOptions::new(options, values, count) }?;
+        let link = Arc::new(Link::new(addresses, known.capacities()));
+        known.write_logs("");
         let handle = handle::new_handle(Kind::Link);
         put(out, handle)?;
         state()?.links.insert(handle, link);
@@ -98,7 +105,7 @@ driver_api! {
         }
         let Some(image) = image else { return Err(CudaError::InvalidValue) };
         let text = parts.complete().map_err(|error| {
-            options.write_logs(&error);
+            complain(&link, &options, &error);
             CudaError::Unknown
         })?;
         super::put_if_wanted(size, text.as_bytes_with_nul().len());

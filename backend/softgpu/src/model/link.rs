@@ -15,6 +15,8 @@ const BUILT_IN: &[&str] = &["vprintf", "malloc", "free", "__assertfail"];
 pub struct Link {
     /// Addresses of the options and of their values, and how many there are: the program's, for the life of the link.
     options: (usize, usize, u32),
+    /// Lengths of the information and of the error log's buffer.
+    capacities: [u32; 2],
     parts: Mutex<Parts>,
 }
 
@@ -32,8 +34,13 @@ pub struct Parts {
 
 impl Link {
     /// A new link with options at these addresses.
-    pub fn new(options: (usize, usize, u32)) -> Link {
-        Link { options, parts: Mutex::default() }
+    pub fn new(options: (usize, usize, u32), capacities: [u32; 2]) -> Link {
+        Link { options, capacities, parts: Mutex::default() }
+    }
+
+    /// Lengths of the information and of the error log's buffer.
+    pub fn capacities(&self) -> [u32; 2] {
+        self.capacities
     }
 
     /// Addresses of the options and of their values, and how many there are.
