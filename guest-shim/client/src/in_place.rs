@@ -84,8 +84,9 @@ pub fn take_over(connection: &Arc<Connection>, address: u64, len: u64) -> Result
 fn check(address: u64, len: u64) -> Result<(), InPlaceError> {
     let unsupported = |why| InPlaceError::Unsupported { address, len, why };
     let mappings = maps::within(address, len).ok_or(InPlaceError::NotMapped { address, len })?;
-    let local = 0_u8;
-    let here = ptr::from_ref(&local).addr() as u64;
+    // The kernel may have joined a thread's stack and what lies beside it into one mapping, so the range itself is compared.
+    let (stack, stack_end) = own_stack().unwrap_or_default();
+    let on_stack = address < stack_end && stack < address + len;
     for mapping in mappings {
         if !(mapping.readable && mapping.writable) {
             return Err(InPlaceError::NotWritable { address, len });
@@ -95,11 +96,28 @@ fn check(address: u64, len: u64) -> Result<(), InPlaceError> {
                 "memory that is shared with others, or a file's, cannot be moved to a window",
             ));
         }
-        if mapping.is_stack || (mapping.start..mapping.end).contains(&here) {
+        if mapping.is_stack || on_stack {
             return Err(unsupported("a stack cannot be moved while it is in use"));
         }
     }
     Ok(())
+}
+
+/// Where this thread's stack is: first address, one past the last.
+fn own_stack() -> Option<(u64, u64)> {
+    let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let (mut base, mut len) = (ptr::null_mut(), 0);
+    // SAFETY: the attributes are initialised by the first call before the others use them; the places outlive the calls.
+    let found = unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let found = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut base, &raw mut len);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        found
+    };
+    let start = base.addr() as u64;
+    (found == 0).then_some((start, start.checked_add(len as u64)?))
 }
 
 /// Copies the contents to `file` and maps it over the range.
