@@ -125,7 +125,12 @@ pub unsafe fn cuMemHostGetDevicePointer_v2(pdptr: *mut u64, p: *mut c_void, Flag
 }
 
 pub unsafe fn cuMemHostGetFlags(pFlags: *mut u32, p: *mut c_void) -> error::Result {
-    let block = find(p.addr() as u64).ok_or(error::INVALID_VALUE)?;
+    let address = p.addr() as u64;
+    let flags = match find(address) {
+        Some(block) => block.flags,
+        None if memory::managed(address, 1).is_some() => DEVICEMAP,
+        None => return Err(error::INVALID_VALUE),
+    };
     // SAFETY: the program's pointer.
-    unsafe { put(pFlags, block.flags) }
+    unsafe { put(pFlags, flags) }
 }

@@ -136,9 +136,9 @@ impl Options {
         }
     }
 
-    /// Whether the program wants a log.
+    /// Whether the program wants logs or times.
     pub fn has_logs(&self) -> bool {
-        self.info.size_value.is_some() || self.errors.size_value.is_some()
+        self.wall_time.is_some() || self.info.size_value.is_some() || self.errors.size_value.is_some()
     }
 
     /// Options and values that go to the host, without the logs.

@@ -82,7 +82,7 @@ pub unsafe fn cuLinkCreate(
 
 fn add(state: u64, kind: u32, bytes: &[u8], name: Option<&CStr>, options: &Options) -> error::Result {
     if options.has_logs() {
-        // The logs of a link are those that it was made with.
+        // The logs and times of a link are those that it was made with.
         return Err(error::INVALID_VALUE);
     }
     let (names, values) = options.numbers();

@@ -109,9 +109,11 @@ fn apply(
         advise::SET_READ_MOSTLY => set(&|page| page.read_mostly = true),
         advise::UNSET_READ_MOSTLY => set(&|page| page.read_mostly = false),
         advise::SET_PREFERRED_LOCATION => {
-            // The driver tells NUMA nodes as the host.
-            let place = place()?.without_node();
-            set(&|page| page.preferred = Some(place));
+            let place = place()?;
+            // The driver takes NUMA nodes and leaves what it tells as it was.
+            if !place.is_node() {
+                set(&|page| page.preferred = Some(place));
+            }
         }
         advise::UNSET_PREFERRED_LOCATION => set(&|page| page.preferred = None),
         advise::SET_ACCESSED_BY | advise::UNSET_ACCESSED_BY => {

@@ -23,11 +23,6 @@ impl Place {
         matches!(self.kind, Place::NUMA | Place::NUMA_CURRENT)
     }
 
-    /// The host for a node of it.
-    pub fn without_node(self) -> Place {
-        if self.is_node() { Place::HOST } else { self }
-    }
-
     /// As the calls without locations tell it: a device's ordinal, or CU_DEVICE_CPU.
     pub fn ordinal(self) -> i32 {
         if self.kind == Place::DEVICE { self.id } else { -1 }
