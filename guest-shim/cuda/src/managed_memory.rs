@@ -6,7 +6,9 @@
 
 mod advice;
 
-use crate::{call, call::put, calls, client, context, device, error, handles, location::word, memory};
+use crate::{
+    call, call::put, calls, capture, client, context, device, error, handles, location::word, memory,
+};
 use advice::{Advice, Place};
 use std::{
     collections::BTreeMap,
@@ -32,6 +34,15 @@ mod advise {
     pub const UNSET_PREFERRED_LOCATION: u32 = 4;
     pub const SET_ACCESSED_BY: u32 = 5;
     pub const UNSET_ACCESSED_BY: u32 = 6;
+}
+
+/// A live stream that does not capture: what is done to managed memory is no node of a graph.
+fn check_stream(stream: u64) -> error::Result {
+    handles::check_stream(stream)?;
+    if capture::captures(stream)? {
+        return Err(vgpu_spec::result::CudaError::StreamCaptureUnsupported as u32);
+    }
+    Ok(())
 }
 
 /// What was advised, by allocation.
@@ -147,7 +158,7 @@ fn prefetch(address: u64, len: usize, place: Place) -> error::Result {
 }
 
 pub unsafe fn cuMemPrefetchAsync(devPtr: u64, count: usize, dstDevice: i32, hStream: u64) -> error::Result {
-    handles::check_stream(hStream)?;
+    check_stream(hStream)?;
     pages(devPtr, count)?;
     prefetch(devPtr, count, device_or_cpu(dstDevice)?)
 }
@@ -159,7 +170,7 @@ pub unsafe fn cuMemPrefetchAsync_v2(
     flags: u32,
     hStream: u64,
 ) -> error::Result {
-    handles::check_stream(hStream)?;
+    check_stream(hStream)?;
     if flags != 0 {
         return Err(error::INVALID_VALUE);
     }
@@ -184,7 +195,7 @@ unsafe fn ranges<'a>(
     if count == 0 || flags != 0 || stream == 0 {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_stream(stream)?;
+    check_stream(stream)?;
     addresses.iter().zip(sizes).try_for_each(|(&address, &len)| pages(address, len).map(|_| ()))?;
     Ok((addresses, sizes))
 }
@@ -349,7 +360,7 @@ pub unsafe fn cuMemRangeGetAttributes(
 
 /// Attachment limits who may use memory where the host must not touch what the device uses; here both always may.
 pub unsafe fn cuStreamAttachMemAsync(hStream: u64, dptr: u64, length: usize, flags: u32) -> error::Result {
-    handles::check_stream(hStream)?;
+    check_stream(hStream)?;
     let block = memory::managed(dptr, 1).ok_or(error::INVALID_VALUE)?;
     let whole = block.base == dptr && (length == 0 || length as u64 == block.len);
     if !whole || !matches!(flags, GLOBAL | HOST | SINGLE) || (flags == SINGLE && hStream == 0) {
