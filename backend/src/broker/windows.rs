@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use vgpu_spec::wire::{HUGE_PAGE, Range, WINDOW_AREA, WINDOW_AREA_LEN};
+use vgpu_spec::wire::{Range, is_window_place};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::link::MAX_FDS;
@@ -17,7 +17,7 @@ pub const MAX_CLIENT_BYTES: u64 = 1 << 40;
 /// Why a window was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WindowError {
-    #[error("the window {base:#x}+{len:#x} is not in the window area, or not in units of 2 MiB")]
+    #[error("the window {base:#x}+{len:#x} is not in units of 2 MiB in the window area or of 4 KiB outside")]
     Place { base: u64, len: u64 },
     #[error("window {0} exists already")]
     Number(u32),
@@ -48,9 +48,9 @@ impl Windows {
     /// Checks a new window and takes note of it.
     pub fn insert(&mut self, number: u32, window: Range) -> Result<(), WindowError> {
         let Range { base, len } = window;
-        let area = Range { base: WINDOW_AREA, len: WINDOW_AREA_LEN };
-        // SECURITY: the address is the guest's choice; within the area nothing else of the worker lies.
-        if len == 0 || base % HUGE_PAGE != 0 || len % HUGE_PAGE != 0 || !area.contains(base, len) {
+        // SECURITY: the address is the guest's choice. Within the area nothing else of the worker lies; outside the worker replaces
+        // nothing that it has.
+        if !is_window_place(base, len) {
             return Err(WindowError::Place { base, len });
         }
         if self.by_number.contains_key(&number) {
@@ -59,7 +59,7 @@ impl Windows {
         if self.by_number.len() >= MAX_WINDOWS || self.bytes.saturating_add(len) > MAX_CLIENT_BYTES {
             return Err(WindowError::Limit);
         }
-        // No overflow: both lie within the area.
+        // No overflow: all end below 2^47.
         if self.by_number.values().any(|w| base < w.base + w.len && w.base < base + len) {
             return Err(WindowError::Overlap { base, len });
         }
@@ -155,6 +155,7 @@ impl Translation {
 mod tests {
     use super::*;
     use std::fs::File;
+    use vgpu_spec::wire::{HUGE_PAGE, WINDOW_AREA, WINDOW_AREA_LEN};
     use vm_memory::FileOffset;
 
     fn memory() -> GuestMemoryMmap {
@@ -199,8 +200,8 @@ mod tests {
         let range = |base, len| Range { base, len };
         windows.insert(1, range(WINDOW_AREA, 2 * HUGE_PAGE)).unwrap();
         for bad in [
-            range(WINDOW_AREA - HUGE_PAGE, HUGE_PAGE),
-            range(WINDOW_AREA + WINDOW_AREA_LEN, HUGE_PAGE),
+            range(WINDOW_AREA - HUGE_PAGE, 2 * HUGE_PAGE),
+            range(WINDOW_AREA + WINDOW_AREA_LEN, 4095),
             range(WINDOW_AREA + WINDOW_AREA_LEN - HUGE_PAGE, 2 * HUGE_PAGE),
             range(WINDOW_AREA + 4096, HUGE_PAGE),
             range(WINDOW_AREA, 0),

@@ -73,6 +73,11 @@ pub fn unreserve_to_none(address: u64, len: u64) -> Result<(), rustix::io::Errno
     reserve(address, len, rustix::mm::MapFlags::FIXED)
 }
 
+/// Puts an inaccessible mapping over `[address, address + len)`, where nothing may be yet.
+pub fn reserve_new(address: u64, len: u64) -> Result<(), rustix::io::Errno> {
+    reserve(address, len, rustix::mm::MapFlags::FIXED_NOREPLACE)
+}
+
 fn reserve(address: u64, len: u64, fixed: rustix::mm::MapFlags) -> Result<(), rustix::io::Errno> {
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
     let at = std::ptr::with_exposed_provenance_mut(address as usize);
@@ -80,8 +85,13 @@ fn reserve(address: u64, len: u64, fixed: rustix::mm::MapFlags) -> Result<(), ru
     // SAFETY: with FIXED_NOREPLACE nothing is replaced; with FIXED the caller names a part of the window area, in which
     // only windows lie.
     let mapped = unsafe { mmap_anonymous(at, len as usize, ProtFlags::empty(), flags) }?;
+    if mapped == at {
+        return Ok(());
+    }
     // Kernels before 4.17 take FIXED_NOREPLACE for a hint.
-    if mapped != at { Err(rustix::io::Errno::EXIST) } else { Ok(()) }
+    // SAFETY: mapped just now.
+    let _ = unsafe { rustix::mm::munmap(mapped, len as usize) };
+    Err(rustix::io::Errno::EXIST)
 }
 
 /// The ranges in which the driver places device memory, for the guest process to keep free.

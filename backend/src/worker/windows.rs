@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{PoisonError, RwLock};
 
 use rustix::mm::{MapFlags, ProtFlags};
-use vgpu_spec::wire::{HUGE_PAGE, Range, WINDOW_AREA, WINDOW_AREA_LEN};
+use vgpu_spec::wire::{Range, WINDOW_AREA, WINDOW_AREA_LEN, is_window_place};
 
 use super::{address_space, api};
 use crate::link::message::Extent;
@@ -16,6 +16,8 @@ pub enum WindowError {
     Place { base: u64, len: u64 },
     #[error("{base:#x}+{len:#x} overlaps a window")]
     Overlap { base: u64, len: u64 },
+    #[error("{base:#x}+{len:#x} meets something of the worker's own")]
+    Taken { base: u64, len: u64, source: rustix::io::Errno },
     #[error("there is no window {base:#x}+{len:#x}")]
     Unknown { base: u64, len: u64 },
     #[error("the extents do not fit the window")]
@@ -41,7 +43,7 @@ impl Windows {
         if index == 0 {
             return false;
         }
-        // No overflow: windows lie in the window area.
+        // No overflow: windows end below 2^47.
         let mut covered = ranges[index - 1].base + ranges[index - 1].len;
         if address >= covered {
             return false;
@@ -61,8 +63,7 @@ impl Windows {
     /// Nothing stays mapped after an error.
     pub fn map(&self, window: Range, extents: &[Extent], files: &[OwnedFd]) -> Result<(), WindowError> {
         let Range { base, len } = window;
-        let area = Range { base: WINDOW_AREA, len: WINDOW_AREA_LEN };
-        if len == 0 || base % HUGE_PAGE != 0 || len % HUGE_PAGE != 0 || !area.contains(base, len) {
+        if !is_window_place(base, len) {
             return Err(WindowError::Place { base, len });
         }
         let sum = extents.iter().try_fold(0_u64, |sum, e| sum.checked_add(e.len));
@@ -72,6 +73,14 @@ impl Windows {
         let overlaps = |r: &Range| base < r.base + r.len && r.base < base + len;
         if self.ranges.read().unwrap_or_else(PoisonError::into_inner).iter().any(overlaps) {
             return Err(WindowError::Overlap { base, len });
+        }
+        if !in_area(window) {
+            // SECURITY: where the guest has memory this process may have something of its own, which must stay.
+            address_space::reserve_new(base, len).map_err(|source| WindowError::Taken {
+                base,
+                len,
+                source,
+            })?;
         }
         let result = map_extents(base, extents, files).and_then(|()| {
             api::register_window(base, len).map_err(|status| WindowError::Register { base, len, status })
@@ -109,7 +118,7 @@ fn map_extents(mut base: u64, extents: &[Extent], files: &[OwnedFd]) -> Result<(
         let at = std::ptr::with_exposed_provenance_mut(base as usize);
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the range lies in the window area (checked by the caller), where no window is and nothing else can be.
+        // SAFETY: the range lies in the window area, where no window is and nothing else can be, or was reserved by the caller.
         let mapped = unsafe { rustix::mm::mmap(at, extent.len as usize, prot, flags, file, extent.offset) };
         mapped.map_err(|source| WindowError::Map { base, len: extent.len, offset: extent.offset, source })?;
         base += extent.len;
@@ -117,9 +126,20 @@ fn map_extents(mut base: u64, extents: &[Extent], files: &[OwnedFd]) -> Result<(
     Ok(())
 }
 
-/// Replaces a window by the reservation again.
+fn in_area(window: Range) -> bool {
+    Range { base: WINDOW_AREA, len: WINDOW_AREA_LEN }.contains(window.base, window.len)
+}
+
+/// Takes a window's memory away: in the window area the reservation is there again, outside nothing is.
 fn clear(window: Range) {
-    if let Err(error) = address_space::unreserve_to_none(window.base, window.len) {
+    let cleared = if in_area(window) {
+        address_space::unreserve_to_none(window.base, window.len)
+    } else {
+        let at = std::ptr::with_exposed_provenance_mut(window.base as usize);
+        // SAFETY: the range was reserved for this window, and nothing uses it any more.
+        unsafe { rustix::mm::munmap(at, window.len as usize) }
+    };
+    if let Err(error) = cleared {
         // Then guest memory would stay mapped behind the broker's back: better no worker.
         tracing::error!("unmapping the window {:#x}+{:#x}: {error}", window.base, window.len);
         std::process::abort();

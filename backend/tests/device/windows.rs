@@ -54,9 +54,11 @@ fn windows_that_make_no_sense_are_refused() {
         (2, 2, WINDOW_AREA + 8 * HUGE_PAGE, &[12][..], status::NO_CLIENT, "no client"),
         (1, 1, WINDOW_AREA + 8 * HUGE_PAGE, &[12], status::INVALID, "number in use"),
         (1, 2, WINDOW_AREA + HUGE_PAGE, &[12], status::INVALID, "overlap"),
-        (1, 2, WINDOW_AREA - HUGE_PAGE, &[12], status::INVALID, "before the area"),
-        (1, 2, WINDOW_AREA + WINDOW_AREA_LEN, &[12], status::INVALID, "behind the area"),
-        (1, 2, 0x7f00_0000_0000, &[12], status::INVALID, "elsewhere"),
+        (1, 2, WINDOW_AREA - 4096, &[12], status::INVALID, "into the area"),
+        (1, 2, WINDOW_AREA + WINDOW_AREA_LEN - 4096, &[12], status::INVALID, "out of the area"),
+        (1, 2, 0x2000_0000_0800, &[12], status::INVALID, "unaligned elsewhere"),
+        (1, 2, (1 << 47) - 4096, &[12], status::INVALID, "beyond all addresses"),
+        (1, 2, 0, &[12], status::INVALID, "NULL"),
         (1, 2, WINDOW_AREA + 4096, &[12], status::INVALID, "unaligned"),
         (1, 2, WINDOW_AREA + 8 * HUGE_PAGE, &[PAGES], status::INVALID, "no memory"),
         (1, 2, WINDOW_AREA + 8 * HUGE_PAGE, &[], status::INVALID, "nothing"),
@@ -72,6 +74,31 @@ fn windows_that_make_no_sense_are_refused() {
         assert_eq!(status, status::INVALID, "{len:#x} {extents}");
     }
     assert_eq!(guest.map(1, 2, address, &[12]), status::OK, "the refusals left nothing behind");
+}
+
+#[test]
+fn windows_in_place_of_a_programs_memory_replace_nothing_of_the_workers() {
+    let broker = Broker::start("inplace", &["--warm", "0"]);
+    let mut guest = Guest::connect(&broker.socket);
+    guest.hello();
+    guest.open(1);
+    let worker = broker.client_worker(1);
+    let unmap = |guest: &mut Guest, window| {
+        guest.request(kind::WINDOW_UNMAP, WindowUnmap { client: 1, window }.as_bytes()).0
+    };
+    let address = 0x2000_0000_1000;
+    assert_eq!(guest.map(1, 1, address, &[12]), status::OK);
+    assert!(mapped(worker, address, HUGE_PAGE)[0].contains("rw-s"));
+    assert_eq!(unmap(&mut guest, 1), status::OK);
+    assert!(mapped(worker, address, HUGE_PAGE).is_empty());
+    let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
+    let own = maps.lines().find(|line| line.contains("r-xp")).unwrap().to_owned();
+    let start = u64::from_str_radix(own.split('-').next().unwrap(), 16).unwrap();
+    for address in [start, start - HUGE_PAGE + 4096] {
+        assert_eq!(guest.map(1, 2, address, &[12]), status::FAILED, "{address:#x}");
+    }
+    let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
+    assert!(maps.contains(&own), "the worker's own mapping is as it was");
 }
 
 #[test]

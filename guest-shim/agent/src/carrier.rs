@@ -43,6 +43,8 @@ pub trait Carrier: Debug + Send + Sync {
 pub trait ClientMemory: Debug + Send {
     /// Memory for a window of `len` bytes, a multiple of 2 MiB; it reads as zero.
     fn allocate(&mut self, len: u64) -> Result<Block, MemoryError>;
+    /// A file that has the block's memory at its start and can be mapped in units of 4 KiB; `None` if the block's own can.
+    fn in_small_pages(&mut self, block: &Block) -> Result<Option<Arc<OwnedFd>>, MemoryError>;
     /// Takes a window's memory back. The device must not reach it any more.
     fn free(&mut self, block: Block);
     /// Gives everything back.
@@ -70,6 +72,8 @@ pub enum MemoryError {
     Register(String),
     #[error("creating window memory")]
     Create(#[source] std::io::Error),
+    #[error("making huge pages mappable in units of 4 KiB with /dev/udmabuf")]
+    SmallPages(#[source] std::io::Error),
     #[error(transparent)]
     HugePages(#[from] crate::device::dma::DmaError),
 }

@@ -55,6 +55,7 @@ pub(crate) fn forget_socket(socket: &OwnedFd) {
 
 extern "C" fn in_child() {
     FORKED.store(true, Ordering::Relaxed);
+    crate::in_place::in_child();
     let placeholder = PLACEHOLDER.load(Ordering::Relaxed);
     for entry in &SOCKETS {
         let socket = entry.swap(-1, Ordering::Relaxed);

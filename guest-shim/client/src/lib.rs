@@ -5,7 +5,8 @@
 //! | [`connection`] | the agent's socket: handshake, requests for lanes and windows |
 //! | [`lane`] | one lane: messages out, replies and deferred errors back |
 //! | [`lanes`] | which thread uses which lane, and the order across threads |
-//! | [`windows`], [`heap`] | memory shared with the worker |
+//! | [`windows`], [`heap`], [`in_place`] | memory shared with the worker |
+//! | [`maps`] | what this process has mapped |
 //! | [`reserve`] | keeps the worker's device addresses free in this process |
 //! | [`stats`], [`record`], [`trace`], [`log`], [`fork`] | counters, called functions, calls, messages, and what a forked child may do |
 //!
@@ -15,9 +16,11 @@ mod biased;
 pub mod connection;
 pub mod fork;
 pub mod heap;
+pub mod in_place;
 pub mod lane;
 pub mod lanes;
 pub mod log;
+pub mod maps;
 mod order;
 mod page;
 pub mod record;
@@ -26,6 +29,7 @@ pub mod stats;
 pub mod trace;
 mod wait;
 pub mod windows;
+mod write_protect;
 
 pub use connection::{Connection, ConnectionError, Mode};
 pub use heap::{Heap, HeapError};

@@ -12,6 +12,7 @@ const HEAP_LIMIT: u64 = 1 << 40;
 
 /// Everything that lives from cuInit to the process's end.
 pub struct Client {
+    pub connection: Arc<Connection>,
     pub lanes: Lanes,
     pub heap: Heap,
     pub devices: Devices,
@@ -83,6 +84,7 @@ fn connect() -> error::Result<Client> {
     let devices = Devices::new(&connection, visible)?;
     let connection = Arc::new(connection);
     let client = Client {
+        connection: Arc::clone(&connection),
         lanes: Lanes::new(Arc::clone(&connection)),
         heap: Heap::new(Arc::new(Windows::new(Arc::clone(&connection))), HEAP_LIMIT),
         devices,

@@ -32,11 +32,8 @@ pub mod attribute {
     pub const PCI_DOMAIN_ID: u32 = 50;
     pub const COMPUTE_CAPABILITY_MAJOR: u32 = 75;
     pub const COMPUTE_CAPABILITY_MINOR: u32 = 76;
-    pub const MANAGED_MEMORY: u32 = 83;
-    pub const CONCURRENT_MANAGED_ACCESS: u32 = 89;
     pub const PAGEABLE_MEMORY_ACCESS: u32 = 88;
     pub const PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES: u32 = 100;
-    pub const HOST_REGISTER_SUPPORTED: u32 = 99;
     pub const HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED: u32 = 103;
     pub const GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED: u32 = 110;
     pub const SPARSE_CUDA_ARRAY_SUPPORTED: u32 = 112;
@@ -52,11 +49,8 @@ pub mod attribute {
 
     /// What is not supported yet is said to be absent, so that programs take another way.
     pub const ABSENT: &[u32] = &[
-        MANAGED_MEMORY,
-        CONCURRENT_MANAGED_ACCESS,
         PAGEABLE_MEMORY_ACCESS,
         PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES,
-        HOST_REGISTER_SUPPORTED,
         UNIFIED_FUNCTION_POINTERS,
         HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
         GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED,

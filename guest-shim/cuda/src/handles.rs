@@ -182,6 +182,7 @@ checks! {
     check_graphexec, GraphExec, INVALID_VALUE;
     check_userobject, UserObject, INVALID_VALUE;
     check_allocation, Allocation, INVALID_VALUE;
+    check_linkstate, LinkState, INVALID_HANDLE;
     check_memorypool, MemoryPool, INVALID_VALUE;
     check_array, Array, INVALID_HANDLE;
     check_mipmappedarray, MipmappedArray, INVALID_HANDLE;

@@ -1,11 +1,7 @@
-//! Pinned host memory: blocks of windows, so that the device reaches it at the same address and at full speed.
-//!
-//! Registering memory that the program has already is not supported (and its attribute says so). The host reaches only windows, so the
-//! program's pages would have to be replaced by a window's: what another thread writes between the copy and the replacement would be
-//! lost (also on the first and last page, which hold others' data), memory that is shared with other processes would stop being
-//! shared, and private memory would become shared with children of a fork.
+//! Pinned host memory: blocks of windows, so that the device reaches it at the same address and at full speed. Memory that the program
+//! registered ([`crate::host_register`]) is known here too.
 
-use crate::{call::put, calls, client, context, error};
+use crate::{call::put, calls, client, context, error, memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -16,14 +12,18 @@ use std::{
 const FLAGS: u32 = 0x1 | 0x2 | 0x4;
 const DEVICEMAP: u32 = 0x2;
 const PAGE: u64 = 4096;
-
-/// A block that the program was given.
+/// A block that the program was given, or registered.
 #[derive(Debug, Clone, Copy)]
 pub struct Pinned {
     pub base: u64,
     pub len: u64,
     pub flags: u32,
     pub context: u64,
+    pub registered: bool,
+    /// Registered for reading only.
+    pub read_only: bool,
+    /// As that of device memory.
+    pub id: u64,
 }
 
 static BLOCKS: Mutex<BTreeMap<u64, Pinned>> = Mutex::new(BTreeMap::new());
@@ -35,9 +35,36 @@ pub fn find(address: u64) -> Option<Pinned> {
     (address - block.base < block.len).then_some(*block)
 }
 
-/// Whether `[address, address + len)` is pinned memory.
+/// Remembers registered memory.
+pub fn insert_registered(base: u64, len: u64, flags: u32, read_only: bool) {
+    let block = Pinned {
+        base,
+        len,
+        flags,
+        context: context::current(),
+        registered: true,
+        read_only,
+        id: memory::new_id(),
+    };
+    BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).insert(base, block);
+}
+
+/// Forgets registered memory.
+pub fn remove_registered(base: u64) {
+    BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).remove(&base);
+}
+
+/// A block that `[start, end)` meets.
+pub fn meeting(start: u64, end: u64) -> Option<Pinned> {
+    let blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, block) = blocks.range(..end).next_back()?;
+    (block.base + block.len > start).then_some(*block)
+}
+
+/// Whether `[address, address + len)` is pinned or managed memory, which is in windows.
 pub fn holds(address: u64, len: u64) -> bool {
     find(address).is_some_and(|b| len <= b.len - (address - b.base))
+        || memory::managed(address, len).is_some()
 }
 
 fn allocate(pp: *mut *mut c_void, len: usize, flags: u32) -> error::Result {
@@ -47,7 +74,15 @@ fn allocate(pp: *mut *mut c_void, len: usize, flags: u32) -> error::Result {
     let heap = &client::get()?.heap;
     let len = len as u64;
     let base = heap.alloc(len, PAGE).map_err(|e| error::heap(&e))?;
-    let block = Pinned { base, len, flags, context: context::current() };
+    let block = Pinned {
+        base,
+        len,
+        flags,
+        context: context::current(),
+        registered: false,
+        read_only: false,
+        id: memory::new_id(),
+    };
     BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).insert(base, block);
     // SAFETY: checked above; the program's pointer.
     unsafe { put(pp, std::ptr::with_exposed_provenance_mut(base as usize)) }
@@ -68,9 +103,12 @@ pub unsafe fn cuMemFreeHost(p: *mut c_void) -> error::Result {
     if base == 0 {
         return Ok(());
     }
-    let known = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).remove(&base).is_some();
-    if !known {
-        return Err(error::INVALID_VALUE);
+    {
+        let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.get(&base).is_none_or(|block| block.registered) {
+            return Err(error::INVALID_VALUE);
+        }
+        blocks.remove(&base);
     }
     let _ = calls::cuCtxSynchronize();
     client::get()?.heap.free(base);
@@ -87,7 +125,12 @@ pub unsafe fn cuMemHostGetDevicePointer_v2(pdptr: *mut u64, p: *mut c_void, Flag
 }
 
 pub unsafe fn cuMemHostGetFlags(pFlags: *mut u32, p: *mut c_void) -> error::Result {
-    let block = find(p.addr() as u64).ok_or(error::INVALID_VALUE)?;
+    let address = p.addr() as u64;
+    let flags = match find(address) {
+        Some(block) => block.flags,
+        None if memory::managed(address, 1).is_some() => DEVICEMAP,
+        None => return Err(error::INVALID_VALUE),
+    };
     // SAFETY: the program's pointer.
-    unsafe { put(pFlags, block.flags) }
+    unsafe { put(pFlags, flags) }
 }

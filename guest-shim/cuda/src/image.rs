@@ -121,14 +121,32 @@ pub fn share<T>(image: &[u8], send: impl FnOnce(u64) -> error::Result<T>) -> err
     result
 }
 
-/// Reads a file with an image; text gets its NUL.
-pub fn read(path: &CStr) -> error::Result<Vec<u8>> {
+/// Gets `len` bytes from the worker: `ask` has them written to a block of a window, whose address it is given.
+pub fn fetch(len: usize, ask: impl FnOnce(u64) -> error::Result) -> error::Result<Vec<u8>> {
+    let heap = &client::get()?.heap;
+    let address = heap.alloc(len as u64, 256).map_err(|e| error::heap(&e))?;
+    let result = ask(address).map(|()| {
+        let place = std::ptr::with_exposed_provenance::<u8>(address as usize);
+        // SAFETY: a block of that length in a mapped window, which the worker has written.
+        unsafe { slice::from_raw_parts(place, len) }.to_vec()
+    });
+    heap.free(address);
+    result
+}
+
+/// Reads a file as it is.
+pub fn read_exactly(path: &CStr) -> error::Result<Vec<u8>> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
-    let mut bytes = std::fs::read(path).map_err(|e| {
+    std::fs::read(path).map_err(|e| {
         vgpu_client::info!("reading {}: {e}", path.display());
         error::FILE_NOT_FOUND
-    })?;
+    })
+}
+
+/// Reads a file with an image; text gets its NUL.
+pub fn read(path: &CStr) -> error::Result<Vec<u8>> {
+    let mut bytes = read_exactly(path)?;
     // Also makes room for the magic of an empty file.
     bytes.extend_from_slice(&[0; 8]);
     Ok(bytes)

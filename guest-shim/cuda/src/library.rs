@@ -5,8 +5,10 @@ use crate::{
     call::put,
     calls, context, error,
     function::{self, Info},
-    handles, image, memory,
-    module::{self, LAYOUT_ROOM, Options},
+    handles, image,
+    jit::Options,
+    memory,
+    module::{self, LAYOUT_ROOM},
 };
 use std::{
     collections::HashMap,
@@ -25,20 +27,28 @@ struct Known {
 
 static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
 
-fn load(place: *mut u64, image: &[u8], options: &Options) -> error::Result {
+fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
     if place.is_null() {
         return Err(error::INVALID_VALUE);
     }
     let library = handles::create(Kind::Library)?;
     let sent = image::share(image, |address| {
-        calls::vgpuLibraryLoad(
-            library,
-            address,
-            image.len(),
-            &options.names,
-            &options.values,
-            options.names.len(),
-        )
+        options.ask(|o| {
+            calls::vgpuLibraryLoad(
+                o.status,
+                o.told,
+                library,
+                address,
+                image.len(),
+                o.names,
+                o.values,
+                o.count,
+                o.info,
+                o.info_room,
+                o.errors,
+                o.error_room,
+            )
+        })
     });
     if let Err(status) = sent {
         handles::remove(library);
@@ -65,7 +75,7 @@ pub unsafe fn cuLibraryLoadData(
     let (bytes, options) = unsafe {
         (image::find(code.cast::<u8>())?, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
     };
-    load(library, bytes, &options)
+    load(library, bytes, options)
 }
 
 #[allow(clippy::too_many_arguments)] // the driver API's parameters
@@ -84,7 +94,7 @@ pub unsafe fn cuLibraryLoadFromFile(
         let path = call::text(fileName).ok_or(error::INVALID_VALUE)?;
         (path, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
     };
-    load(library, &image::read(path)?, &options)
+    load(library, &image::read(path)?, options)
 }
 
 pub unsafe fn cuLibraryUnload(library: u64) -> error::Result {

@@ -1,7 +1,7 @@
 //! Device memory: what the program owns, so that pointer queries and copies of unknown direction need not ask, and the addresses that
 //! this process keeps free of host memory.
 
-use crate::{call::put, calls, client, context, error};
+use crate::{call::put, calls, client, context, error, managed_memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -17,6 +17,8 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Allocated,
+    /// Memory of a window, which the program reaches too.
+    Managed,
     /// From this pool; 0 is the device's default pool.
     Pool(u64),
     /// A variable of this module or library.
@@ -171,6 +173,26 @@ pub fn remove(base: u64) -> bool {
     }
 }
 
+/// Forgets managed memory; `false` if `base` is not where some begins.
+pub fn remove_managed(base: u64) -> bool {
+    let mut state = state();
+    let found = state.blocks.get(&base).is_some_and(|block| block.origin == Origin::Managed);
+    found && state.blocks.remove(&base).is_some()
+}
+
+/// The managed memory that all of `[address, address + len)` lies in.
+pub fn managed(address: u64, len: u64) -> Option<Block> {
+    let block = find(address).filter(|block| block.origin == Origin::Managed)?;
+    (len <= block.len - (address - block.base)).then_some(block)
+}
+
+/// A number for a block of memory that no other has or had.
+pub fn new_id() -> u64 {
+    let mut state = state();
+    state.next_id += 1;
+    state.next_id - 1
+}
+
 /// Forgets the variables of a module or library that ends.
 pub fn forget_module(owner: u64) {
     state().blocks.retain(|_, b| b.origin != Origin::Variable(owner));
@@ -299,6 +321,9 @@ pub unsafe fn cuMemAllocPitch_v2(
 pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
     if dptr == 0 {
         return Ok(());
+    }
+    if let Some(result) = managed_memory::free(dptr) {
+        return result;
     }
     if !remove(dptr) {
         return Err(error::INVALID_VALUE);

@@ -280,6 +280,9 @@ pub unsafe fn cuMemAllocFromPoolAsync(
 
 pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
+    if memory::managed(dptr, 1).is_some_and(|block| block.base == dptr) {
+        return Err(error::NOT_SUPPORTED);
+    }
     if !memory::remove(dptr) {
         return Err(error::INVALID_VALUE);
     }

@@ -5,149 +5,47 @@ use crate::{
     call::put,
     calls, context, error,
     function::{self, Info},
-    handles, image, memory,
+    handles, image,
+    jit::Options,
+    memory,
 };
 use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_char, c_void},
-    slice,
     sync::{Mutex, PoisonError},
 };
 use vgpu_spec::handle::Kind;
 
 /// The most bytes of a layout: the room that the message has.
 pub const LAYOUT_ROOM: usize = 32768;
-/// The most bytes of a log that fit in a reply.
-const LOG_ROOM: usize = 96 << 10;
 
 /// (module, name) → function: the driver gives the same one each time.
 static FUNCTIONS: Mutex<Option<HashMap<(u64, CString), u64>>> = Mutex::new(None);
-
-/// CUjit_option values that point to the program's buffers.
-mod jit {
-    pub const WALL_TIME: u32 = 2;
-    pub const INFO_LOG_BUFFER: u32 = 3;
-    pub const INFO_LOG_BUFFER_SIZE_BYTES: u32 = 4;
-    pub const ERROR_LOG_BUFFER: u32 = 5;
-    pub const ERROR_LOG_BUFFER_SIZE_BYTES: u32 = 6;
-}
-
-/// The options of a load, taken apart.
-#[derive(Default)]
-pub struct Options {
-    pub names: Vec<u32>,
-    pub values: Vec<u64>,
-    info: Log,
-    errors: Log,
-}
-
-#[derive(Default)]
-struct Log {
-    place: u64,
-    room: usize,
-    text: Vec<u8>,
-    /// Where the program's value is, which becomes the length written.
-    size_value: Option<*mut *mut c_void>,
-}
-
-impl Log {
-    fn prepare(&mut self) {
-        let room = if self.place == 0 { 0 } else { self.room.min(LOG_ROOM) };
-        self.text = vec![0; room];
-    }
-
-    fn buffer(&mut self) -> Option<&mut [u8]> {
-        (!self.text.is_empty()).then_some(&mut self.text[..])
-    }
-
-    /// Writes text and NUL to the program's buffer, and the text's length to its option's value.
-    fn deliver(&self) {
-        let len = self.text.iter().position(|&b| b == 0).unwrap_or(self.text.len().saturating_sub(1));
-        if self.room > 0 && self.place != 0 {
-            let place = std::ptr::with_exposed_provenance_mut::<u8>(self.place as usize);
-            // SAFETY: the program's buffer of `room` bytes; `len` is below both.
-            unsafe {
-                std::ptr::copy_nonoverlapping(self.text.as_ptr(), place, len);
-                place.add(len).write(0);
-            }
-        }
-        if let Some(value) = self.size_value {
-            // SAFETY: an element of the program's array of values.
-            unsafe { value.write(std::ptr::without_provenance_mut(len)) };
-        }
-    }
-}
-
-impl Options {
-    /// # Safety
-    /// The arrays have `count` elements, and buffers are as their sizes say.
-    pub unsafe fn new(count: usize, names: *mut u32, values: *mut *mut c_void) -> error::Result<Self> {
-        let mut options = Options::default();
-        if count == 0 {
-            return Ok(options);
-        }
-        if names.is_null() || values.is_null() {
-            return Err(error::INVALID_VALUE);
-        }
-        // SAFETY: the caller's promise.
-        let (names, list) =
-            unsafe { (slice::from_raw_parts(names, count), slice::from_raw_parts(values, count)) };
-        for (i, (&name, &value)) in names.iter().zip(list).enumerate() {
-            let number = value.expose_provenance() as u64;
-            // SAFETY: within the array.
-            let place = unsafe { values.add(i) };
-            match name {
-                jit::WALL_TIME => {
-                    // SAFETY: within the array. The value is a float in milliseconds; compiling is the host's.
-                    unsafe { place.write(std::ptr::null_mut()) };
-                }
-                jit::INFO_LOG_BUFFER => options.info.place = number,
-                jit::ERROR_LOG_BUFFER => options.errors.place = number,
-                // The values are unsigned int, in pointers.
-                jit::INFO_LOG_BUFFER_SIZE_BYTES => {
-                    (options.info.room, options.info.size_value) = (number as u32 as usize, Some(place));
-                }
-                jit::ERROR_LOG_BUFFER_SIZE_BYTES => {
-                    (options.errors.room, options.errors.size_value) = (number as u32 as usize, Some(place));
-                }
-                _ => {
-                    options.names.push(name);
-                    options.values.push(number);
-                }
-            }
-        }
-        options.info.prepare();
-        options.errors.prepare();
-        Ok(options)
-    }
-}
 
 fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
     if place.is_null() {
         return Err(error::INVALID_VALUE);
     }
     let module = handles::create_with(Kind::Module, 0, context::current())?;
-    let mut status = 0;
-    let (info_room, error_room) = (options.info.text.len(), options.errors.text.len());
-    let count = options.names.len();
     let sent = image::share(image, |address| {
-        calls::vgpuModuleLoad(
-            &mut status,
-            module,
-            address,
-            image.len(),
-            &options.names,
-            &options.values,
-            count,
-            options.info.buffer(),
-            info_room,
-            options.errors.buffer(),
-            error_room,
-        )
+        options.ask(|o| {
+            calls::vgpuModuleLoad(
+                o.status,
+                o.told,
+                module,
+                address,
+                image.len(),
+                o.names,
+                o.values,
+                o.count,
+                o.info,
+                o.info_room,
+                o.errors,
+                o.error_room,
+            )
+        })
     });
-    options.info.deliver();
-    options.errors.deliver();
-    if let Err(status) = sent.and(if status == 0 { Ok(()) } else { Err(status) }) {
+    if let Err(status) = sent {
         handles::remove(module);
         return Err(status);
     }

@@ -5,7 +5,12 @@ use crate::{
     memory::{self, Origin},
     memory_pool,
 };
-use std::ffi::c_void;
+use std::{
+    collections::BTreeMap,
+    ffi::c_void,
+    sync::{Mutex, PoisonError},
+};
+use vgpu_spec::wire::{HUGE_PAGE, SMALL_PAGE};
 
 /// CUpointer_attribute.
 mod attribute {
@@ -28,6 +33,8 @@ mod attribute {
     pub const MAPPING_SIZE: u32 = 18;
     pub const MAPPING_BASE_ADDR: u32 = 19;
     pub const MEMORY_BLOCK_ID: u32 = 20;
+    pub const IS_HW_DECOMPRESS_CAPABLE: u32 = 21;
+    pub const P2P_TOKENS: u32 = 5;
 }
 
 /// Bytes of a boolean: the real driver writes four, whatever the documentation calls a bool.
@@ -37,6 +44,8 @@ const HOST: u64 = 1;
 const DEVICE: u64 = 2;
 /// CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE.
 const READ_WRITE: u64 = 3;
+/// CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ.
+const READ: u64 = 1;
 
 /// What is known of a pointer.
 struct Known {
@@ -45,6 +54,10 @@ struct Known {
     context: u64,
     id: u64,
     host: bool,
+    managed: bool,
+    registered: bool,
+    /// Registered for reading only.
+    read_only: bool,
     /// The pool that the memory is from: 0 is the default one.
     pool: Option<u64>,
     /// Allocation and device of a mapping, which has no context.
@@ -65,22 +78,63 @@ fn find(address: u64) -> Option<Known> {
             context: block.context,
             id: block.id,
             host: false,
+            managed: block.origin == Origin::Managed,
+            registered: false,
+            read_only: false,
             pool: if let Origin::Pool(pool) = block.origin { Some(pool) } else { None },
             mapped,
             range: mapped.and_then(|_| memory::reservation(address)).unwrap_or((block.base, block.len)),
         });
     }
-    // Window addresses are never handed out twice at a time, so the base serves as id.
     host_memory::find(address).map(|b| Known {
         base: b.base,
         len: b.len,
         context: b.context,
-        id: b.base,
+        id: b.id,
         host: true,
+        managed: false,
+        registered: b.registered,
+        read_only: b.read_only,
         pool: None,
         mapped: None,
         range: (b.base, b.len),
     })
+}
+
+/// What programs have set CU_POINTER_ATTRIBUTE_SYNC_MEMOPS to, by the memory's number. It is only remembered: memory operations that the
+/// program waits for are waited for here in any case.
+static SYNC_MEMOPS: Mutex<BTreeMap<u64, bool>> = Mutex::new(BTreeMap::new());
+
+/// Device memory, managed memory included, has it set from the start, host memory has not.
+fn sync_memops(known: &Known) -> bool {
+    let set = SYNC_MEMOPS.lock().unwrap_or_else(PoisonError::into_inner);
+    set.get(&known.id).copied().unwrap_or(!known.host && known.id != 0)
+}
+
+pub unsafe fn cuPointerSetAttribute(value: *mut c_void, attribute: u32, ptr: u64) -> error::Result {
+    client::get()?;
+    if value.is_null() || attribute != attribute::SYNC_MEMOPS {
+        return Err(error::INVALID_VALUE);
+    }
+    let known = find(ptr).ok_or(error::INVALID_VALUE)?;
+    if known.mapped.is_some() {
+        return Err(error::NOT_SUPPORTED);
+    }
+    // SAFETY: the program's value, an unsigned int.
+    let value = unsafe { value.cast::<u32>().read_unaligned() };
+    SYNC_MEMOPS.lock().unwrap_or_else(PoisonError::into_inner).insert(known.id, value != 0);
+    Ok(())
+}
+
+/// Base and bytes of what is mapped for the memory: whole pages of what was registered, else pages of 2 MiB.
+fn mapping(known: &Known) -> (u64, u64) {
+    let page = match known {
+        Known { id: 0, .. } | Known { mapped: Some(_), .. } => return (known.base, known.len),
+        Known { registered: true, .. } => SMALL_PAGE,
+        _ => HUGE_PAGE,
+    };
+    let base = known.base & !(page - 1);
+    (base, (known.base + known.len).next_multiple_of(page) - base)
 }
 
 /// A value and its bytes in the program's place.
@@ -90,18 +144,21 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         None => context::device_of(known.context).map(|d| u64::from(d.cast_unsigned())),
     };
     Ok(match attribute {
-        attribute::CONTEXT => (known.context, 8),
+        // Memory of a pool belongs to no context.
+        attribute::CONTEXT => (if known.pool.is_some() { 0 } else { known.context }, 8),
         attribute::MEMORY_TYPE => (if known.host { HOST } else { DEVICE }, 4),
         attribute::DEVICE_POINTER => (address, 8),
-        attribute::HOST_POINTER if known.host => (address, 8),
+        attribute::HOST_POINTER if known.host || known.managed => (address, 8),
         attribute::HOST_POINTER => return Err(error::INVALID_VALUE),
-        attribute::SYNC_MEMOPS | attribute::IS_MANAGED | attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (0, BOOL),
+        attribute::SYNC_MEMOPS => (u64::from(sync_memops(known)), BOOL),
+        attribute::IS_MANAGED => (u64::from(known.managed), BOOL),
+        attribute::IS_LEGACY_CUDA_IPC_CAPABLE | attribute::IS_HW_DECOMPRESS_CAPABLE => (0, BOOL),
         attribute::BUFFER_ID => (known.id, 8),
         attribute::DEVICE_ORDINAL => (device()?, 4),
         attribute::RANGE_START_ADDR => (known.range.0, 8),
         attribute::RANGE_SIZE => (known.range.1, 8),
-        attribute::MAPPING_BASE_ADDR => (known.base, 8),
-        attribute::MAPPING_SIZE => (known.len, 8),
+        attribute::MAPPING_BASE_ADDR => (mapping(known).0, 8),
+        attribute::MAPPING_SIZE => (mapping(known).1, 8),
         attribute::MAPPED => (1, BOOL),
         attribute::ALLOWED_HANDLE_TYPES => (0, 8),
         attribute::MEMPOOL_HANDLE => match known.pool {
@@ -109,9 +166,11 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
             pool => (pool.unwrap_or(0), 8),
         },
         attribute::IS_GPU_DIRECT_RDMA_CAPABLE => (0, BOOL),
-        attribute::ACCESS_FLAGS => (READ_WRITE, 4),
+        attribute::ACCESS_FLAGS => (if known.read_only { READ } else { READ_WRITE }, 4),
         attribute::MEMORY_BLOCK_ID => (known.mapped.map_or(known.id, |m| m.0), 8),
-        _ => return Err(error::NOT_SUPPORTED),
+        // Deprecated, and of use to other drivers on the host only.
+        attribute::P2P_TOKENS if !known.host && known.id != 0 => return Err(error::NOT_SUPPORTED),
+        _ => return Err(error::INVALID_VALUE),
     })
 }
 
@@ -135,7 +194,8 @@ pub unsafe fn cuPointerGetAttribute(data: *mut c_void, attribute: u32, ptr: u64)
     Ok(())
 }
 
-/// For a pointer that CUDA does not know every value is 0 and the call succeeds; device ordinal is −2 then.
+/// For a pointer that CUDA does not know every value is 0 and the call succeeds; the device ordinal is −2 then, the host pointer the
+/// pointer itself.
 pub unsafe fn cuPointerGetAttributes(
     numAttributes: u32,
     attributes: *mut u32,
@@ -156,6 +216,9 @@ pub unsafe fn cuPointerGetAttributes(
             context: 0,
             id: 0,
             host: false,
+            managed: false,
+            registered: false,
+            read_only: false,
             pool: None,
             mapped: None,
             range: (0, 0),
@@ -166,13 +229,22 @@ pub unsafe fn cuPointerGetAttributes(
                 if attribute == attribute::HOST_POINTER { Ok((0, 8)) } else { Err(status) }
             })?,
             None if attribute == attribute::DEVICE_ORDINAL => (u64::from((-2_i32).cast_unsigned()), 4),
-            None if attribute == attribute::HOST_POINTER => (0, 8),
+            // What is not known is taken for the program's own.
+            None if attribute == attribute::HOST_POINTER => (ptr, 8),
+            None if matches!(attribute, attribute::RANGE_START_ADDR | attribute::RANGE_SIZE) => {
+                match memory::reservation(ptr) {
+                    Some((base, len)) => (if attribute == attribute::RANGE_SIZE { len } else { base }, 8),
+                    // Nothing is written.
+                    None => (0, 0),
+                }
+            }
             None => (0, value(&nothing, attribute, 0)?.1),
         };
-        if !place.is_null() {
-            // SAFETY: the program's place, as long as the attribute's type.
-            unsafe { write(place, value, len) };
+        if place.is_null() {
+            return Err(error::INVALID_VALUE);
         }
+        // SAFETY: the program's place, as long as the attribute's type.
+        unsafe { write(place, value, len) };
     }
     Ok(())
 }

@@ -216,6 +216,7 @@ nouns!(
     "graph_memory",
     "green_context",
     "host_memory",
+    "host_register",
     "interop",
     "ipc",
     "kernel",

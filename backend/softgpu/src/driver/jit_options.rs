@@ -14,6 +14,9 @@ const ERROR_LOG: u32 = 5;
 /// `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`.
 const ERROR_LOG_SIZE: u32 = 6;
 
+/// `CU_JIT_SPLIT_COMPILE`, the last one of CUDA 13.0.
+const LAST: u32 = 34;
+
 /// Where the program wants the logs.
 pub struct JitOptions<'a> {
     options: &'a [u32],
@@ -41,7 +44,33 @@ impl JitOptions<'_> {
             return Err(CudaError::InvalidValue);
         }
         // SAFETY: the caller answers for the array.
-        Ok(JitOptions { options: unsafe { array_at(options, count) }?, values })
+        let options = unsafe { array_at(options, count) }?;
+        if options.iter().any(|&option| option > LAST) {
+            return Err(CudaError::InvalidValue);
+        }
+        Ok(JitOptions { options, values })
+    }
+
+    /// The log buffers' lengths, as the size options say before anything is written.
+    pub fn capacities(&self) -> [u32; 2] {
+        [INFO_LOG_SIZE, ERROR_LOG_SIZE].map(|size| {
+            // SAFETY: a value for each option, for which the caller of `new` answers.
+            self.place(size).map_or(0, |index| unsafe { self.values.add(index).cast::<u32>().read() })
+        })
+    }
+
+    /// Says the log buffers' lengths again, which writing logs has replaced.
+    pub fn set_capacities(&self, capacities: [u32; 2]) {
+        for (size, capacity) in [INFO_LOG_SIZE, ERROR_LOG_SIZE].into_iter().zip(capacities) {
+            if let Some(index) = self.place(size) {
+                // SAFETY: as in `capacities`.
+                unsafe { self.values.add(index).cast::<u32>().write(capacity) };
+            }
+        }
+    }
+
+    fn place(&self, wanted: u32) -> Option<usize> {
+        self.options.iter().position(|option| *option == wanted)
     }
 
     /// Writes what went wrong, or nothing, to the logs, and how much into the size options.
@@ -51,8 +80,7 @@ impl JitOptions<'_> {
     }
 
     fn write_log(&self, buffer: u32, size: u32, text: &str) {
-        let place = |wanted: u32| self.options.iter().position(|option| *option == wanted);
-        let (Some(buffer), Some(size)) = (place(buffer), place(size)) else { return };
+        let (Some(buffer), Some(size)) = (self.place(buffer), self.place(size)) else { return };
         // SAFETY: both indices are of options, and there is a value for each; a buffer has as many bytes as the size
         // option says, for which the caller of `new` answers. The size is 32 bits of the value.
         unsafe {

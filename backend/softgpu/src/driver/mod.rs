@@ -68,6 +68,7 @@ mod jit_options;
 pub mod kernel;
 pub mod launch;
 pub mod library;
+pub mod link;
 pub mod memory;
 pub mod memset;
 pub mod module;

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use super::{
     array, capture, context, copy, copy_array, copy_strided, device, error, event, function, green_context,
-    host_memory, init, kernel, launch, library, memory, memset, module, occupancy, pointer, pool,
+    host_memory, init, kernel, launch, library, link, memory, memset, module, occupancy, pointer, pool,
     primary_context, proc_address, stream, surface, tensor_map, texture, texture_reference, virtual_memory,
 };
 
@@ -137,6 +137,11 @@ pub static TABLE: &[Row] = &[
     Row("cuLibraryLoadData", 12000, library::cuLibraryLoadData as *const c_void, library::cuLibraryLoadData as *const c_void),
     Row("cuLibraryLoadFromFile", 12000, library::cuLibraryLoadFromFile as *const c_void, library::cuLibraryLoadFromFile as *const c_void),
     Row("cuLibraryUnload", 12000, library::cuLibraryUnload as *const c_void, library::cuLibraryUnload as *const c_void),
+    Row("cuLinkAddData", 6050, link::cuLinkAddData_v2 as *const c_void, link::cuLinkAddData_v2 as *const c_void),
+    Row("cuLinkAddFile", 6050, link::cuLinkAddFile_v2 as *const c_void, link::cuLinkAddFile_v2 as *const c_void),
+    Row("cuLinkComplete", 5050, link::cuLinkComplete as *const c_void, link::cuLinkComplete as *const c_void),
+    Row("cuLinkCreate", 6050, link::cuLinkCreate_v2 as *const c_void, link::cuLinkCreate_v2 as *const c_void),
+    Row("cuLinkDestroy", 5050, link::cuLinkDestroy as *const c_void, link::cuLinkDestroy as *const c_void),
     Row("cuMemAddressFree", 10020, virtual_memory::cuMemAddressFree as *const c_void, virtual_memory::cuMemAddressFree as *const c_void),
     Row("cuMemAddressReserve", 10020, virtual_memory::cuMemAddressReserve as *const c_void, virtual_memory::cuMemAddressReserve as *const c_void),
     Row("cuMemAlloc", 3020, memory::cuMemAlloc_v2 as *const c_void, memory::cuMemAlloc_v2 as *const c_void),

@@ -1,7 +1,7 @@
 //! What `cuDeviceGetAttribute` answers, attribute by attribute.
 //!
-//! Where nothing is claimed that softgpu cannot keep, the value is an H100's. What softgpu lacks (managed memory,
-//! cooperative launch, clusters, interprocess handles) is 0.
+//! Where nothing is claimed that softgpu cannot keep, the value is an H100's. What softgpu lacks (cooperative launch,
+//! clusters, interprocess handles) is 0.
 
 /// How an attribute's value is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +111,13 @@ const TABLE: &[(u32, Value)] = &[
     (80, Fixed(1)), // LOCAL_L1_CACHE_SUPPORTED
     (81, Fixed(233472)), // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
     (82, Fixed(65536)), // MAX_REGISTERS_PER_MULTIPROCESSOR
-    (83, Fixed(0)), // MANAGED_MEMORY
+    (83, Fixed(1)), // MANAGED_MEMORY
     (84, Fixed(0)), // MULTI_GPU_BOARD
     (85, Fixed(0)), // MULTI_GPU_BOARD_GROUP_ID
     (86, Fixed(0)), // HOST_NATIVE_ATOMIC_SUPPORTED
     (87, Fixed(2)), // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
     (88, Fixed(0)), // PAGEABLE_MEMORY_ACCESS
-    (89, Fixed(0)), // CONCURRENT_MANAGED_ACCESS
+    (89, Fixed(1)), // CONCURRENT_MANAGED_ACCESS
     (90, Fixed(0)), // COMPUTE_PREEMPTION_SUPPORTED
     (91, Fixed(1)), // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
     (92, Fixed(0)), // CAN_USE_STREAM_MEM_OPS_V1

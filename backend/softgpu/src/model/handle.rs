@@ -50,6 +50,8 @@ pub enum Kind {
     GreenContext = 24,
     /// `CUdevResourceDesc`.
     Description = 25,
+    /// `CUlinkState`.
+    Link = 26,
 }
 
 const KIND_SHIFT: u32 = 40;

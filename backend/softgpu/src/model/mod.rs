@@ -15,6 +15,7 @@ pub mod green_context;
 pub mod handle;
 pub mod launch;
 pub mod library;
+pub mod link;
 pub mod memory;
 pub mod module;
 pub mod output;

@@ -13,6 +13,7 @@ use super::graph::{Exec, Graph};
 use super::green_context::{Description, GreenContext};
 use super::handle::Table;
 use super::library::Library;
+use super::link::Link;
 use super::memory::MemoryMap;
 use super::module::Module;
 use super::pool::Pool;
@@ -41,6 +42,8 @@ pub struct State {
     pub modules: Table<Module>,
     /// Loaded libraries.
     pub libraries: Table<Library>,
+    /// Links under way.
+    pub links: Table<Link>,
     /// Functions of loaded modules.
     pub functions: Table<Function>,
     /// Kernels of loaded libraries.

@@ -34,6 +34,18 @@ impl Module {
         &self.variables
     }
 
+    /// What it defines and what it only declares.
+    pub fn definitions(&self) -> Definitions {
+        let mut result = Definitions::default();
+        let functions = self.functions.iter().map(|f| (&f.name, f.body.is_some()));
+        let variables = self.variables.iter().map(|v| (&v.name, !v.is_extern));
+        for (name, is_defined) in functions.chain(variables) {
+            let list = if is_defined { &mut result.defined } else { &mut result.needed };
+            list.push(name.clone());
+        }
+        result
+    }
+
     /// The number in `.target`: 90 for `sm_90`.
     pub fn compute_target(&self) -> u32 {
         self.target
@@ -44,6 +56,15 @@ impl Module {
         let text = self.source.lines().nth((line as usize).saturating_sub(1)).unwrap_or("");
         text.trim().chars().take(200).collect()
     }
+}
+
+/// What a module gives to others and what it needs from them.
+#[derive(Debug, Default)]
+pub struct Definitions {
+    /// Names of functions, kernels and variables that it defines.
+    pub defined: Vec<String>,
+    /// Names that it only declares.
+    pub needed: Vec<String>,
 }
 
 /// A `.shared` variable, of the module or of one function.

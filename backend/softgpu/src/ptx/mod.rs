@@ -15,7 +15,7 @@ mod scope;
 pub(crate) mod types;
 mod variable;
 
-pub use ast::Module;
+pub use ast::{Definitions, Module};
 pub use error::ParseError;
 pub use kernel::{KernelInfo, Param};
 pub use variable::{Opaque, Relocation, Space, Variable};

@@ -45,6 +45,14 @@ impl Image {
         Self::check(bytes)
     }
 
+    /// Copies `len` bytes at `address`, which the caller has found to lie in a window, for a parser that is told the length.
+    pub fn copy_unchecked(address: u64, len: usize) -> Self {
+        let mut bytes = vec![0; len + 8];
+        // SAFETY: the range lies in a mapped window; what is read is read once, here. There is room for it.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), len) };
+        Image { bytes, fatbin: false }
+    }
+
     fn check(mut bytes: Vec<u8>) -> Result<Self, ImageError> {
         let fatbin = word(&bytes, 0) == Some(FATBIN_MAGIC);
         if fatbin {

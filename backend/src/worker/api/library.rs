@@ -4,24 +4,31 @@
 use super::{
     error::{CudaError, NOT_SUPPORTED, check},
     image::Wrapper,
-    jit::Options,
+    jit::{Options, Told},
     kernel::{layout, names},
+    module::log_failure,
     thread::Thread,
 };
 use std::{ffi::CStr, ptr::null_mut};
 
-/// Loads an image as a library.
+/// Loads an image as a library. The driver's code is a result of its own, so that its logs come back with it.
+#[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuLibraryLoad(
     t: &mut Thread,
+    _: usize,
     library: u64,
     address: u64,
     len: usize,
-    options: Option<Vec<u32>>,
+    names: Option<Vec<u32>>,
     values: Option<Vec<u64>>,
     _n: usize,
-) -> Result<(), CudaError> {
+    info: usize,
+    _: usize,
+    errors: usize,
+    _: usize,
+) -> Result<Told, CudaError> {
     let image = t.image(address, len)?;
-    let mut options = Options::new(&options.unwrap_or_default(), &values.unwrap_or_default(), 0, 0)?;
+    let mut options = Options::new(names, values, info, errors)?;
     let count = options.count()?;
     let load = t.driver.cuLibraryLoadData.ok_or(NOT_SUPPORTED)?;
     let wrapper = Wrapper::around(&image);
@@ -29,7 +36,7 @@ pub fn vgpuLibraryLoad(
     let mut real = 0_u64;
     // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
     // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
-    check(unsafe {
+    let status = unsafe {
         load(
             &raw mut real,
             code.cast_mut().cast(),
@@ -40,8 +47,13 @@ pub fn vgpuLibraryLoad(
             null_mut(),
             0,
         )
-    })?;
-    t.insert_library(library, real)
+    };
+    if status == 0 {
+        t.insert_library(library, real)?;
+    } else {
+        log_failure("loading a library", status, options.error_text());
+    }
+    Ok(options.told(status))
 }
 
 /// Finds a kernel and its parameters' layout.

@@ -22,6 +22,7 @@ mod jit;
 mod kernel;
 mod launch;
 mod library;
+mod link;
 mod memory_pool;
 mod module;
 mod numbers;

@@ -2,10 +2,9 @@
 #![allow(non_snake_case)]
 
 use super::{
-    dispatch::cut,
     error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check, complain},
     image::Image,
-    jit::Options,
+    jit::{Options, Told},
     kernel::{layout, names},
     thread::Thread,
 };
@@ -28,6 +27,7 @@ impl Thread {
 #[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuModuleLoad(
     t: &mut Thread,
+    _: usize,
     module: u64,
     address: u64,
     len: usize,
@@ -38,9 +38,9 @@ pub fn vgpuModuleLoad(
     _: usize,
     errors: usize,
     _: usize,
-) -> Result<(u32, Vec<u8>, Vec<u8>), CudaError> {
+) -> Result<Told, CudaError> {
     let image = t.image(address, len)?;
-    let mut options = Options::new(&names.unwrap_or_default(), &values.unwrap_or_default(), info, errors)?;
+    let mut options = Options::new(names, values, info, errors)?;
     let load = t.driver.cuModuleLoadDataEx.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     let count = options.count()?;
@@ -51,17 +51,18 @@ pub fn vgpuModuleLoad(
     if status == 0 {
         t.insert_module(module, real)?;
     } else {
-        log_failure("loading a module", status, &options.errors);
+        log_failure("loading a module", status, options.error_text());
     }
-    Ok((status, cut(until_nul(options.info), info), cut(until_nul(options.errors), errors)))
+    Ok(options.told(status))
 }
 
-fn log_failure(what: &str, status: u32, log: &[u8]) {
+pub fn log_failure(what: &str, status: u32, log: &[u8]) {
     let text = vgpu_spec::wire::snapshot::text(log);
     complain(&format_args!("{what}: error {status} {text}"));
 }
 
-fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+/// Text up to its NUL, which stays.
+pub fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.iter().position(|&b| b == 0).map_or(bytes.len(), |p| p + 1);
     bytes.truncate(end);
     bytes

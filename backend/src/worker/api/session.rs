@@ -4,11 +4,13 @@ use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
     green_context::Given,
+    link::Link,
     numbers::Numbers,
     table::Table,
     texture::Objects,
 };
 use std::sync::atomic::AtomicU64;
+use std::{collections::HashMap, sync::Mutex};
 use vgpu_spec::handle::{self, Kind};
 
 /// Streams with numbers of their own: the default one, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD.
@@ -43,6 +45,9 @@ pub struct Session {
     resource_descriptions: Table,
     /// What the driver gave of devices' resources.
     pub(super) resources: Given,
+    link_states: Table,
+    /// Links under way, by the driver's handle.
+    pub links: Mutex<HashMap<u64, Link>>,
 }
 
 impl Session {
@@ -72,6 +77,8 @@ impl Session {
             green_contexts: Table::new(Kind::GreenContext),
             resource_descriptions: Table::new(Kind::ResourceDescription),
             resources: Given::default(),
+            link_states: Table::new(Kind::LinkState),
+            links: Mutex::default(),
         }
     }
 
@@ -109,6 +116,7 @@ kinds! {
     allocations: allocation, insert_allocation, take_allocation;
     green_contexts: greencontext, insert_greencontext, take_greencontext;
     resource_descriptions: resourcedescription, insert_resourcedescription, take_resourcedescription;
+    link_states: linkstate, insert_linkstate, take_linkstate;
 }
 
 impl super::thread::Thread {

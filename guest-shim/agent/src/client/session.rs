@@ -11,7 +11,7 @@ use crate::wait::borrow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use vgpu_spec::wire::control::{ClientOpen, ClientOpenReply, status};
-use vgpu_spec::wire::{Range, VERSION, socket as wire};
+use vgpu_spec::wire::{HUGE_PAGE, Range, VERSION, socket as wire};
 use zerocopy::IntoBytes;
 
 /// The most lanes of a client; its threads share them when there are more.
@@ -160,13 +160,26 @@ impl Session {
     ) -> Result<(wire::WindowReply, Arc<std::os::fd::OwnedFd>), Refusal> {
         let client = client(&mut self.state)?;
         let range = client.windows.check(address, len).map_err(window_refusal)?;
-        let block = match client.memory.allocate(len) {
+        let mut block = match client.memory.allocate(len.next_multiple_of(HUGE_PAGE)) {
             Ok(block) => block,
             Err(error) => return Err(self.memory_refusal(&error)),
         };
+        let in_place = !len.is_multiple_of(HUGE_PAGE) || !address.is_multiple_of(HUGE_PAGE);
+        // The file to hand out, if it is not the block's own.
+        let small = match in_place.then(|| client.memory.in_small_pages(&block)).transpose() {
+            Ok(small) => small.flatten(),
+            Err(error) => {
+                client.memory.free(block);
+                return Err(self.memory_refusal(&error));
+            }
+        };
+        cut(&mut block.extents, len);
         match map(&self.service, client, range, &block) {
             Ok(parts) => {
-                let (file, offset) = (block.file.clone(), block.offset);
+                let (file, offset) = match small {
+                    Some(file) => (file, 0),
+                    None => (block.file.clone(), block.offset),
+                };
                 let window = client.windows.insert(Window { range, block, parts });
                 tracing::debug!("client {}: window {window}, {len:#x} bytes at {address:#x}", client.number);
                 Ok((wire::WindowReply { window, reserved: 0, offset }, file))
@@ -256,6 +269,16 @@ fn client(state: &mut State) -> Result<&mut Client, Refusal> {
 fn window_refusal(error: WindowError) -> Refusal {
     let status = if error == WindowError::TooMany { status::LIMIT } else { status::INVALID };
     Refusal::new(status, error.to_string())
+}
+
+/// Leaves the first `len` bytes of `extents`.
+fn cut(extents: &mut Vec<Range>, len: u64) {
+    let mut left = len;
+    extents.retain_mut(|extent| {
+        extent.len = extent.len.min(left);
+        left -= extent.len;
+        extent.len != 0
+    });
 }
 
 /// Has the broker map all parts of a window, or none.

@@ -2,6 +2,7 @@
 
 use super::access::Access;
 use super::dma::{HugeBlock, HugePages};
+use super::udmabuf;
 use crate::carrier::{Block, ClientMemory, MemoryError};
 use crate::extent;
 use std::collections::HashMap;
@@ -43,6 +44,11 @@ impl ClientMemory for PciMemory {
         let held = Held { file: file.clone(), extents: extents.clone(), _mapping: mapping };
         self.held.insert(file.as_raw_fd(), held);
         Ok(Block { file, offset: 0, len, extents })
+    }
+
+    fn in_small_pages(&mut self, block: &Block) -> Result<Option<Arc<OwnedFd>>, MemoryError> {
+        let shared = udmabuf::share(&block.file, block.len).map_err(MemoryError::SmallPages)?;
+        Ok(Some(Arc::new(shared)))
     }
 
     fn free(&mut self, block: Block) {

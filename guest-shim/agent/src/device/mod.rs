@@ -8,6 +8,7 @@ mod kick;
 mod memory;
 pub mod pci;
 pub mod sysfs;
+pub mod udmabuf;
 pub mod vfio;
 pub mod virtio;
 

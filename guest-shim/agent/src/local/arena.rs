@@ -78,6 +78,10 @@ impl ClientMemory for Arena {
         Ok(Block { file: self.file.clone(), offset, len, extents })
     }
 
+    fn in_small_pages(&mut self, _: &Block) -> Result<Option<Arc<OwnedFd>>, MemoryError> {
+        Ok(None)
+    }
+
     fn free(&mut self, block: Block) {
         if let Err(error) = memory::punch(self.file.as_fd(), block.offset, block.len) {
             // Its bytes are the client's own, but must read as zero in the next window: do not use the place again.

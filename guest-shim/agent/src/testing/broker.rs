@@ -86,6 +86,9 @@ impl ClientMemory for MockMemory {
         self.next += len;
         Ok(Block { file: self.file.clone(), offset, len, extents: vec![Range { base: offset, len }] })
     }
+    fn in_small_pages(&mut self, _: &Block) -> Result<Option<Arc<std::os::fd::OwnedFd>>, MemoryError> {
+        Ok(None)
+    }
     fn free(&mut self, block: Block) {
         punch(self.file.as_fd(), block.offset, block.len).unwrap();
     }
