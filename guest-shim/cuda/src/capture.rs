@@ -65,18 +65,6 @@ fn status(stream: u64) -> error::Result<u32> {
     Ok(status)
 }
 
-/// Refuses what would be wrong at replay: the shim's buffer for a copy of pageable memory is gone by then.
-#[inline]
-pub fn refuse_pageable(stream: u64) -> error::Result {
-    if captures(stream)? {
-        vgpu_client::warn!(
-            "a copy between pageable memory and the device cannot be captured: use pinned memory (cuMemHostAlloc)"
-        );
-        return Err(error::NOT_SUPPORTED);
-    }
-    Ok(())
-}
-
 pub unsafe fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) -> error::Result {
     // SAFETY: the program's pointer.
     let place = unsafe { mode.as_mut() }.ok_or(error::INVALID_VALUE)?;

@@ -6,7 +6,7 @@
 use crate::{
     call, calls, capture,
     copy::{self, Side},
-    error, handles,
+    error, graph_pageable, handles,
     staging::{BLOCK, Block},
 };
 use vgpu_spec::{
@@ -16,7 +16,7 @@ use vgpu_spec::{
 
 /// Rows of one side of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rows {
+pub struct Rows {
     address: u64,
     side: Side,
     /// Bytes from row to row, and from plane to plane.
@@ -32,10 +32,17 @@ impl Rows {
 
 /// Bytes of a row, rows of a plane, planes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    width: usize,
-    height: usize,
-    depth: usize,
+pub struct Extent {
+    pub width: usize,
+    pub height: usize,
+    pub depth: usize,
+}
+
+impl Extent {
+    /// Bytes of all rows.
+    pub fn bytes(self) -> Option<usize> {
+        self.width.checked_mul(self.height)?.checked_mul(self.depth)
+    }
 }
 
 /// One side as the program describes it.
@@ -123,7 +130,7 @@ fn parts(
 ///
 /// # Safety
 /// `pageable` has the part's rows; `block` has room for them.
-unsafe fn pack(
+pub unsafe fn pack(
     pageable: Rows,
     block: u64,
     part: (usize, usize, usize),
@@ -146,8 +153,11 @@ unsafe fn pack(
 /// Pageable sides are memory of the program, as large as the extent says.
 unsafe fn copy(dst: Rows, src: Rows, e: Extent, stream: u64, wait: bool) -> error::Result {
     handles::check_stream(stream)?;
-    if dst.side == Side::Pageable || src.side == Side::Pageable {
-        capture::refuse_pageable(stream)?;
+    if (dst.side == Side::Pageable || src.side == Side::Pageable) && capture::captures(stream)? {
+        let Extent { width, height, depth } = e;
+        let copy = Memcpy3D { src: described(src), dst: described(dst), width, height, depth };
+        graph_pageable::capture(&copy, stream)?;
+        return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
     match (dst.side, src.side) {
         (Side::Pageable, Side::Pageable) => {
@@ -256,24 +266,39 @@ fn given_3d(side: &Memcpy3DSide) -> Given {
     }
 }
 
-/// The same copy with each side host or device memory; refused if a host side is not pinned, or a side is an array.
-pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
-    let extent = Extent { width: copy.width, height: copy.height, depth: copy.depth };
-    let side = |given: &Memcpy3DSide| {
-        let side = given_3d(given).rows(extent)?.side;
-        let address = if given.kind == memory_type::HOST { given.host } else { given.device };
-        match side {
-            Side::Device => {
-                Ok(Memcpy3DSide { kind: memory_type::DEVICE, device: address, host: 0, ..*given })
-            }
-            Side::Pinned => Ok(Memcpy3DSide { kind: memory_type::HOST, host: address, device: 0, ..*given }),
-            Side::Pageable => {
-                vgpu_client::warn!("a graph cannot copy pageable memory: use pinned memory (cuMemHostAlloc)");
-                Err(error::NOT_SUPPORTED)
-            }
-        }
+/// Rows as a side of a copy.
+fn described(rows: Rows) -> Memcpy3DSide {
+    let (kind, host, device) = match rows.side {
+        Side::Device => (memory_type::DEVICE, 0, rows.address),
+        _ => (memory_type::HOST, rows.address, 0),
     };
-    Ok(Memcpy3D { src: side(&copy.src)?, dst: side(&copy.dst)?, ..*copy })
+    let height = rows.slice.checked_div(rows.pitch).unwrap_or(0);
+    Memcpy3DSide { kind, host, device, pitch: rows.pitch, height, ..Memcpy3DSide::default() }
+}
+
+/// A copy with each side host or device memory.
+pub struct Sides {
+    pub copy: Memcpy3D,
+    /// Source and destination, where they are pageable memory.
+    pub pageable: [Option<Rows>; 2],
+    pub extent: Extent,
+}
+
+/// What the sides of a copy are; refused if one is an array.
+pub fn sides(copy: &Memcpy3D) -> error::Result<Sides> {
+    let extent = Extent { width: copy.width, height: copy.height, depth: copy.depth };
+    let side = |given: &Memcpy3DSide| -> error::Result<(Memcpy3DSide, Option<Rows>)> {
+        let rows = given_3d(given).rows(extent)?;
+        let address = if given.kind == memory_type::HOST { given.host } else { given.device };
+        let (kind, host, device) = match rows.side {
+            Side::Device => (memory_type::DEVICE, 0, address),
+            Side::Pinned | Side::Pageable => (memory_type::HOST, address, 0),
+        };
+        let pageable = (rows.side == Side::Pageable).then_some(rows);
+        Ok((Memcpy3DSide { kind, host, device, ..*given }, pageable))
+    };
+    let ((src, from), (dst, to)) = (side(&copy.src)?, side(&copy.dst)?);
+    Ok(Sides { copy: Memcpy3D { src, dst, ..*copy }, pageable: [from, to], extent })
 }
 
 /// # Safety

@@ -4,7 +4,7 @@
 use super::{
     copy_strided::span,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
-    graph::dependencies,
+    graph_pageable::{self, Callbacks},
     thread::Thread,
 };
 use vgpu_spec::{
@@ -14,7 +14,7 @@ use vgpu_spec::{
 
 impl Thread {
     /// A copy as the guest describes it, checked: host sides lie in its windows.
-    fn copy_node(&self, given: Option<Vec<Blob8<200>>>) -> Result<Memcpy3D, CudaError> {
+    pub fn copy_node(&self, given: Option<Vec<Blob8<200>>>) -> Result<Memcpy3D, CudaError> {
         let blob = given.and_then(|g| g.first().copied()).ok_or(INVALID_VALUE)?;
         // SAFETY: both are 200 bytes, any bytes are a `Memcpy3D`, and reading does not need its alignment.
         let copy = unsafe { (&raw const blob).cast::<Memcpy3D>().read_unaligned() };
@@ -42,6 +42,7 @@ impl Thread {
     }
 }
 
+#[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuGraphAddMemcpyNode(
     t: &mut Thread,
     graph: u64,
@@ -49,25 +50,36 @@ pub fn vgpuGraphAddMemcpyNode(
     n: usize,
     copy: Option<Vec<Blob8<200>>>,
     ctx: u64,
+    before: u64,
+    after_copy: u64,
+    release: u64,
 ) -> Result<u64, CudaError> {
     let add = t.driver.cuGraphAddMemcpyNode.ok_or(NOT_SUPPORTED)?;
     let copy = t.copy_node(copy)?;
-    let (after, n) = dependencies(after.as_ref(), n)?;
-    let mut node = 0_u64;
-    // SAFETY: live handles of this client; host sides lie in its windows, the driver checks device sides.
-    check(unsafe { add(&raw mut node, graph, after, n, (&raw const copy).cast(), ctx) })?;
+    let callbacks = Callbacks { before, after: after_copy, release };
+    let node = graph_pageable::add(t, graph, after.as_ref(), n, callbacks, |after, n| {
+        let mut node = 0_u64;
+        // SAFETY: live handles of this client; host sides lie in its windows, the driver checks device sides.
+        check(unsafe { add(&raw mut node, graph, after, n, (&raw const copy).cast(), ctx) })?;
+        Ok(node)
+    })?;
     t.number_graphnode(node, graph)
 }
 
+#[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuGraphMemcpyNodeSetParams(
     t: &mut Thread,
     exec: u64,
     node: u64,
     copy: Option<Vec<Blob8<200>>>,
     ctx: u64,
+    before: u64,
+    after: u64,
+    release: u64,
 ) -> Result<(), CudaError> {
     let copy = t.copy_node(copy)?;
     let place = (&raw const copy).cast();
+    graph_pageable::set(t, t.optional_exec(exec)?, node, Callbacks { before, after, release })?;
     match t.optional_exec(exec)? {
         0 => {
             let set = t.driver.cuGraphMemcpyNodeSetParams.ok_or(NOT_SUPPORTED)?;

@@ -30,6 +30,7 @@ pub struct Session {
     pub(super) graph_execs: Numbers,
     user_objects: Table,
     memory_pools: Table,
+    pub(super) conditionals: super::graph_node::Conditionals,
     allocations: Table,
 }
 
@@ -50,6 +51,7 @@ impl Session {
             graph_execs: Numbers::new(Kind::GraphExec),
             user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
+            conditionals: super::graph_node::Conditionals::default(),
             allocations: Table::new(Kind::Allocation),
         }
     }
