@@ -216,8 +216,7 @@ unsafe fn info(stream: u64, status_out: *mut u32, places: &Places) -> error::Res
         DEPENDENCIES.with_borrow_mut(|kept| {
             *kept = (nodes, edges);
             let _ = put(places.dependencies, kept.0.as_mut_ptr().cast());
-            let edges = if lossy { kept.1.as_mut_ptr().cast() } else { std::ptr::null_mut() };
-            let _ = put(places.edges, edges);
+            let _ = put(places.edges, kept.1.as_mut_ptr().cast());
         });
     }
     Ok(())

@@ -75,7 +75,7 @@ pub unsafe fn cuGraphAddMemAllocNode(
     }
     // SAFETY: the program's array.
     let access = match unsafe { call::slice(wanted.access, wanted.access_count) } {
-        Some(list) => location::descriptions(list).map_err(no_device)?,
+        Some(list) => location::descriptions(list)?,
         None if wanted.access_count == 0 => Vec::new(),
         None => return Err(error::INVALID_VALUE),
     };

@@ -180,7 +180,9 @@ unsafe fn launch(
             }
             let (a, n) = (attributes.len(), p.len());
             let Some(written) = written else {
-                return calls::vgpuLaunchEx(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, a, p, n);
+                calls::vgpuLaunchEx(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, a, p, n)?;
+                // Whether an event will do, and what else a launch may not have, is this call's to say.
+                return if sure(attributes) { Ok(()) } else { call::settle() };
             };
             let mut result = attributes.to_vec();
             calls::vgpuLaunchUpdatable(
@@ -280,6 +282,17 @@ pub unsafe fn attributes<'a>(config: &LaunchConfig) -> error::Result<&'a [u8]> {
         }
     }
     Ok(attributes)
+}
+
+/// CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY, which only streams have.
+const SYNCHRONIZATION_POLICY: u32 = 3;
+
+/// Whether any launch can have these attributes.
+fn sure(attributes: &[u8]) -> bool {
+    attributes.chunks_exact(launch_attribute::SIZE).all(|attribute| {
+        let id = launch_attribute::id(attribute);
+        id != SYNCHRONIZATION_POLICY && launch_attribute::content(id) == Some(Content::Plain)
+    })
 }
 
 /// Whether the launch is to be a node that the device may update, whose handle the driver writes.

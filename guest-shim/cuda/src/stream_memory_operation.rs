@@ -13,14 +13,14 @@ type Operation = Blob8<48>;
 
 /// The most operations of a batch.
 const MOST: u32 = 256;
-/// CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER, the only flag of a write.
-const NO_MEMORY_BARRIER: u32 = 1;
+/// CU_STREAM_WRITE_VALUE_DEFAULT. The other flag that exists, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER, devices refuse.
+const WRITE: u32 = 0;
 /// CU_STREAM_WAIT_VALUE_GEQ, _EQ, _AND and _NOR are 0 to 3. CU_STREAM_WAIT_VALUE_FLUSH is not known of the device.
 const LAST_CONDITION: u32 = 3;
 
 /// Whether a value of `len` bytes at `address` can be had: in memory of the device or in pinned memory.
 fn is_there(address: u64, len: u64) -> bool {
-    address.is_multiple_of(4) && (memory::known(address, len) || host_memory::holds(address, len))
+    address.is_multiple_of(len) && (memory::known(address, len) || host_memory::holds(address, len))
 }
 
 /// The call is sent; unless it is known to be right, its error is this call's.
@@ -40,8 +40,8 @@ macro_rules! operations {
 operations! {
     cuStreamWaitValue32_v2: u32, LAST_CONDITION;
     cuStreamWaitValue64_v2: u64, LAST_CONDITION;
-    cuStreamWriteValue32_v2: u32, NO_MEMORY_BARRIER;
-    cuStreamWriteValue64_v2: u64, NO_MEMORY_BARRIER;
+    cuStreamWriteValue32_v2: u32, WRITE;
+    cuStreamWriteValue64_v2: u64, WRITE;
 }
 
 /// Whether an operation of a batch is known to be right.
@@ -54,9 +54,9 @@ fn is_right(operation: &Operation) -> bool {
     let flags = word(24) as u32;
     match word(0) as u32 {
         1 => flags <= LAST_CONDITION && is_there(word(8), 4),
-        2 => flags <= NO_MEMORY_BARRIER && is_there(word(8), 4),
+        2 => flags == WRITE && is_there(word(8), 4),
         4 => flags <= LAST_CONDITION && is_there(word(8), 8),
-        5 => flags <= NO_MEMORY_BARRIER && is_there(word(8), 8),
+        5 => flags == WRITE && is_there(word(8), 8),
         _ => false,
     }
 }
@@ -217,11 +217,11 @@ mod tests {
         let base = 0x3500_0000_0000;
         memory::insert(base, 12, Origin::Allocated);
         assert!(is_right(&operation(1, base + 8, 3)));
-        assert!(is_right(&operation(5, base, 1)));
+        assert!(is_right(&operation(5, base, 0)));
         for (kind, address, flags) in [
             (1, base + 2, 0),
             (1, base, 4),
-            (2, base, 2),
+            (2, base, 1),
             (5, base + 8, 0),
             (2, base + 12, 0),
             (3, base, 0),
