@@ -274,6 +274,7 @@ pub(crate) enum Callee {
     AssertFail,
     Malloc,
     Free,
+    SetConditional,
 }
 
 #[derive(Debug, Clone)]

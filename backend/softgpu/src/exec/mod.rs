@@ -39,6 +39,9 @@ pub use program::Program;
 pub trait Memory: Sync {
     /// Whether `[addr, addr+len)` lies in memory that the device may access.
     fn accessible(&self, addr: u64, len: u64) -> bool;
+
+    /// What `cudaGraphSetConditional` is told. Without graphs there are no conditions.
+    fn set_conditional(&self, _condition: u64, _value: u32) {}
 }
 
 /// The shape and arguments of one launch.

@@ -34,6 +34,10 @@ pub enum Kind {
     GraphExec = 11,
     /// `CUmemGenericAllocationHandle`.
     Physical = 12,
+    /// `CUgraphConditionalHandle`.
+    Condition = 33,
+    /// `CUuserObject`.
+    UserObject = 34,
 }
 
 const KIND_SHIFT: u32 = 40;

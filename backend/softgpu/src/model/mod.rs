@@ -2,6 +2,8 @@
 
 pub mod allocation;
 pub mod attributes;
+pub mod capture;
+pub mod conditional;
 pub mod context;
 pub mod copy;
 pub mod current;
@@ -10,16 +12,20 @@ pub mod error;
 pub mod event;
 pub mod function;
 pub mod graph;
+pub mod graph_exec;
+pub mod graph_memory;
 pub mod handle;
 pub mod launch;
 pub mod library;
 pub mod memory;
+pub mod memory_operation;
 pub mod module;
 pub mod output;
 pub mod pool;
 pub mod special_stream;
 pub mod state;
 pub mod stream;
+pub mod user_object;
 pub mod virtual_memory;
 pub mod work;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
+use super::conditional::Condition;
 use super::context::Context;
 use super::device::Device;
 use super::event::Event;
@@ -15,6 +16,7 @@ use super::memory::MemoryMap;
 use super::module::Module;
 use super::pool::Pool;
 use super::stream::Stream;
+use super::user_object::UserObject;
 use super::virtual_memory::{Physical, VirtualMemory};
 use super::{CudaError, Result};
 
@@ -45,6 +47,10 @@ pub struct State {
     pub graph_nodes: Table<Graph>,
     /// Live instantiated graphs.
     pub graph_execs: Table<Exec>,
+    /// Live conditional handles.
+    pub conditions: Table<Condition>,
+    /// User objects of which the program has, or has had, references.
+    pub user_objects: Table<UserObject>,
     /// Live memory pools.
     pub pools: Table<Pool>,
     /// The pool that each device starts with, by ordinal, once it is asked for.
