@@ -46,6 +46,10 @@ pub enum Kind {
     TextureReference = 17,
     /// `CUsurfref`.
     SurfaceReference = 18,
+    /// `CUgraphConditionalHandle`.
+    Condition = 33,
+    /// `CUuserObject`.
+    UserObject = 34,
 }
 
 const KIND_SHIFT: u32 = 40;
