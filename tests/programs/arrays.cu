@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <cuda.h>
+#include <dlfcn.h>
 
 #define REQUIRE_CU(expected, call)                                                                           \
     do {                                                                                                     \
@@ -582,6 +583,14 @@ static void batch(void)
     for (size_t y = 0; y < 4; y++)
         for (size_t x = 0; x < 8; x++)
             REQUIRE(pinned[512 + y * 8 + x] == values[(y + 2) * 20 + x + 3]);
+    // The form of CUDA 12.8 says which operation failed.
+    typedef CUresult (*Copy)(size_t, CUDA_MEMCPY3D_BATCH_OP *, size_t *, unsigned long long, CUstream);
+    static Copy older = (Copy)find("cuMemcpy3DBatchAsync", 12080);
+    size_t failed = 7;
+    memset(pinned + 512, 0, 32 * 4);
+    CU(older(1, &back, &failed, 0, stream));
+    CHECK(cudaStreamSynchronize(stream));
+    REQUIRE(pinned[512] == values[2 * 20 + 3]);
     INVALID(copy(1, &back, 1, stream));
     INVALID(copy(0, &back, 0, stream));
     INVALID(copy(1, &back, 0, nullptr));
@@ -665,6 +674,28 @@ static bool sparse(void)
     return true;
 }
 
+// The forms with 32-bit sizes want contexts of CUDA 3, which no 64-bit process has.
+static void old(void)
+{
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    REQUIRE(driver != nullptr);
+    CUarray array, none = nullptr;
+    CU(create(&array, 64, 0, 0, CU_AD_FORMAT_FLOAT, 1, 0));
+    typedef CUresult (*Create)(CUarray *, const unsigned *);
+    typedef CUresult (*Get)(unsigned *, CUarray);
+    typedef CUresult (*Read)(void *, CUarray, unsigned, unsigned);
+    unsigned descriptor[6] = {16, 8, 0x20, 1, 0, 0}, got[6];
+    uint32_t host[4];
+    CUarray made;
+    REQUIRE_CU(CUDA_ERROR_INVALID_CONTEXT, ((Create)dlsym(driver, "cuArrayCreate"))(&made, descriptor));
+    REQUIRE_CU(CUDA_ERROR_INVALID_CONTEXT, ((Get)dlsym(driver, "cuArrayGetDescriptor"))(got, array));
+    REQUIRE_CU(CUDA_ERROR_INVALID_HANDLE, ((Get)dlsym(driver, "cuArrayGetDescriptor"))(got, none));
+    REQUIRE_CU(CUDA_ERROR_INVALID_CONTEXT, ((Read)dlsym(driver, "cuMemcpyAtoH"))(host, array, 0, 16));
+    FUNCTION(cuArrayDestroy);
+    CU(p_cuArrayDestroy(array));
+    dlclose(driver);
+}
+
 int main()
 {
     CHECK(cudaFree(nullptr));
@@ -678,6 +709,7 @@ int main()
     bytes();
     strided();
     graph();
+    old();
 #if CUDA_VERSION >= 13000
     batch();
 #endif

@@ -937,6 +937,7 @@ static void references(void)
     FUNCTION(cuSurfRefSetArray);
     FUNCTION(cuSurfRefGetArray);
     FUNCTION(cuLaunchKernel);
+    FUNCTION(cuParamSetTexRef);
     Image image = noisy(16, 8, 1, 12);
     CUarray array = (CUarray)array_of(image), got, sheet = (CUarray)array_of(image, cudaArraySurfaceLoadStore);
     CUmipmappedArray mipmapped, got_mipmapped;
@@ -986,6 +987,7 @@ static void references(void)
     CU(p_cuSurfRefGetArray(&got, s));
     REQUIRE(got == sheet);
     CU(p_cuModuleGetFunction(&look, module, "look"));
+    REQUIRE_CU(CUDA_ERROR_INVALID_HANDLE, p_cuParamSetTexRef(look, CU_PARAM_TR_DEFAULT, nullptr));
     CU(p_cuTexRefSetArray(t, array, CU_TRSA_OVERRIDE_FORMAT));
     CU(p_cuTexRefSetFilterMode(t, CU_TR_FILTER_MODE_LINEAR));
     std::vector<float4> at = positions(image, false, true);

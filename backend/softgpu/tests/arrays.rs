@@ -208,6 +208,7 @@ fn a_batch_copies_boxes_in_elements() {
     assert_eq!(submit(&[BatchCopy { extent: [2, 3, 0], ..copy }], stream), 1);
     assert_eq!(submit(&[BatchCopy { access_order: 0, ..copy }], stream), 1);
     assert_eq!(submit(&[copy], 0), 1);
+    assert_eq!(submit(&[copy], 1), 1);
 }
 
 #[test]

@@ -11,11 +11,26 @@ use texture_support::{
     FLOAT, HALF, S8, U8, U32, create, descriptor, fill, filled, kernel, resource, run, sample, texture_of,
     try_texture,
 };
+use vgpu_softgpu::driver::array::Descriptor2D;
 use vgpu_softgpu::driver::{array, memory, module, texture, texture_reference};
 use vgpu_softgpu::model::texture::{Resource, Sampling, View};
 
 fn clamped() -> Sampling {
     Sampling { address: [1; 3], ..Sampling::default() }
+}
+
+#[test]
+fn the_width_of_linear_textures_is_limited_by_texels_and_bytes() {
+    start();
+    // SAFETY: the pointers are of live values.
+    let width = |format, channels, device| {
+        get(|out| unsafe { texture::cuDeviceGetTexture1DLinearMaxWidth(out, format, channels, device) })
+    };
+    assert_eq!(width(U8, 1, 0), Ok(1 << 30));
+    assert_eq!(width(FLOAT, 1, 0), Ok(1 << 30));
+    assert_eq!(width(FLOAT, 4, 0), Ok(1 << 28));
+    assert_eq!(width(FLOAT, 3, 0), Err(1));
+    assert_eq!(width(FLOAT, 1, 77), Err(101));
 }
 
 fn at_x(places: &[f32]) -> Vec<[f32; 4]> {
@@ -122,11 +137,70 @@ fn levels_are_chosen_and_mixed() {
     assert_eq!(seen(1, [0.0, 9.0]), [0.0, 25.0, 75.0, 150.0, 200.0]);
     assert_eq!(seen(0, [0.0, 9.0]), [0.0, 0.0, 100.0, 200.0, 200.0]);
     assert_eq!(seen(1, [0.5, 1.0]), [50.0, 50.0, 75.0, 100.0, 100.0]);
+    // Eight bits of fraction, cut: 0.1 is 25 of 256, and so is a bias of 0.1.
+    let sampling = Sampling { flags: 2, mipmap_filter: 1, clamp: [0.0, 9.0], bias: 0.1, ..clamped() };
+    let texture = try_texture(&resource(1, &[mipmapped]), &sampling, None).unwrap();
+    let place = [[0.5, 0.5, 0.0, 0.1]];
+    assert_eq!(sample(texture, "level.2d", "%f0, %f1", &place), [5000.0 / 256.0]);
+    // Without a level there is no bias.
+    assert_eq!(sample(texture, "2d", "%f0, %f1", &place), [0.0]);
     // SAFETY: no pointers.
     unsafe {
         assert_eq!(array::cuMipmappedArrayDestroy(mipmapped), 0);
         assert_eq!(array::cuMipmappedArrayDestroy(mipmapped), 400);
     }
+}
+
+#[test]
+fn mixtures_are_as_an_h100_was_seen_to_give_them() {
+    start();
+    let close =
+        |seen: f32, expected: f32| assert!((seen - expected).abs() < 1e-7, "{seen} is not {expected}");
+    let at = [[0.625f32, 0.5625, 0.0, 0.0], [0.75, 0.625, 0.0, 0.0]];
+    let linear = Sampling { filter: 1, ..clamped() };
+    let seen = |format, bytes: [u8; 4]| {
+        sample(
+            texture_of(filled(&descriptor([2, 2, 0], format, 1, 0), &bytes), &linear),
+            "2d",
+            "%f0, %f1",
+            &at,
+        )
+    };
+    let unsigned = seen(U8, [0, 255, 10, 100]);
+    close(unsigned[0], 0.122_392_617);
+    close(unsigned[1], 0.234_683_752);
+    let signed = seen(S8, [0x80, 127, 10, 0x9c]);
+    close(signed[0], -0.711_416_96);
+    close(signed[1], -0.459_883_422);
+    // One dimension is a row of two, at its edge.
+    let row = filled(&descriptor([4, 0, 0], FLOAT, 1, 0), &[10f32, 20.0, 40.0, 80.0]);
+    let border = Sampling { address: [3; 3], border: [7.0, 14.0, 0.0, 0.0], filter: 1, ..clamped() };
+    let places = at_x(&[0.0, 0.4, 2.4]);
+    assert_eq!(sample(texture_of(row, &border), "1d", "%f0", &places), [7.75, 8.347_656_3, 22.484_375]);
+    let bytes = filled(&descriptor([2, 2, 0], U8, 1, 0), &[0u8; 4]);
+    let border = Sampling { filter: 0, border: [0.25; 4], ..border };
+    close(sample(texture_of(bytes, &border), "2d", "%f0, %f1", &[[5.0; 4]])[0], 0.250_980_407);
+}
+
+#[test]
+fn channels_that_are_not_there_are_zero_and_negative_layers_the_last() {
+    start();
+    let array = filled(&descriptor([2, 0, 3], FLOAT, 2, 1), &(0..12).map(|n| n as f32).collect::<Vec<_>>());
+    let body = "tex.a1d.v4.f32.f32 {%f4, %f5, %f6, %f7}, [%rd1, {%r1, %f0}];";
+    let minus_one = f32::from_bits(u32::MAX);
+    let seen = run(&kernel("", body), texture_of(array, &clamped()), &[[1.0, minus_one, 0.0, 0.0]]).unwrap();
+    assert_eq!(seen, [[10.0, 11.0, 0.0, 0.0]]);
+}
+
+#[test]
+fn whole_coordinates_beyond_an_array_give_zero() {
+    start();
+    let array = filled(&descriptor([2, 2, 0], FLOAT, 1, 0), &[1f32, 2.0, 3.0, 4.0]);
+    let body = "tex.2d.v4.f32.s32 {%f4, %f5, %f6, %f7}, [%rd1, {%r0, %r1}];";
+    let border = Sampling { address: [3; 3], border: [7.0; 4], ..clamped() };
+    let places = [[1u32, 1, 0, 0], [2, 0, 0, 0], [u32::MAX, 0, 0, 0]];
+    let seen = run(&kernel("", body), texture_of(array, &border), &places).unwrap();
+    assert_eq!(seen.iter().map(|texel| texel[0]).collect::<Vec<_>>(), [4.0, 0.0, 0.0]);
 }
 
 #[test]
@@ -171,6 +245,8 @@ fn a_view_has_another_format() {
     let view = View { format: 0x16, size: [2, 0, 0], ..View::default() };
     let texture = try_texture(&resource(0, &[array]), &clamped(), Some(&view)).unwrap();
     assert_eq!(sample(texture, "1d", "%f0", &at_x(&[0.0, 1.0])), [1.0, -2.0]);
+    let last = View { levels: [0, 1], ..view };
+    assert_eq!(try_texture(&resource(0, &[array]), &clamped(), Some(&last)), Err(1));
     let larger = View { size: [3, 0, 0], ..view };
     assert_eq!(try_texture(&resource(0, &[array]), &clamped(), Some(&larger)), Err(1));
     let wider = View { format: 0x18, ..view };
@@ -275,7 +351,12 @@ fn a_texture_reference_shows_what_it_was_set_to() {
         let memory = upload(&[7f32, 8.0]);
         assert_eq!(get(|out| texture_reference::cuTexRefSetAddress_v2(out, reference, memory, 8)), Ok(0));
         assert_eq!(get(|out| texture_reference::cuTexRefGetAddress_v2(out, reference)), Ok(memory));
+        // Memory without rows is for whole coordinates.
+        assert_eq!(launch(), 0.0);
+        let rows = Descriptor2D { width: 2, height: 1, format: FLOAT, channels: 1 };
+        assert_eq!(texture_reference::cuTexRefSetAddress2D_v3(reference, Some(&rows), memory, 32), 0);
         assert_eq!(launch(), 8.0);
+        assert_eq!(texture_reference::cuTexRefSetAddress2D_v3(reference, Some(&rows), memory, 72), 1);
         assert_eq!(texture_reference::cuTexRefSetAddress_v2(None, reference, memory + 4, 4), 1);
         assert_eq!(get(|out| texture_reference::cuTexRefSetAddress_v2(out, reference, memory + 4, 4)), Ok(4));
         assert_eq!(texture_reference::cuTexRefSetFlags(reference, 0x8000), 1);

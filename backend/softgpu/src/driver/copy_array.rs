@@ -145,6 +145,9 @@ impl Operand {
     }
 }
 
+/// `CU_STREAM_LEGACY`, which a batch refuses as it does a NULL stream.
+const LEGACY: u64 = 1;
+
 /// `CU_MEMCPY_FLAG_PREFER_OVERLAP_WITH_COMPUTE`, a hint.
 const OVERLAP: u32 = 1;
 
@@ -174,7 +177,7 @@ stream_api! {
     fn cuMemcpy3DBatchAsync_v2 | cuMemcpy3DBatchAsync_v2_ptsz(
         default; count: usize, copies: *const BatchCopy, flags: u64, stream: u64
     ) {
-        if flags != 0 || count == 0 || stream == 0 {
+        if flags != 0 || count == 0 || stream <= LEGACY {
             return Err(CudaError::InvalidValue);
         }
         let (context, stream) = special_stream::find(stream, default)?;

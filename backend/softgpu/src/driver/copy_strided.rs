@@ -87,7 +87,7 @@ impl Named {
         }
         let pitch = if self.pitch == 0 { width } else { self.pitch };
         let rows = if self.rows == 0 { height } else { self.rows };
-        if rows < height && depth > 1 {
+        if rows < height {
             return Err(CudaError::InvalidValue);
         }
         let plane = pitch.checked_mul(rows).ok_or(CudaError::InvalidValue)?;

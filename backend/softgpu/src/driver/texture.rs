@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Out;
 use crate::model::texture::{Resource, Sampling, TextureObject, View};
-use crate::model::{CudaError, Result, current, state};
+use crate::model::{CudaError, Result, array, current, state};
 
 /// Writes the parts of a resource that its kind has, as the real driver does.
 pub(super) fn put_resource(out: Out<'_, Resource>, resource: &Resource) -> Result {
@@ -24,7 +24,21 @@ fn object(handle: u64) -> Result<Arc<TextureObject>> {
     state()?.textures.get(handle).map_err(|_| CudaError::InvalidValue)
 }
 
+/// Most texels of a texture in linear memory, and most bytes.
+const MOST_TEXELS: usize = 1 << 30;
+const MOST_BYTES: usize = 1 << 32;
+
 driver_api! {
+    /// How many texels a texture in linear memory may have.
+    fn cuDeviceGetTexture1DLinearMaxWidth(out: Out<'_, usize>, format: u32, channels: u32, device: i32) {
+        let out = out.ok_or(CudaError::InvalidValue)?;
+        state()?.device(device)?;
+        let bytes = usize::try_from(array::format(format, channels)?.bytes());
+        let bytes = bytes.map_err(|_| CudaError::InvalidValue)?;
+        out.write(MOST_TEXELS.min(MOST_BYTES / bytes.max(1)));
+        Ok(())
+    }
+
     /// Makes a texture object of an array or of device memory.
     fn cuTexObjectCreate(
         out: Out<'_, u64>, resource: Option<&Resource>, sampling: Option<&Sampling>, view: Option<&View>

@@ -201,12 +201,16 @@ driver_api! {
 
     /// The array that is shown.
     fn cuTexRefGetArray(out: Out<'_, u64>, handle: u64) {
-        put(out, find(handle)?.settings().array(ARRAY)?)
+        let shown = find(handle)?.settings().array(ARRAY)?;
+        state()?.arrays.get(shown).map_err(|_| CudaError::InvalidValue)?;
+        put(out, shown)
     }
 
     /// The array with levels that is shown.
     fn cuTexRefGetMipmappedArray(out: Out<'_, u64>, handle: u64) {
-        put(out, find(handle)?.settings().array(MIPMAPPED_ARRAY)?)
+        let shown = find(handle)?.settings().array(MIPMAPPED_ARRAY)?;
+        state()?.mipmapped_arrays.get(shown).map_err(|_| CudaError::InvalidValue)?;
+        put(out, shown)
     }
 
     /// What is beyond the edges.

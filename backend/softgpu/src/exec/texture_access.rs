@@ -60,7 +60,7 @@ impl Operands {
         let lod = match (&self.level, &self.gradient) {
             (Some(level), _) => Lod::Level(float(level[lane])),
             (_, Some(by)) => Lod::Gradient([0, 1].map(|axis| [0, 1, 2].map(|n| float(by[axis][n][lane])))),
-            _ => Lod::Level(0.0),
+            _ => Lod::Base,
         };
         let at = [0, 1, 2].map(|axis| float(self.at[axis][lane]));
         Position { geometry: fetch.geometry, at, layer: self.layer[lane] as u32, lod }

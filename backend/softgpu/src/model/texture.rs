@@ -87,6 +87,21 @@ impl Resource {
         }
     }
 
+    /// The size that an array was made with; none for memory.
+    fn array_size(&self) -> Result<Option<[usize; 3]>> {
+        let (state, handle) = (state()?, self.words[0]);
+        let array = match self.kind {
+            ARRAY => state.arrays.get(handle).map_err(|_| CudaError::InvalidValue)?,
+            MIPMAPPED_ARRAY => {
+                let array = state.mipmapped_arrays.get(handle).map_err(|_| CudaError::InvalidValue)?;
+                array.levels().first().cloned().ok_or(CudaError::InvalidValue)?
+            }
+            _ => return Ok(None),
+        };
+        let array::Descriptor { width, height, depth, .. } = *array.descriptor();
+        Ok(Some([width, height, depth]))
+    }
+
     /// The texels: `INVALID_VALUE` for what is none.
     pub fn image(&self) -> Result<Image> {
         if self.flags != 0 {
@@ -149,9 +164,24 @@ impl Sampling {
         if is_wrong {
             return Err(CudaError::InvalidValue);
         }
-        let [x, y, z] = self.address.map(address_mode);
+        // Modes of coordinates that the image does not have are not looked at.
+        let size = image.level(0).size;
+        let used = |axis: usize| match (axis, image.layout) {
+            (_, Layout::Linear) => false,
+            (0, _) => true,
+            (1, _) => size[1] > 1,
+            (_, layout) => layout == Layout::Plain && size[2] > 1,
+        };
+        let mut address = [AddressMode::Clamp; 3];
+        for (axis, place) in address.iter_mut().enumerate() {
+            match address_mode(self.address[axis]) {
+                Ok(mode) => *place = mode,
+                Err(error) if used(axis) => return Err(error),
+                Err(_) => {}
+            }
+        }
         Ok(Sampler {
-            address: [x?, y?, z?],
+            address,
             linear: self.filter == 1,
             linear_levels: self.mipmap_filter == 1,
             bias: self.bias,
@@ -165,52 +195,42 @@ impl Sampling {
     }
 }
 
-/// The format of `CUresourceViewFormat`; none for 0.
-fn view_format(format: u32) -> Result<Option<Format>> {
+/// The format of `CUresourceViewFormat`.
+fn view_format(format: u32) -> Result<Format> {
     use Channel::{F16, F32, S8, S16, S32, U8, U16, U32};
     const CHANNELS: [Channel; 8] = [U8, S8, U16, S16, U32, S32, F16, F32];
-    let Some(index) = format.checked_sub(1) else { return Ok(None) };
-    let channel = CHANNELS.get((index / 3) as usize).copied();
-    match channel {
-        Some(channel) => Ok(Some(Format { channel, channels: 1 << (index % 3) })),
-        None if format <= 0x22 => Err(CudaError::NotSupported),
-        None => Err(CudaError::InvalidValue),
-    }
+    let index = format.checked_sub(1).ok_or(CudaError::InvalidValue)?;
+    let channel = CHANNELS.get((index / 3) as usize).copied().ok_or(CudaError::InvalidValue)?;
+    Ok(Format { channel, channels: 1 << (index % 3) })
 }
 
 impl View {
     /// The part of `image` that it shows, as it shows it: `INVALID_VALUE` if that is not there.
-    fn apply(&self, mut image: Image) -> Result<Image> {
-        let invalid = CudaError::InvalidValue;
-        if self.reserved != [0; 16] {
-            return Err(invalid);
-        }
-        if let Some(format) = view_format(self.format)? {
-            if format.bytes() != image.format.bytes() {
-                return Err(invalid);
-            }
-            image.format = format;
-        }
-        let [first, last] = self.levels.map(|level| usize::try_from(level).unwrap_or(usize::MAX));
-        if first > last || last >= image.levels.len() {
-            return Err(invalid);
-        }
-        let size = image.level(0).size;
-        let is_same = |axis: usize| self.size[axis].max(1) == size[axis] as usize;
+    ///
+    /// `size` is the array's as it was made. What begins within it and ends beyond ends with it, as in the real driver.
+    fn apply(&self, mut image: Image, size: [usize; 3], is_mipmapped: bool) -> Result<Image> {
+        let format = view_format(self.format)?;
         let is_layered = !matches!(image.layout, Layout::Plain | Layout::Linear);
-        if self.size[0] == 0 || !is_same(0) || !is_same(1) || (!is_layered && !is_same(2)) {
-            return Err(invalid);
+        let ([first, last], [first_layer, last_layer]) = (self.levels, self.layers);
+        let is_wrong = self.reserved != [0; 16]
+            || self.size != size
+            || format.bytes() != image.format.bytes()
+            || first > last
+            || first_layer > last_layer
+            || !is_mipmapped && last > 0
+            || !is_layered && last_layer > 0;
+        if is_wrong {
+            return Err(CudaError::InvalidValue);
         }
-        image.levels = image.levels.get(first..=last).ok_or(invalid)?.to_vec();
-        if is_layered && self.layers != [0, 0] {
-            let [first, last] = self.layers;
-            if first > last || last >= size[2] {
-                return Err(invalid);
-            }
-            for level in &mut image.levels {
-                level.base += u64::from(first) * level.plane;
-                level.size[2] = last - first + 1;
-            }
+        image.format = format;
+        let [first, last] = [first, last].map(|level| usize::try_from(level).unwrap_or(usize::MAX));
+        let last = last.min(image.levels.len().saturating_sub(1));
+        image.levels = image.levels.get(first..=last).ok_or(CudaError::InvalidValue)?.to_vec();
+        for level in image.levels.iter_mut().filter(|_| is_layered) {
+            let last = last_layer.min(level.size[2].saturating_sub(1));
+            let count = last.checked_sub(first_layer).ok_or(CudaError::InvalidValue)?;
+            level.base += u64::from(first_layer) * level.plane;
+            level.size[2] = count + 1;
         }
         Ok(image)
     }
@@ -219,10 +239,8 @@ impl View {
 /// What a resource, read so and viewed so, shows. A view of device memory is not looked at.
 pub fn texture(resource: &Resource, sampling: &Sampling, view: Option<&View>) -> Result<Texture> {
     let mut image = resource.image()?;
-    if let Some(view) = view
-        && matches!(resource.kind, ARRAY | MIPMAPPED_ARRAY)
-    {
-        image = view.apply(image)?;
+    if let (Some(view), Some(size)) = (view, resource.array_size()?) {
+        image = view.apply(image, size, resource.kind == MIPMAPPED_ARRAY)?;
     }
     let sampler = sampling.sampler(&image)?;
     Ok(Texture { image, sampler })

@@ -62,7 +62,7 @@ impl Axis {
 
     /// The texels whose centres are on both sides of `x`. The weight has 8 bits (programming guide, "Linear Filtering").
     pub fn linear(x: f32, count: u32, mode: AddressMode, normalized: bool) -> Axis {
-        let fixed = ((f64::from(texels(x, count, mode, normalized)) - 0.5) * 256.0).round() as i64;
+        let fixed = (f64::from(texels(x, count, mode, normalized)) * 256.0 - 128.0 + 0.5).floor() as i64;
         let index = fixed >> 8;
         Axis {
             low: mode.texel(index, count),

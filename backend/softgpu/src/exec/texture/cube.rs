@@ -4,15 +4,19 @@
 pub(super) fn face(direction: [f32; 3]) -> (u32, [f32; 2]) {
     let [x, y, z] = direction;
     let [ax, ay, az] = direction.map(f32::abs);
-    let (face, m, s, t) = if ax >= ay && ax >= az {
-        if x >= 0.0 { (0, ax, -z, -y) } else { (1, ax, z, -y) }
-    } else if ay >= az {
+    // Where two are equal, z is preferred to y and y to x, as an H100 was seen to do.
+    let (face, m, s, t) = if az >= ay && az >= ax {
+        if z >= 0.0 { (4, az, x, -y) } else { (5, az, -x, -y) }
+    } else if ay >= ax {
         if y >= 0.0 { (2, ay, x, z) } else { (3, ay, x, -z) }
-    } else if z >= 0.0 {
-        (4, az, x, -y)
+    } else if x >= 0.0 {
+        (0, ax, -z, -y)
     } else {
-        (5, az, -x, -y)
+        (1, ax, z, -y)
     };
+    if m == 0.0 {
+        return (face, [0.5, 0.5]);
+    }
     (face, [(s / m + 1.0) / 2.0, (t / m + 1.0) / 2.0])
 }
 

@@ -53,19 +53,49 @@ impl Channel {
         }
     }
 
-    /// The value as a float: integers as fractions of the largest, from 0 or -1 to 1.
+    /// The value as a float: integers as fractions of the largest. The least signed one is a little below -1 here; see
+    /// [`Channel::limit`].
     pub fn float(self, raw: u32) -> f32 {
         match self {
             Channel::U8 => (raw & 0xff) as f32 / 255.0,
             Channel::U16 => (raw & 0xffff) as f32 / 65535.0,
-            Channel::S8 => (f32::from((raw as u8).cast_signed()) / 127.0).max(-1.0),
-            Channel::S16 => (f32::from((raw as u16).cast_signed()) / 32767.0).max(-1.0),
+            Channel::S8 => f32::from((raw as u8).cast_signed()) / 127.0,
+            Channel::S16 => f32::from((raw as u16).cast_signed()) / 32767.0,
             Channel::F16 => {
                 let format = alu_half::format(Ty::F16);
                 format.map_or(0.0, |format| alu_half::to_single(raw as u16, format))
             }
             Channel::U32 | Channel::S32 | Channel::F32 => f32::from_bits(raw),
         }
+    }
+}
+
+impl Channel {
+    /// What a fetch gives for a value: fractions end at -1.
+    pub fn limit(self, value: f32) -> f32 {
+        if self.can_be_fraction() { value.max(-1.0) } else { value }
+    }
+
+    /// What linear filtering gives for a mixture: of fractions, one with 16 bits, as an H100 was seen to answer.
+    pub fn mixed(self, value: f64) -> f32 {
+        let largest = match self {
+            Channel::U8 | Channel::U16 => 65_535.0,
+            Channel::S8 | Channel::S16 => 32_767.0,
+            _ => return value as f32,
+        };
+        self.limit(((value * largest).round() / largest) as f32)
+    }
+
+    /// What a border color gives: a fraction that the channel could hold.
+    pub fn border(self, value: f32) -> f32 {
+        let (least, largest) = match self {
+            Channel::U8 => (0.0, 255.0),
+            Channel::U16 => (0.0, 65_535.0),
+            Channel::S8 => (-1.0, 127.0),
+            Channel::S16 => (-1.0, 32_767.0),
+            _ => return value,
+        };
+        (value.clamp(least, 1.0) * largest).round() / largest
     }
 }
 
@@ -98,7 +128,9 @@ mod tests {
     fn small_integers_are_fractions_of_the_largest() {
         assert_eq!(Channel::U8.float(255), 1.0);
         assert_eq!(Channel::U16.float(0), 0.0);
-        assert_eq!(Channel::S8.float(0x80), -1.0);
+        assert_eq!(Channel::S8.limit(Channel::S8.float(0x80)), -1.0);
+        assert_eq!(Channel::U8.border(7.0), 1.0);
+        assert_eq!(Channel::U8.border(0.25), 64.0 / 255.0);
         assert_eq!(Channel::S16.float(0x8001), -1.0);
         assert_eq!(Channel::F16.float(0x3400), 0.25);
     }

@@ -112,7 +112,10 @@ impl Image {
             _ if is_inside => (x, y, z),
             Boundary::Trap => return Err(OutOfBounds),
             Boundary::Clamp if last >= 0 && height > 0 && depth > 0 => {
-                (x.clamp(0, last), y.clamp(0, height - 1), z.clamp(0, depth - 1))
+                // The number of a layer has no sign: a negative one is the last.
+                let is_layered = self.layout != Layout::Plain;
+                let z = if is_layered && z < 0 { depth - 1 } else { z.clamp(0, depth - 1) };
+                (x.clamp(0, last), y.clamp(0, height - 1), z)
             }
             Boundary::Zero | Boundary::Clamp => return Ok(None),
         };

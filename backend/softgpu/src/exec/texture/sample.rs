@@ -42,6 +42,8 @@ pub struct Texture {
 /// Which level of a mipmapped array is meant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Lod {
+    /// The first; the sampler's clamp still holds.
+    Base,
     /// Its number.
     Level(f32),
     /// As the derivatives of the coordinates in x and y ask.
@@ -93,11 +95,11 @@ impl Texture {
         let planes = self.image.level(0).size[2].max(1);
         match self.image.layout {
             Layout::Plain | Layout::Linear => 0,
-            // A negative layer is the first.
-            Layout::Layered => (layer.cast_signed().max(0).cast_unsigned()).min(planes - 1),
+            // The number has no sign: a negative one is the last.
+            Layout::Layered => layer.min(planes - 1),
             Layout::Cube => face.min(planes - 1),
             Layout::LayeredCube => {
-                let layer = layer.cast_signed().max(0).cast_unsigned().min((planes / 6).max(1) - 1);
+                let layer = layer.min((planes / 6).max(1) - 1);
                 (layer * 6 + face).min(planes - 1)
             }
         }
@@ -106,9 +108,8 @@ impl Texture {
     /// `tex` with coordinates that are floats: filtered as the sampler says.
     pub fn sample(&self, position: &Position, memory: &dyn Memory) -> Answer {
         if self.image.layout == Layout::Linear {
-            let index = Axis::nearest(position.at[0], u32::MAX, AddressMode::Border, false);
-            let index = index.low.map_or(-1, i64::from);
-            return self.linear_texel(index, memory);
+            // Memory without rows is for integer coordinates.
+            return Ok([0; 4]);
         }
         let (low, high, weight) = self.levels(position);
         let first = self.sample_level(position, low, memory)?;
@@ -124,7 +125,8 @@ impl Texture {
         Ok(std::array::from_fn(|channel| mix(first[channel], second[channel])))
     }
 
-    /// `tex` with coordinates that are integers: never filtered, never normalized.
+    /// `tex` with coordinates that are integers: never filtered, never normalized, and 0 beyond the edges. Arrays of one
+    /// dimension have no such coordinates; an H100 answers 0.
     pub fn fetch(
         &self,
         geometry: Geometry,
@@ -136,16 +138,22 @@ impl Texture {
         if self.image.layout == Layout::Linear {
             return self.linear_texel(i64::from(at[0]), memory);
         }
+        if geometry.dimensions() == 1 {
+            return Ok([0; 4]);
+        }
         let last = self.image.levels.len().saturating_sub(1);
         let level = self.image.level(usize::try_from(level).unwrap_or(0).min(last));
         let mut axes = [Axis::NONE; 3];
         for (dimension, axis) in axes.iter_mut().enumerate().take(geometry.dimensions()) {
-            *axis = Axis::exact(i64::from(at[dimension]), level.size[dimension], self.mode(dimension));
+            *axis = Axis::exact(i64::from(at[dimension]), level.size[dimension], AddressMode::Border);
+            if axis.low.is_none() {
+                return Ok([0; 4]);
+            }
         }
         if geometry != Geometry::D3 {
             axes[2] = Axis::exact(i64::from(self.plane(layer, 0)), u32::MAX, AddressMode::Clamp);
         }
-        self.raw(level, axes.map(|axis| axis.low), memory)
+        self.single(level, axes.map(|axis| axis.low), memory)
     }
 
     /// `tld4`: one channel of the four texels that a linear filter would mix, counter-clockwise from the lower left.
@@ -156,7 +164,7 @@ impl Texture {
         let mut out = [0; 4];
         let places = [(x.low, y.high), (x.high, y.high), (x.high, y.low), (x.low, y.low)];
         for (out, (x, y)) in out.iter_mut().zip(places) {
-            let texel = self.raw(level, [x, y, z.low], memory)?;
+            let texel = self.single(level, [x, y, z.low], memory)?;
             *out = texel.get(channel).copied().unwrap_or(0);
         }
         Ok(out)
@@ -173,13 +181,17 @@ impl Texture {
     /// The two levels to mix and the second one's weight in 256ths.
     fn levels(&self, position: &Position) -> (usize, usize, u16) {
         let last = self.image.levels.len().saturating_sub(1);
+        // Level and bias have eight bits of fraction each, cut and not rounded, as an H100 was seen to do.
+        let cut = |x: f32| (x * 256.0).floor() / 256.0;
+        let bias = cut(self.sampler.bias);
         let lod = match position.lod {
-            Lod::Level(lod) => lod,
-            Lod::Gradient(gradients) => self.gradient_lod(position, gradients),
+            Lod::Base => 0.0,
+            Lod::Level(lod) => cut(lod) + bias,
+            Lod::Gradient(gradients) => cut(self.gradient_lod(position, gradients)) + bias,
         };
         let [least, most] = self.sampler.clamp;
-        let lod = (lod + self.sampler.bias).min(most).max(least).clamp(0.0, last as f32);
-        let fixed = (lod * 256.0).round() as u32;
+        let lod = lod.min(most).max(least).clamp(0.0, last as f32);
+        let fixed = (lod * 256.0) as u32;
         if self.sampler.linear_levels {
             let low = (fixed >> 8) as usize;
             (low, (low + 1).min(last), (fixed & 0xff) as u16)
@@ -224,6 +236,10 @@ impl Texture {
                 Axis::nearest(x, count, mode, normalized)
             };
         }
+        if position.geometry == Geometry::D1 && linear {
+            // Filtered as the row of an image of height 1, at its upper edge: half a border is mixed in where there is one.
+            axes[1] = Axis::linear(0.0, 1, self.mode(1), normalized);
+        }
         if dimensions < 3 {
             let plane = self.plane(position.layer, face);
             axes[2] = Axis::exact(i64::from(plane), u32::MAX, AddressMode::Clamp);
@@ -240,7 +256,7 @@ impl Texture {
         }
         let axes = self.axes(position, level, linear);
         if !linear {
-            return self.raw(level, axes.map(|axis| axis.low), memory);
+            return self.single(level, axes.map(|axis| axis.low), memory);
         }
         let mut sums = [0f64; 4];
         for corner in 0..8u32 {
@@ -259,7 +275,14 @@ impl Texture {
                 *sum += weight * f64::from(f32::from_bits(bits));
             }
         }
-        Ok(sums.map(|sum| (sum as f32).to_bits()))
+        Ok(self.mixed(sums))
+    }
+
+    fn mixed(&self, sums: [f64; 4]) -> [u32; 4] {
+        let channel = self.image.format.channel;
+        // Linear light has more bits than the channel.
+        let color = if self.sampler.srgb { Channel::F32 } else { channel };
+        std::array::from_fn(|index| if index < 3 { color } else { channel }.mixed(sums[index]).to_bits())
     }
 
     /// Linear filtering on a cube whose faces continue each other. What lies beyond a corner is taken from the nearer face.
@@ -290,7 +313,17 @@ impl Texture {
                 *sum += weight * f64::from(f32::from_bits(bits));
             }
         }
-        Ok(sums.map(|sum| (sum as f32).to_bits()))
+        Ok(self.mixed(sums))
+    }
+
+    /// One texel as it is given where it is not mixed with others.
+    fn single(&self, level: &Level, at: [Option<u32>; 3], memory: &dyn Memory) -> Answer {
+        let mut texel = self.raw(level, at, memory)?;
+        if self.gives_floats() {
+            let channel = self.image.format.channel;
+            texel.iter_mut().for_each(|bits| *bits = channel.limit(f32::from_bits(*bits)).to_bits());
+        }
+        Ok(texel)
     }
 
     /// One texel as an instruction gives it; the border color for none.
@@ -302,7 +335,7 @@ impl Texture {
         Ok(std::array::from_fn(|index| {
             let raw = channels[index];
             if index >= format.channels as usize {
-                missing(index, floats)
+                0
             } else if !floats {
                 format.channel.integer(raw)
             } else {
@@ -313,20 +346,13 @@ impl Texture {
         }))
     }
 
+    /// The border color. Integers get its bits as they are.
     fn border(&self) -> [u32; 4] {
-        let channels = self.image.format.channels as usize;
-        let floats = self.gives_floats();
-        std::array::from_fn(|index| {
-            if index >= channels { missing(index, floats) } else { self.sampler.border[index].to_bits() }
+        let format = self.image.format;
+        std::array::from_fn(|index| match self.sampler.border[index] {
+            _ if index >= format.channels as usize => 0,
+            value if self.gives_floats() => format.channel.border(value).to_bits(),
+            value => value.to_bits(),
         })
-    }
-}
-
-/// What a channel gives that the format lacks.
-fn missing(index: usize, floats: bool) -> u32 {
-    match (index, floats) {
-        (3, true) => 1f32.to_bits(),
-        (3, false) => 1,
-        _ => 0,
     }
 }
