@@ -141,22 +141,37 @@ pub mod launch_attribute {
     pub const VALUE: usize = 8;
     /// CU_LAUNCH_ATTRIBUTE_COOPERATIVE.
     pub const COOPERATIVE: u32 = 2;
-    /// Ids (CUlaunchAttributeID) whose values are plain numbers, and so can be passed on: ignore, access policy window, cooperative, cluster
-    /// dimension, cluster scheduling policy, programmatic stream serialization, priority, memory sync domain map and domain,
-    /// preferred cluster dimension, preferred shared memory carveout. The others hold handles.
-    pub const PLAIN: &[u32] = &[0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
+    /// What an attribute's value has in it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Content {
+        /// Numbers, and addresses of the device.
+        Plain,
+        /// An event, first.
+        Event,
+        /// A number and the device's handle of a node, which the driver writes.
+        DeviceNode,
+    }
 
-    /// Whether every attribute of the array is plain; the first id that is not, otherwise.
-    ///
-    /// # Errors
-    /// The id.
-    pub fn check(bytes: &[u8]) -> Result<(), u32> {
-        for attribute in bytes.chunks_exact(SIZE) {
-            let id = u32::from_le_bytes([attribute[0], attribute[1], attribute[2], attribute[3]]);
-            if !PLAIN.contains(&id) {
-                return Err(id);
-            }
+    /// What is in the value of attribute `id` (CUlaunchAttributeID of CUDA 13.0); `None` for one that does not exist.
+    pub fn content(id: u32) -> Option<Content> {
+        match id {
+            // Ignore, access policy window, cooperative, synchronization policy, cluster dimension and scheduling policy, programmatic
+            // stream serialization, priority, memory synchronization domain map and domain, preferred cluster dimension, shared memory
+            // carveout, NVLink-centric scheduling.
+            0..=6 | 8..=11 | 14 | 16 => Some(Content::Plain),
+            // Programmatic event, launch completion event.
+            7 | 12 => Some(Content::Event),
+            // Device-updatable kernel node.
+            13 => Some(Content::DeviceNode),
+            _ => None,
         }
-        Ok(())
+    }
+
+    /// The id of an attribute; `u32::MAX` if the bytes are too few.
+    pub fn id(bytes: &[u8]) -> u32 {
+        match bytes {
+            [a, b, c, d, ..] => u32::from_le_bytes([*a, *b, *c, *d]),
+            _ => u32::MAX,
+        }
     }
 }

@@ -489,6 +489,9 @@ static void graph(void)
     copy.kind = cudaMemcpyHostToDevice;
     cudaGraphNode_t first, second, third;
     CHECK(cudaGraphAddMemcpyNode(&first, graph, nullptr, 0, &copy));
+    cudaMemcpy3DParms got;
+    CHECK(cudaGraphMemcpyNodeGetParams(first, &got));
+    REQUIRE(got.dstArray == a && got.srcPtr.ptr == pinned && got.extent.width == m.w && got.extent.height == m.h);
     copy = {};
     copy.srcArray = a;
     copy.dstArray = b;
@@ -515,16 +518,21 @@ static void graph(void)
     CHECK(cudaGraphExecDestroy(exec));
     CHECK(cudaGraphDestroy(graph));
 
-    // The same as captured.
+    // The same as captured, and from pageable memory.
     CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     CHECK(cudaMemcpy2DToArrayAsync(b, 0, 0, pinned, m.w * 4, m.w * 4, m.h, cudaMemcpyHostToDevice, stream));
     CHECK(cudaMemcpy2DFromArrayAsync(back, m.w * 4, b, 0, 0, m.w * 4, m.h, cudaMemcpyDeviceToHost, stream));
+    std::vector<uint32_t> pageable = noisy(240, 45);
+    CHECK(cudaMemcpy2DToArrayAsync(a, 0, 0, pageable.data(), m.w * 4, m.w * 4, m.h, cudaMemcpyHostToDevice, stream));
     CHECK(cudaStreamEndCapture(stream, &graph));
     CHECK(cudaGraphInstantiate(&exec, graph, 0));
     memcpy(pinned, m.texels.data(), 240 * 4);
     CHECK(cudaGraphLaunch(exec, stream));
     CHECK(cudaStreamSynchronize(stream));
     REQUIRE(memcmp(back, m.texels.data(), 240 * 4) == 0);
+    Mirror n = m;
+    n.texels = pageable;
+    compare("captured from pageable memory", a, n);
     CHECK(cudaGraphExecDestroy(exec));
     CHECK(cudaGraphDestroy(graph));
     CHECK(cudaStreamDestroy(stream));

@@ -214,7 +214,7 @@ static void built_by_hand(int count)
     REQUIRE(*(int **)got.kernelParams[0] == values.get() && *(int *)got.kernelParams[2] == 10);
     int factor = 100;
     got.kernelParams[2] = &factor;
-    CHECK(cudaGraphKernelNodeSetParams(second, &got));
+    CHECK(cudaGraphKernelNodeSetParams(second, &got)); // what was got is not the node's any more
     cudaGraphExecUpdateResultInfo info;
     CHECK(cudaGraphExecUpdate(exec, graph, &info));
     REQUIRE(info.result == cudaGraphExecUpdateSuccess);
@@ -223,7 +223,12 @@ static void built_by_hand(int count)
     REQUIRE(pinned[count - 1] == (2 * 3 + 4) * 100 + 1);
 
     // The instantiated graph alone.
+    CHECK(cudaGraphKernelNodeGetParams(second, &got));
+    REQUIRE(*(int *)got.kernelParams[2] == 100);
+    int *array = values.get(), addend = 1;
     factor = 7;
+    void *arguments[] = {&array, &count, &factor, &addend};
+    got.kernelParams = arguments;
     CHECK(cudaGraphExecKernelNodeSetParams(exec, second, &got));
     CHECK(cudaGraphLaunch(exec, stream));
     CHECK(cudaStreamSynchronize(stream));

@@ -1,10 +1,11 @@
 //! Copies of arrays in the order of their bytes. Pageable memory goes through a block of a window.
 
 use crate::{
-    array, call, calls, capture, copy, error, handles, host_memory, memory,
+    array, call, calls, capture, copy, error, graph_pageable, handles, host_memory, memory,
     staging::{BLOCK, Block},
 };
 use std::ffi::c_void;
+use vgpu_spec::structure::{Memcpy3D, Memcpy3DSide, memory_type};
 
 fn host(address: u64) -> *mut u8 {
     std::ptr::with_exposed_provenance_mut(address as usize)
@@ -25,6 +26,16 @@ fn finish(sure: bool, stream: u64, wait: bool) -> error::Result {
         (false, true) => Ok(()),
         (false, false) => call::settle(),
     }
+}
+
+/// Adds a copy between pageable memory and an array's first row to what `stream` captures: kinds, address or array, offsets in bytes.
+fn capture_row(dst: (u32, u64, usize), src: (u32, u64, usize), n: usize, stream: u64) -> error::Result {
+    let side = |(kind, what, x): (u32, u64, usize)| {
+        let (host, array) = if kind == memory_type::HOST { (what, 0) } else { (0, what) };
+        Memcpy3DSide { kind, host, array, x, ..Memcpy3DSide::default() }
+    };
+    let copy = Memcpy3D { src: side(src), dst: side(dst), width: n, height: 1, depth: 1 };
+    graph_pageable::capture(&copy, stream)
 }
 
 /// # Safety
@@ -50,7 +61,9 @@ unsafe fn to_array(
         calls::vgpuCopyHostToArray(array, offset, address, n, stream)?;
         return finish(certain(array, offset, n), stream, wait);
     }
-    capture::refuse_pageable(stream)?;
+    if capture::captures(stream)? {
+        return capture_row((memory_type::ARRAY, array, offset), (memory_type::HOST, address, 0), n, stream);
+    }
     let block = Block::take()?;
     for at in (0..n).step_by(BLOCK) {
         let len = BLOCK.min(n - at);
@@ -86,7 +99,9 @@ unsafe fn from_array(
         calls::vgpuCopyArrayToHost(address, array, offset, n, stream)?;
         return finish(certain(array, offset, n), stream, wait);
     }
-    capture::refuse_pageable(stream)?;
+    if capture::captures(stream)? {
+        return capture_row((memory_type::HOST, address, 0), (memory_type::ARRAY, array, offset), n, stream);
+    }
     let block = Block::take()?;
     for at in (0..n).step_by(BLOCK) {
         let len = BLOCK.min(n - at);

@@ -65,18 +65,6 @@ fn status(stream: u64) -> error::Result<u32> {
     Ok(status)
 }
 
-/// Refuses what would be wrong at replay: the shim's buffer for a copy of pageable memory is gone by then.
-#[inline]
-pub fn refuse_pageable(stream: u64) -> error::Result {
-    if captures(stream)? {
-        vgpu_client::warn!(
-            "a copy between pageable memory and the device cannot be captured: use pinned memory (cuMemHostAlloc)"
-        );
-        return Err(error::NOT_SUPPORTED);
-    }
-    Ok(())
-}
-
 pub unsafe fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) -> error::Result {
     // SAFETY: the program's pointer.
     let place = unsafe { mode.as_mut() }.ok_or(error::INVALID_VALUE)?;
@@ -228,8 +216,7 @@ unsafe fn info(stream: u64, status_out: *mut u32, places: &Places) -> error::Res
         DEPENDENCIES.with_borrow_mut(|kept| {
             *kept = (nodes, edges);
             let _ = put(places.dependencies, kept.0.as_mut_ptr().cast());
-            let edges = if lossy { kept.1.as_mut_ptr().cast() } else { std::ptr::null_mut() };
-            let _ = put(places.edges, edges);
+            let _ = put(places.edges, kept.1.as_mut_ptr().cast());
         });
     }
     Ok(())

@@ -4,10 +4,11 @@
 //! staging when it is large.
 
 use crate::{
-    call, calls, capture, client, error, handles, host_memory, memory,
+    call, calls, capture, client, error, graph_pageable, handles, host_memory, memory,
     staging::{from_device, to_device},
 };
 use std::ffi::c_void;
+use vgpu_spec::structure::memory_type;
 
 /// Up to so many bytes travel inside a message.
 const INLINE: usize = 64 << 10;
@@ -57,7 +58,11 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
         // The driver takes a device's address for a host's; it is none here.
         return device_to_device(dst, src.addr() as u64, n, stream);
     }
-    capture::refuse_pageable(stream)?;
+    if capture::captures(stream)? {
+        let src = (memory_type::HOST, src.expose_provenance() as u64);
+        graph_pageable::capture_line((memory_type::DEVICE, dst), src, n, stream)?;
+        return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
+    }
     if n > INLINE {
         // SAFETY: the caller's promise.
         return unsafe { to_device(dst, src, n, stream) };
@@ -89,7 +94,11 @@ unsafe fn device_to_host(dst: *mut u8, src: u64, n: usize, stream: u64, wait: bo
     if memory::find(dst.addr() as u64).is_some() {
         return device_to_device(dst.addr() as u64, src, n, stream);
     }
-    capture::refuse_pageable(stream)?;
+    if capture::captures(stream)? {
+        let dst = (memory_type::HOST, dst.expose_provenance() as u64);
+        graph_pageable::capture_line(dst, (memory_type::DEVICE, src), n, stream)?;
+        return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
+    }
     if n > INLINE {
         // SAFETY: the caller's promise.
         return unsafe { from_device(dst, src, n, stream) };
@@ -117,7 +126,10 @@ unsafe fn copy(dst: u64, src: u64, n: usize, stream: u64, wait: bool) -> error::
             if n > 0 && (dst == 0 || src == 0) {
                 return Err(error::INVALID_VALUE);
             }
-            capture::refuse_pageable(stream)?;
+            if capture::captures(stream)? {
+                let unified = |address| (memory_type::UNIFIED, address);
+                return graph_pageable::capture_line(unified(dst), unified(src), n, stream);
+            }
             calls::cuStreamSynchronize(stream)?;
             // SAFETY: both are host memory, by the caller's promise; they may overlap.
             unsafe { std::ptr::copy(host(src), host(dst), n) };

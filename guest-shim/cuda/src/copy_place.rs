@@ -18,6 +18,13 @@ pub struct Extent {
     pub depth: usize,
 }
 
+impl Extent {
+    /// Bytes of all rows.
+    pub fn bytes(self) -> Option<usize> {
+        self.width.checked_mul(self.height)?.checked_mul(self.depth)
+    }
+}
+
 /// Rows of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {

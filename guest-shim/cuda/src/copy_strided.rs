@@ -7,7 +7,7 @@ use crate::{
     call, calls, capture,
     copy::{self, Side},
     copy_place::{Extent, Given, Place, Rows},
-    error, handles,
+    error, graph_pageable, handles,
     staging::{BLOCK, Block},
 };
 use vgpu_spec::{
@@ -100,7 +100,7 @@ fn parts(
 ///
 /// # Safety
 /// `pageable` has the part's rows; `block` has room for them.
-unsafe fn pack(
+pub unsafe fn pack(
     pageable: Rows,
     block: u64,
     part: (usize, usize, usize),
@@ -155,8 +155,12 @@ unsafe fn staged(pageable: Rows, device: Place, e: Extent, from_host: bool, how:
 /// Pageable sides are memory of the program, as large as the extent says.
 unsafe fn copy(dst: Place, src: Place, e: Extent, how: How) -> error::Result {
     handles::check_stream(how.stream)?;
-    if dst.side() == Side::Pageable || src.side() == Side::Pageable {
-        capture::refuse_pageable(how.stream)?;
+    let pageable = dst.side() == Side::Pageable || src.side() == Side::Pageable;
+    if pageable && capture::captures(how.stream)? {
+        let Extent { width, height, depth } = e;
+        let copy = Memcpy3D { src: src.described(0), dst: dst.described(0), width, height, depth };
+        graph_pageable::capture(&copy, how.stream)?;
+        return if how.wait { calls::cuStreamSynchronize(how.stream) } else { Ok(()) };
     }
     match (dst, src) {
         (Place::Memory(dst @ Rows { side: Side::Pageable, .. }), Place::Memory(src))
@@ -264,29 +268,32 @@ fn given_3d(side: &Memcpy3DSide) -> Given {
     }
 }
 
-/// The same copy with each side host memory, device memory or an array; refused if a host side is not pinned.
-pub fn pinned_or_device(copy: &Memcpy3D) -> error::Result<Memcpy3D> {
+/// A copy with each side host memory, device memory or an array.
+pub struct Sides {
+    pub copy: Memcpy3D,
+    /// Source and destination, where they are pageable memory.
+    pub pageable: [Option<Rows>; 2],
+    pub extent: Extent,
+}
+
+/// What the sides of a copy are.
+pub fn sides(copy: &Memcpy3D) -> error::Result<Sides> {
     let extent = Extent { width: copy.width, height: copy.height, depth: copy.depth };
-    let side = |given: &Memcpy3DSide| {
+    let side = |given: &Memcpy3DSide| -> error::Result<(Memcpy3DSide, Option<Rows>)> {
         let rows = match given_3d(given).place(extent)? {
             Place::Memory(rows) => rows,
-            Place::Array(_) => return Ok(Memcpy3DSide { host: 0, device: 0, ..*given }),
+            Place::Array(_) => return Ok((Memcpy3DSide { host: 0, device: 0, ..*given }, None)),
         };
         let address = if given.kind == memory_type::HOST { given.host } else { given.device };
-        match rows.side {
-            Side::Device => {
-                Ok(Memcpy3DSide { kind: memory_type::DEVICE, device: address, host: 0, array: 0, ..*given })
-            }
-            Side::Pinned => {
-                Ok(Memcpy3DSide { kind: memory_type::HOST, host: address, device: 0, array: 0, ..*given })
-            }
-            Side::Pageable => {
-                vgpu_client::warn!("a graph cannot copy pageable memory: use pinned memory (cuMemHostAlloc)");
-                Err(error::NOT_SUPPORTED)
-            }
-        }
+        let (kind, host, device) = match rows.side {
+            Side::Device => (memory_type::DEVICE, 0, address),
+            Side::Pinned | Side::Pageable => (memory_type::HOST, address, 0),
+        };
+        let pageable = (rows.side == Side::Pageable).then_some(rows);
+        Ok((Memcpy3DSide { kind, host, device, array: 0, ..*given }, pageable))
     };
-    Ok(Memcpy3D { src: side(&copy.src)?, dst: side(&copy.dst)?, ..*copy })
+    let ((src, from), (dst, to)) = (side(&copy.src)?, side(&copy.dst)?);
+    Ok(Sides { copy: Memcpy3D { src, dst, ..*copy }, pageable: [from, to], extent })
 }
 
 /// # Safety

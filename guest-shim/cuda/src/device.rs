@@ -161,6 +161,13 @@ pub fn host_ordinal(ordinal: i32) -> error::Result<i32> {
     devices()?.host_ordinal(ordinal)
 }
 
+/// The program's ordinal of one of the host's devices, if the program sees it.
+pub fn own_ordinal(host: i32) -> Option<i32> {
+    let devices = devices().ok()?;
+    let len = i32::try_from(devices.len()).unwrap_or(i32::MAX);
+    (0..len).find(|&own| devices.host_ordinal(own) == Ok(host))
+}
+
 fn devices() -> error::Result<&'static Devices> {
     Ok(&client::get()?.devices)
 }

@@ -2,21 +2,30 @@
 
 use crate::{
     call::{self, put},
-    calls, error, handles,
+    calls, error, graph_pageable, handles,
 };
 use std::ffi::c_char;
 use vgpu_spec::plain::{Blob1, Blob8};
 
 pub use crate::{
-    graph_copy::{cuGraphAddMemcpyNode, cuGraphExecMemcpyNodeSetParams, cuGraphMemcpyNodeSetParams},
+    graph_copy::{
+        cuGraphAddMemcpyNode, cuGraphExecMemcpyNodeSetParams, cuGraphMemcpyNodeGetParams,
+        cuGraphMemcpyNodeSetParams,
+    },
     graph_kernel::{
         cuGraphAddKernelNode, cuGraphAddKernelNode_v2, cuGraphExecKernelNodeSetParams,
         cuGraphExecKernelNodeSetParams_v2, cuGraphKernelNodeGetParams, cuGraphKernelNodeGetParams_v2,
-        cuGraphKernelNodeSetParams, cuGraphKernelNodeSetParams_v2,
+        cuGraphKernelNodeSetAttribute, cuGraphKernelNodeSetParams, cuGraphKernelNodeSetParams_v2,
     },
+    graph_memory::{cuGraphAddMemAllocNode, cuGraphMemAllocNodeGetParams},
     graph_node::{
-        cuGraphAddHostNode, cuGraphAddNode, cuGraphAddNode_v2, cuGraphExecHostNodeSetParams,
-        cuGraphExecNodeSetParams, cuGraphHostNodeGetParams, cuGraphHostNodeSetParams, cuGraphNodeSetParams,
+        cuGraphAddHostNode, cuGraphAddNode, cuGraphAddNode_v2, cuGraphConditionalHandleCreate,
+        cuGraphExecHostNodeSetParams, cuGraphExecNodeSetParams, cuGraphHostNodeGetParams,
+        cuGraphHostNodeSetParams, cuGraphNodeSetParams,
+    },
+    stream_memory_operation::{
+        cuGraphAddBatchMemOpNode, cuGraphBatchMemOpNodeGetParams, cuGraphBatchMemOpNodeSetParams,
+        cuGraphExecBatchMemOpNodeSetParams,
     },
 };
 
@@ -294,6 +303,15 @@ pub unsafe fn cuGraphInstantiate_v2(
 ) -> error::Result {
     // SAFETY: the program's pointers.
     unsafe { cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize) }
+}
+
+/// What is under way goes on.
+pub unsafe fn cuGraphExecDestroy(hGraphExec: u64) -> error::Result {
+    handles::check_graphexec(hGraphExec)?;
+    let result = calls::cuGraphExecDestroy(hGraphExec);
+    handles::remove(hGraphExec);
+    graph_pageable::exec_ended(hGraphExec);
+    result
 }
 
 /// CUgraphExecUpdateResultInfo.

@@ -1,22 +1,22 @@
-//! Copy nodes. What they copy is read at each launch, so host memory must be pinned: pageable memory has no place that both sides see.
+//! Copy nodes. What they copy is read at each launch.
 
 use crate::{
     call,
     call::put,
-    calls,
-    copy_strided::{blob, pinned_or_device},
-    error, handles,
+    calls, error,
+    graph_pageable::{self, Prepared},
+    handles,
 };
 use vgpu_spec::{plain::Blob8, structure::Memcpy3D};
 
-/// The description with each side host or device memory, refused if it cannot be served.
+/// The copy, refused if it cannot be served.
 ///
 /// # Safety
 /// `given` is NULL or valid.
-unsafe fn prepare(given: *const Blob8<200>) -> error::Result<Blob8<200>> {
+unsafe fn prepare(given: *const Blob8<200>) -> error::Result<Prepared> {
     // SAFETY: the caller's promise; same size and alignment.
     let given = unsafe { given.cast::<Memcpy3D>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    Ok(blob(&pinned_or_device(given)?))
+    Prepared::new(given)
 }
 
 pub unsafe fn cuGraphAddMemcpyNode(
@@ -30,17 +30,14 @@ pub unsafe fn cuGraphAddMemcpyNode(
     handles::check_graph(hGraph)?;
     handles::check_context(ctx)?;
     // SAFETY: the program's pointers.
-    let (after, copy) = unsafe { (call::slice(dependencies, numDependencies), prepare(copyParams)?) };
+    let after = unsafe { call::slice(dependencies, numDependencies) };
     after.into_iter().flatten().try_for_each(|&n| handles::check_graphnode(n))?;
     let mut node = 0;
-    calls::vgpuGraphAddMemcpyNode(
-        &mut node,
-        hGraph,
-        after,
-        numDependencies,
-        std::slice::from_ref(&copy),
-        ctx,
-    )?;
+    // SAFETY: the program's pointer.
+    unsafe { prepare(copyParams) }?.to_graph(|copy, before, after_copy, release| {
+        let n = numDependencies;
+        calls::vgpuGraphAddMemcpyNode(&mut node, hGraph, after, n, copy, ctx, before, after_copy, release)
+    })?;
     // SAFETY: the program's pointer.
     unsafe { put(phGraphNode, node) }
 }
@@ -48,8 +45,23 @@ pub unsafe fn cuGraphAddMemcpyNode(
 pub unsafe fn cuGraphMemcpyNodeSetParams(hNode: u64, nodeParams: *const Blob8<200>) -> error::Result {
     handles::check_graphnode(hNode)?;
     // SAFETY: the program's pointer.
-    let copy = unsafe { prepare(nodeParams) }?;
-    calls::vgpuGraphMemcpyNodeSetParams(0, hNode, std::slice::from_ref(&copy), 0)
+    unsafe { prepare(nodeParams) }?.to_graph(|copy, before, after, release| {
+        calls::vgpuGraphMemcpyNodeSetParams(0, hNode, copy, 0, before, after, release)
+    })
+}
+
+/// Pageable memory is named as the program named it.
+pub unsafe fn cuGraphMemcpyNodeGetParams(hNode: u64, nodeParams: *mut Blob8<200>) -> error::Result {
+    handles::check_graphnode(hNode)?;
+    if nodeParams.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut blob = Blob8::default();
+    calls::cuGraphMemcpyNodeGetParams(hNode, &mut blob)?;
+    // SAFETY: both are 200 bytes, and any bytes are a `Memcpy3D`.
+    let copy = unsafe { (&raw const blob).cast::<Memcpy3D>().read_unaligned() };
+    // SAFETY: the program's pointer; same size and alignment.
+    unsafe { put(nodeParams.cast::<Memcpy3D>(), graph_pageable::as_given(&copy)) }
 }
 
 pub unsafe fn cuGraphExecMemcpyNodeSetParams(
@@ -62,6 +74,7 @@ pub unsafe fn cuGraphExecMemcpyNodeSetParams(
     handles::check_graphnode(hNode)?;
     handles::check_context(ctx)?;
     // SAFETY: the program's pointer.
-    let copy = unsafe { prepare(copyParams) }?;
-    calls::vgpuGraphMemcpyNodeSetParams(hGraphExec, hNode, std::slice::from_ref(&copy), ctx)
+    unsafe { prepare(copyParams) }?.to_exec(hGraphExec, hNode, |copy, before, after, release| {
+        calls::vgpuGraphMemcpyNodeSetParams(hGraphExec, hNode, copy, ctx, before, after, release)
+    })
 }

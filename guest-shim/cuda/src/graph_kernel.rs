@@ -270,6 +270,20 @@ versions! {
     v2, 72: cuGraphAddKernelNode_v2, cuGraphKernelNodeSetParams_v2, cuGraphExecKernelNodeSetParams_v2;
 }
 
+/// The driver writes into the value of one attribute (the device's handle of a node), although it is const.
+pub unsafe fn cuGraphKernelNodeSetAttribute(hNode: u64, attr: u32, value: *const Blob8<64>) -> error::Result {
+    handles::check_graphnode(hNode)?;
+    // SAFETY: the program's pointer.
+    let given = *unsafe { value.as_ref() }.ok_or(error::INVALID_VALUE)?;
+    let mut result = given;
+    calls::vgpuGraphKernelNodeSetAttribute(hNode, attr, &[given], &mut result)?;
+    if result.0 != given.0 {
+        // SAFETY: the program's pointer, in which the driver would have written too.
+        unsafe { value.cast_mut().write(result) };
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,17 @@ use crate::{
     call::{self, put},
     callback, calls, context, error,
     graph::EdgeData,
-    graph_copy, graph_kernel, handles,
+    graph_copy, graph_kernel, graph_memory, handles, stream_memory_operation,
 };
-use std::ffi::c_void;
-use vgpu_spec::plain::Blob8;
+use std::{
+    collections::HashMap,
+    ffi::c_void,
+    sync::{Mutex, PoisonError},
+};
+use vgpu_spec::{handle, plain::Blob8};
+
+/// Where CUgraphNodeParams has the part of its type.
+const INNER: usize = 16;
 
 /// CUDA_HOST_NODE_PARAMS.
 #[repr(C)]
@@ -88,6 +95,12 @@ mod node_type {
     pub const EMPTY: u32 = 5;
     pub const WAIT_EVENT: u32 = 6;
     pub const EVENT_RECORD: u32 = 7;
+    pub const EXT_SEMAS_SIGNAL: u32 = 8;
+    pub const EXT_SEMAS_WAIT: u32 = 9;
+    pub const MEM_ALLOC: u32 = 10;
+    pub const MEM_FREE: u32 = 11;
+    pub const BATCH_MEM_OP: u32 = 12;
+    pub const CONDITIONAL: u32 = 13;
 }
 
 /// CUgraphNodeParams: the type, and from byte 16 on what the type needs.
@@ -105,7 +118,7 @@ impl Node {
         }
         // SAFETY: the caller's promise.
         let kind = unsafe { parameters.cast::<u32>().read() };
-        Ok(Node { kind, inner: parameters.cast::<u8>().wrapping_add(16) })
+        Ok(Node { kind, inner: parameters.cast::<u8>().wrapping_add(INNER) })
     }
 
     /// # Safety
@@ -115,9 +128,15 @@ impl Node {
         unsafe { self.inner.add(offset).cast::<T>().read_unaligned() }
     }
 
-    fn unsupported(&self) -> error::Result {
-        vgpu_client::warn!("graph nodes of type {} are not supported", self.kind);
-        Err(error::NOT_SUPPORTED)
+    /// The answer for a type that is not served.
+    fn refuse(&self) -> error::Result {
+        if matches!(self.kind, node_type::EXT_SEMAS_SIGNAL | node_type::EXT_SEMAS_WAIT) {
+            vgpu_client::warn!(
+                "graph nodes of external semaphores are for interoperation with graphics APIs"
+            );
+            return Err(error::NOT_SUPPORTED);
+        }
+        Err(error::INVALID_VALUE)
     }
 }
 
@@ -168,12 +187,14 @@ unsafe fn add(
             }
             node_type::GRAPH => {
                 // Byte 8: who owns the child; 0 is a copy.
-                if node.at::<u32>(8) != 0 {
-                    return node.unsupported();
-                }
                 let child = node.at(0);
                 handles::check_graph(child)?;
-                calls::cuGraphAddChildGraphNode(&mut made, graph, after, count, child)?;
+                match node.at::<u32>(8) {
+                    0 => calls::cuGraphAddChildGraphNode(&mut made, graph, after, count, child)?,
+                    ownership => {
+                        calls::vgpuGraphAddChildGraphNode(&mut made, graph, after, count, child, ownership)?;
+                    }
+                }
             }
             node_type::EMPTY => calls::cuGraphAddEmptyNode(&mut made, graph, after, count)?,
             node_type::WAIT_EVENT | node_type::EVENT_RECORD => {
@@ -185,10 +206,101 @@ unsafe fn add(
                     calls::cuGraphAddEventRecordNode(&mut made, graph, after, count, event)?;
                 }
             }
-            _ => return node.unsupported(),
+            node_type::MEM_ALLOC => {
+                let inner = node.inner.cast();
+                return graph_memory::cuGraphAddMemAllocNode(place, graph, dependencies, count, inner);
+            }
+            node_type::MEM_FREE => calls::cuGraphAddMemFreeNode(&mut made, graph, after, count, node.at(0))?,
+            node_type::BATCH_MEM_OP => {
+                let inner = node.inner.cast();
+                return stream_memory_operation::cuGraphAddBatchMemOpNode(
+                    place,
+                    graph,
+                    dependencies,
+                    count,
+                    inner,
+                );
+            }
+            node_type::CONDITIONAL => conditional(&mut made, graph, after, count, &node)?,
+            _ => return node.refuse(),
         }
         put(place, made)
     }
+}
+
+/// The most bodies of a conditional node that a message has room for.
+const MOST_BODIES: u32 = 4096;
+
+/// Adds a conditional node. The array of its bodies is kept for the program as long as the node is the same.
+///
+/// # Safety
+/// The node's part is that of a conditional one.
+unsafe fn conditional(
+    made: &mut u64,
+    graph: u64,
+    after: Option<&[u64]>,
+    count: usize,
+    node: &Node,
+) -> error::Result {
+    // SAFETY: CUDA_CONDITIONAL_NODE_PARAMS, by the caller's promise.
+    let (handle, kind, size, context): (u64, u32, u32, u64) =
+        unsafe { (node.at(0), node.at(8), node.at(12), node.at(24)) };
+    let context = context_or_current(context)?;
+    if size == 0 || size > MOST_BODIES {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut bodies = vec![0; size as usize];
+    calls::vgpuGraphAddConditionalNode(
+        made,
+        graph,
+        after,
+        count,
+        handle,
+        kind,
+        size,
+        context,
+        &mut bodies,
+        size as usize,
+    )?;
+    let kept = keep(*made, vgpu_spec::plain::bytes_of(&bodies));
+    // SAFETY: as above: the place of phGraph_out.
+    unsafe { node.inner.add(16).cast::<*mut u64>().write_unaligned(kept) };
+    Ok(())
+}
+
+/// A handle without a context is for the current one.
+pub unsafe fn cuGraphConditionalHandleCreate(
+    pHandle_out: *mut u64,
+    hGraph: u64,
+    ctx: u64,
+    defaultLaunchValue: u32,
+    flags: u32,
+) -> error::Result {
+    handles::check_graph(hGraph)?;
+    let ctx = context_or_current(ctx)?;
+    if pHandle_out.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut handle = 0;
+    calls::cuGraphConditionalHandleCreate(&mut handle, hGraph, ctx, defaultLaunchValue, flags)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(pHandle_out, handle) }
+}
+
+/// What the program was given of a node: words, which stay where they are for the node's life.
+static KEPT: Mutex<Option<HashMap<u32, Vec<u64>>>> = Mutex::new(None);
+
+/// Keeps bytes for the program; where they are. A new node of the same index takes the old one's place.
+pub fn keep(node: u64, bytes: &[u8]) -> *mut u64 {
+    let index = handle::split(node).map_or(0, |p| p.index);
+    let mut all = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let words = all.get_or_insert_default().entry(index).or_default();
+    let len = bytes.len().div_ceil(8);
+    if words.len() != len {
+        *words = vec![0; len];
+    }
+    vgpu_spec::plain::fill(words, bytes);
+    words.as_mut_ptr()
 }
 
 pub unsafe fn cuGraphAddNode(
@@ -277,7 +389,13 @@ unsafe fn set_any(exec: u64, handle: u64, parameters: *mut Blob8<256>) -> error:
                     _ => calls::cuGraphExecEventRecordNodeSetEvent(exec, handle, event),
                 }
             }
-            _ => node.unsupported(),
+            node_type::BATCH_MEM_OP => stream_memory_operation::set(exec, handle, node.inner.cast()),
+            node_type::GRAPH if exec != 0 => {
+                let child = node.at(0);
+                handles::check_graph(child)?;
+                calls::cuGraphExecChildGraphNodeSetParams(exec, handle, child)
+            }
+            _ => node.refuse(),
         }
     }
 }

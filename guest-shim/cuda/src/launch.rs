@@ -10,7 +10,10 @@ use crate::{
 use std::{ffi::c_void, slice};
 use vgpu_spec::{
     plain::Blob8,
-    structure::{LaunchConfig, launch_attribute},
+    structure::{
+        LaunchConfig,
+        launch_attribute::{self, Content},
+    },
 };
 
 pub use crate::legacy_launch::{
@@ -156,10 +159,10 @@ unsafe fn extra_buffer<'a>(extra: *mut *mut c_void) -> error::Result<&'a [u8]> {
     Err(error::INVALID_VALUE)
 }
 
-/// Launches.
+/// Launches. `written`: where the program has the attributes, if the driver writes in them.
 ///
 /// # Safety
-/// As [`Arguments::with`].
+/// As [`Arguments::with`]; `written` has room for the attributes.
 #[inline]
 pub unsafe fn launch(
     f: u64,
@@ -167,6 +170,7 @@ pub unsafe fn launch(
     stream: u64,
     arguments: &Arguments,
     attributes: &[u8],
+    written: Option<*mut u8>,
 ) -> error::Result {
     let info = function::info(f)?;
     handles::check_stream(stream)?;
@@ -176,24 +180,34 @@ pub unsafe fn launch(
     unsafe {
         arguments.with(info, |p| {
             if attributes.is_empty() {
-                calls::vgpuLaunch(f, gx, gy, gz, bx, by, bz, shared, stream, p, p.len())
-            } else {
-                calls::vgpuLaunchEx(
-                    f,
-                    gx,
-                    gy,
-                    gz,
-                    bx,
-                    by,
-                    bz,
-                    shared,
-                    stream,
-                    attributes,
-                    attributes.len(),
-                    p,
-                    p.len(),
-                )
+                return calls::vgpuLaunch(f, gx, gy, gz, bx, by, bz, shared, stream, p, p.len());
             }
+            let (a, n) = (attributes.len(), p.len());
+            let Some(written) = written else {
+                calls::vgpuLaunchEx(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, a, p, n)?;
+                // Whether an event will do, and what else a launch may not have, is this call's to say.
+                return if sure(attributes) { Ok(()) } else { call::settle() };
+            };
+            let mut result = attributes.to_vec();
+            calls::vgpuLaunchUpdatable(
+                f,
+                gx,
+                gy,
+                gz,
+                bx,
+                by,
+                bz,
+                shared,
+                stream,
+                attributes,
+                a,
+                p,
+                n,
+                &mut result,
+            )?;
+            // The program's array, in which the driver would have written too, although it is const.
+            std::ptr::copy_nonoverlapping(result.as_ptr(), written, a);
+            Ok(())
         })
     }
 }
@@ -218,7 +232,7 @@ pub unsafe fn cuLaunchKernel(
         shared: sharedMemBytes,
     };
     // SAFETY: the program's pointers.
-    unsafe { launch(f, shape, hStream, &Arguments { list: kernelParams, extra }, &[]) }
+    unsafe { launch(f, shape, hStream, &Arguments { list: kernelParams, extra }, &[], None) }
 }
 
 #[allow(clippy::too_many_arguments)] // the driver API's parameters
@@ -244,7 +258,7 @@ pub unsafe fn cuLaunchCooperativeKernel(
     attribute[8..12].copy_from_slice(&1_u32.to_le_bytes());
     let arguments = Arguments { list: kernelParams, extra: std::ptr::null_mut() };
     // SAFETY: the program's pointers.
-    unsafe { launch(f, shape, hStream, &arguments, &attribute) }
+    unsafe { launch(f, shape, hStream, &arguments, &attribute, None) }
 }
 
 /// CUDA_LAUNCH_PARAMS.
@@ -312,11 +326,37 @@ pub unsafe fn attributes<'a>(config: &LaunchConfig) -> error::Result<&'a [u8]> {
         None if count == 0 => &[],
         None => return Err(error::INVALID_VALUE),
     };
-    launch_attribute::check(attributes).map_err(|id| {
-        vgpu_client::warn!("launch attribute {id} is not supported yet");
-        error::NOT_SUPPORTED
-    })?;
+    for attribute in attributes.chunks_exact(launch_attribute::SIZE) {
+        match launch_attribute::content(launch_attribute::id(attribute)) {
+            Some(Content::Plain | Content::DeviceNode) => {}
+            Some(Content::Event) => {
+                let mut event = [0; 8];
+                event.copy_from_slice(&attribute[launch_attribute::VALUE..launch_attribute::VALUE + 8]);
+                handles::check_event(u64::from_le_bytes(event))?;
+            }
+            None => return Err(error::INVALID_VALUE),
+        }
+    }
     Ok(attributes)
+}
+
+/// CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY, which only streams have.
+const SYNCHRONIZATION_POLICY: u32 = 3;
+
+/// Whether any launch can have these attributes.
+fn sure(attributes: &[u8]) -> bool {
+    attributes.chunks_exact(launch_attribute::SIZE).all(|attribute| {
+        let id = launch_attribute::id(attribute);
+        id != SYNCHRONIZATION_POLICY && launch_attribute::content(id) == Some(Content::Plain)
+    })
+}
+
+/// Whether the launch is to be a node that the device may update, whose handle the driver writes.
+fn updatable(attributes: &[u8]) -> bool {
+    attributes.chunks_exact(launch_attribute::SIZE).any(|attribute| {
+        launch_attribute::content(launch_attribute::id(attribute)) == Some(Content::DeviceNode)
+            && attribute[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
+    })
 }
 
 /// `per_thread`: the `_ptsz` form, in which stream 0 of the configuration is the per-thread stream.
@@ -334,7 +374,10 @@ pub unsafe fn cuLaunchKernelEx(
     let attributes = unsafe { attributes(config) }?;
     let stream = if per_thread { call::per_thread(config.stream) } else { config.stream };
     // SAFETY: the program's pointers.
-    unsafe { launch(f, shape, stream, &Arguments { list: kernelParams, extra }, attributes) }
+    unsafe {
+        let written = updatable(attributes).then_some(config.attributes.cast_mut());
+        launch(f, shape, stream, &Arguments { list: kernelParams, extra }, attributes, written)
+    }
 }
 
 #[cfg(test)]

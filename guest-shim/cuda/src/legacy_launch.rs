@@ -118,7 +118,7 @@ fn launch_grid(f: u64, width: i32, height: i32, stream: u64) -> error::Result {
     ];
     let arguments = Arguments { list: null_mut(), extra: extra.as_mut_ptr() };
     // SAFETY: a well-formed list, and a buffer of the size that it says.
-    unsafe { launch(f, shape, stream, &arguments, &[]) }
+    unsafe { launch(f, shape, stream, &arguments, &[], None) }
 }
 
 pub unsafe fn cuLaunch(f: u64) -> error::Result {

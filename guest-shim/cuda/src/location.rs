@@ -40,6 +40,15 @@ pub fn to_host(bytes: &mut [u8], at: usize) -> error::Result {
     Ok(())
 }
 
+/// Turns a device location at `at` from the host's into the program's; one of a device that the program does not see stays.
+pub fn to_program(bytes: &mut [u8], at: usize) {
+    if word(bytes, at) == DEVICE
+        && let Some(own) = device::own_ordinal(word(bytes, at + 4).cast_signed())
+    {
+        set_word(bytes, at + 4, own.cast_unsigned());
+    }
+}
+
 /// Access descriptions (CUmemAccessDesc: location, flags) with the host's ordinals.
 pub fn descriptions(list: &[Blob4<12>]) -> error::Result<Vec<Blob4<12>>> {
     let mut list = list.to_vec();

@@ -21,6 +21,8 @@ pub enum Origin {
     Managed,
     /// From this pool; 0 is the device's default pool.
     Pool(u64),
+    /// Of a graph's node: it is freed and allocated again by launches, so freeing it does not end the range.
+    Graph,
     /// A variable of this module or library.
     Variable(u64),
     /// A mapping of this allocation (virtual memory management), whose memory is on a device.
@@ -72,6 +74,16 @@ impl State {
         self.next_id += 1;
         // What is mapped belongs to no context.
         let context = if matches!(origin, Origin::Mapped { .. }) { 0 } else { context::current() };
+        // Ranges of graphs' memory end when there is something else.
+        let end = base.saturating_add(len);
+        let stale: Vec<u64> = (self.blocks.range(..end).rev())
+            .take_while(|(_, b)| b.base + b.len > base)
+            .filter(|(_, b)| b.origin == Origin::Graph)
+            .map(|(&at, _)| at)
+            .collect();
+        for at in stale {
+            self.blocks.remove(&at);
+        }
         self.blocks.insert(base, Block { base, len, context, origin, id });
     }
 }
@@ -191,6 +203,11 @@ pub fn new_id() -> u64 {
     let mut state = state();
     state.next_id += 1;
     state.next_id - 1
+}
+
+/// Whether memory of a graph's node begins at `base`.
+pub fn is_graphs(base: u64) -> bool {
+    find(base).is_some_and(|b| b.base == base && b.origin == Origin::Graph)
 }
 
 /// Forgets the variables of a module or library that ends.
@@ -325,7 +342,7 @@ pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
     if let Some(result) = managed_memory::free(dptr) {
         return result;
     }
-    if !remove(dptr) {
+    if !is_graphs(dptr) && !remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
     calls::cuMemFree_v2(dptr)

@@ -3,7 +3,7 @@
 use crate::{
     call,
     call::put,
-    calls, client, context, device, error, handles,
+    calls, capture, client, context, device, error, handles,
     location::{self, word},
     memory::{self, Origin},
     stream,
@@ -245,7 +245,9 @@ fn allocate(
     ask: impl FnMut(&mut u64) -> error::Result,
 ) -> error::Result {
     let address = memory::place(len, ask, |address| calls::cuMemFreeAsync(address, stream))?;
-    memory::insert(address, len, Origin::Pool(pool));
+    // In a capture it is the memory of a graph's node.
+    let origin = if capture::captures(stream)? { Origin::Graph } else { Origin::Pool(pool) };
+    memory::insert(address, len, origin);
     // SAFETY: the caller has checked it; the program's pointer.
     unsafe { put(dptr, address) }
 }
@@ -283,10 +285,13 @@ pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
     if memory::managed(dptr, 1).is_some_and(|block| block.base == dptr) {
         return Err(error::NOT_SUPPORTED);
     }
-    if !memory::remove(dptr) {
+    let graphs = memory::is_graphs(dptr);
+    if !graphs && !memory::remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
-    calls::cuMemFreeAsync(dptr, hStream)
+    calls::cuMemFreeAsync(dptr, hStream)?;
+    // Whether a launch has allocated it, the driver knows.
+    if graphs { call::settle() } else { Ok(()) }
 }
 
 #[cfg(test)]

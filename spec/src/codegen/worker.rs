@@ -126,11 +126,13 @@ fn decode(out: &mut String, f: &Function, p: &Parameter) -> Result<(), CodegenEr
             let _ = writeln!(out, "            let {n} = r.u64()?;");
         }
         (Direction::In, Type::Handle(kind)) => {
-            let _ = writeln!(
-                out,
-                "            let {n} = handles(r.bytes()?, |h| t.{}(h))?;",
-                kind.to_lowercase()
-            );
+            // A node of the program's can be several of the driver's: edges begin at the last and end at the first.
+            let find = match (kind.as_str(), p.name.as_str()) {
+                ("GraphNode", "to") => "first_node".into(),
+                ("GraphNode", _) => "last_node".into(),
+                _ => kind.to_lowercase(),
+            };
+            let _ = writeln!(out, "            let {n} = handles(r.bytes()?, |h| t.{find}(h))?;");
         }
         (Direction::In, Type::Scalar("u8")) => {
             let _ = writeln!(out, "            let {n} = r.bytes()?;");

@@ -1,18 +1,30 @@
 //! Stream capture.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
-use super::{Out, put, put_if_wanted};
-use crate::model::CudaError;
+use super::graph::graph as graph_at;
+use super::{Out, array_at, put, put_if_wanted};
 use crate::model::graph;
-use crate::model::special_stream;
+use crate::model::special_stream::{self, DefaultStream};
 use crate::model::stream::Order;
+use crate::model::{CudaError, Result};
 
 /// `CUstreamCaptureMode`: 0 to 2. Kept and given back; nothing is forbidden by it here.
 const LAST_MODE: u32 = 2;
 
 thread_local! {
     static MODE: Cell<u32> = const { Cell::new(0) };
+    /// What the thread was told last.
+    static AFTER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+fn update(default: DefaultStream, stream: u64, nodes: *const u64, count: usize, flags: u32) -> Result {
+    let (_, stream) = special_stream::find(stream, default)?;
+    if flags > 1 {
+        return Err(CudaError::InvalidValue);
+    }
+    // SAFETY: the caller of the exported function answers for the array.
+    graph::update(&stream, unsafe { array_at(nodes, count) }?, flags == 0)
 }
 
 driver_api! {
@@ -40,6 +52,42 @@ stream_api! {
         graph::begin(&stream)
     }
 
+    /// Begins a capture whose work goes to a graph that is there, after nodes of it.
+    fn cuStreamBeginCaptureToGraph | cuStreamBeginCaptureToGraph_ptsz(
+        default; stream: u64, to: u64, dependencies: *const u64, data: *const u64, count: usize, mode: u32
+    ) {
+        let (_, stream) = special_stream::find(stream, default)?;
+        // SAFETY: the caller answers for the arrays.
+        let (after, data) = unsafe { (array_at(dependencies, count)?, data.as_ref()) };
+        if mode > LAST_MODE {
+            return Err(CudaError::InvalidValue);
+        }
+        if stream.order() == Order::Legacy {
+            return Err(CudaError::StreamCaptureUnsupported);
+        }
+        if data.is_some_and(|first| count > 0 && *first != 0) {
+            return Err(CudaError::NotSupported);
+        }
+        graph::begin_in(&stream, Some((graph_at(to)?, after)))
+    }
+
+    /// Changes what the next work comes after: flags 0 add, 1 replace.
+    fn cuStreamUpdateCaptureDependencies | cuStreamUpdateCaptureDependencies_ptsz(
+        default; stream: u64, dependencies: *const u64, count: usize, flags: u32
+    ) {
+        update(default, stream, dependencies, count, flags)
+    }
+
+    /// The same; only ordinary edges.
+    fn cuStreamUpdateCaptureDependencies_v2 | cuStreamUpdateCaptureDependencies_v2_ptsz(
+        default; stream: u64, dependencies: *const u64, data: *const u64, count: usize, flags: u32
+    ) {
+        if count > 0 && !data.is_null() {
+            return Err(CudaError::NotSupported);
+        }
+        update(default, stream, dependencies, count, flags)
+    }
+
     /// Ends a capture and gives its graph.
     fn cuStreamEndCapture | cuStreamEndCapture_ptsz(default; stream: u64, graph: Out<'_, u64>) {
         let (_, stream) = special_stream::find(stream, default)?;
@@ -56,7 +104,7 @@ stream_api! {
         put(status, stream.capture().map_or(0, |capture| capture.status()))
     }
 
-    /// The same with the capture's number and graph. What the next work comes after is not told: its count is 0.
+    /// The same with the capture's number and graph, and what the next work comes after: an array that lives until the thread asks again.
     fn cuStreamGetCaptureInfo_v2 | cuStreamGetCaptureInfo_v2_ptsz(
         default; stream: u64, status: Out<'_, u32>, id: Out<'_, u64>, graph: Out<'_, u64>,
         dependencies: Out<'_, *const u64>, count: Out<'_, usize>
@@ -69,8 +117,11 @@ stream_api! {
         put(status, capture.status())?;
         put_if_wanted(id, capture.id);
         put_if_wanted(graph, capture.graph.handle());
-        put_if_wanted(dependencies, std::ptr::null());
-        put_if_wanted(count, 0);
+        put_if_wanted(count, capture.after.len());
+        AFTER.with_borrow_mut(|kept| {
+            *kept = capture.after;
+            put_if_wanted(dependencies, kept.as_ptr());
+        });
         Ok(())
     }
 }

@@ -8,7 +8,8 @@ use crate::model::special_stream::{self, DefaultStream};
 use crate::model::work::{Point, Work};
 use crate::model::{CudaError, Result, current, state};
 
-fn record(default: DefaultStream, event: u64, stream: u64) -> Result {
+/// Records an event in a stream of the same context.
+pub fn record(default: DefaultStream, event: u64, stream: u64) -> Result {
     let (context, stream) = special_stream::find(stream, default)?;
     let event = state()?.events.get(event)?;
     if event.context() != context.owner() {

@@ -70,21 +70,26 @@ pub struct UpdateResult {
     pub from: u64,
 }
 
-fn graph(handle: u64) -> Result<Arc<Graph>> {
+/// A graph; `INVALID_VALUE` for none.
+pub fn graph(handle: u64) -> Result<Arc<Graph>> {
     state()?.graphs.get(handle).map_err(|_| CudaError::InvalidValue)
 }
 
-fn graph_of(node: u64) -> Result<Arc<Graph>> {
+/// The graph of a node; `INVALID_VALUE` for none.
+pub fn graph_of(node: u64) -> Result<Arc<Graph>> {
     state()?.graph_nodes.get(node).map_err(|_| CudaError::InvalidValue)
 }
 
-fn exec(handle: u64) -> Result<Arc<Exec>> {
+/// An instantiated graph; `INVALID_VALUE` for none.
+pub fn exec(handle: u64) -> Result<Arc<Exec>> {
     state()?.graph_execs.get(handle).map_err(|_| CudaError::InvalidValue)
 }
 
+/// Adds a node.
+///
 /// # Safety
 /// `dependencies` must be NULL or point to `count` handles.
-unsafe fn add(out: Out<'_, u64>, to: u64, dependencies: *const u64, count: usize, op: Op) -> Result {
+pub unsafe fn add(out: Out<'_, u64>, to: u64, dependencies: *const u64, count: usize, op: Op) -> Result {
     let out = out.ok_or(CudaError::InvalidValue)?;
     // SAFETY: the caller answers for the array.
     let node = graph(to)?.add(op, unsafe { array_at(dependencies, count) }?)?;
@@ -108,7 +113,8 @@ unsafe fn kernel_op(node: Option<&KernelNode>) -> Result<Op> {
     Ok(Op::Kernel(LaunchWork::new(handle, function, shape, params)))
 }
 
-fn fill_op(node: Option<&MemsetNode>) -> Result<Op> {
+/// A memset.
+pub fn fill_op(node: Option<&MemsetNode>) -> Result<Op> {
     let node = node.ok_or(CudaError::InvalidValue)?;
     let element = match node.element_size {
         1 => Element::Byte(u8::try_from(node.value).map_err(|_| CudaError::InvalidValue)?),
@@ -122,13 +128,14 @@ fn fill_op(node: Option<&MemsetNode>) -> Result<Op> {
     Ok(fill.map_or(Op::Empty, Op::Fill))
 }
 
-fn host_op(node: Option<&HostNode>) -> Result<Op> {
+/// A function of the program.
+pub fn host_op(node: Option<&HostNode>) -> Result<Op> {
     let node = node.ok_or(CudaError::InvalidValue)?;
     Ok(Op::Host(HostCall::new(node.function.ok_or(CudaError::InvalidValue)?, node.data)))
 }
 
 /// Changes what a node does; not its type.
-fn set(node: u64, op: Op) -> Result {
+pub fn set(node: u64, op: Op) -> Result {
     graph_of(node)?.with_node(node, |node| {
         if node.op.node_type() != op.node_type() {
             return Err(CudaError::InvalidValue);
@@ -279,18 +286,6 @@ driver_api! {
     fn cuGraphExecKernelNodeSetParams_v2(handle: u64, node: u64, params: Option<&KernelNode>) {
         // SAFETY: the caller answers for the parameters.
         exec(handle)?.set(node, unsafe { kernel_op(params) }?)
-    }
-
-    /// Adds edges.
-    fn cuGraphAddDependencies(handle: u64, from: *const u64, to: *const u64, count: usize) {
-        let graph = graph(handle)?;
-        // SAFETY: the caller answers for the arrays.
-        let (from, to) = unsafe { (array_at(from, count)?, array_at(to, count)?) };
-        for (from, to) in from.iter().zip(to) {
-            graph.with_node(*from, |_| ())?;
-            graph.with_node(*to, |node| node.after.push(*from))?;
-        }
-        Ok(())
     }
 
     /// All nodes.

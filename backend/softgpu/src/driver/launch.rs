@@ -2,11 +2,11 @@
 
 use std::ffi::c_void;
 
-use super::array_at;
+use super::{array_at, event};
 use crate::model::function::{Entry, function_or_kernel};
 use crate::model::launch::{Shape, submit};
 use crate::model::special_stream::{self, DefaultStream};
-use crate::model::{CudaError, Result};
+use crate::model::{CudaError, Result, state};
 
 /// `CUlaunchAttribute`: what it is, and 64 bytes of value.
 #[repr(C, align(8))]
@@ -136,16 +136,25 @@ unsafe fn launch(
 fn check_attribute(attribute: &Attribute, grid: [u32; 3]) -> Result {
     let [x, y, z, ..] = attribute.value;
     match attribute.id {
-        // Ignore, access policy, synchronization policy, cluster scheduling, serialization (launches are in order
+        // Ignore, access policy, cluster scheduling, serialization (launches are in order
         // anyway), priority, memory synchronization domains, carve-out, NVLink scheduling.
-        0 | 1 | 3 | 5 | 6 | 8 | 9 | 10 | 14 | 16 => Ok(()),
+        0 | 1 | 5 | 6 | 8 | 9 | 10 | 14 | 16 => Ok(()),
         // Not cooperative, or with nobody else.
         2 if x == 0 || grid == [1, 1, 1] => Ok(()),
         // No cluster, or one block.
         4 | 11 if [x, y, z].iter().all(|size| *size <= 1) => Ok(()),
-        // Not updatable from the device.
-        13 if x == 0 => Ok(()),
-        2 | 4 | 7 | 11 | 12 | 13 => Err(CudaError::NotSupported),
+        // An event that is recorded with the launch, with flags: one without a time.
+        7 | 12 => {
+            let event = state()?.events.get(u64::from(x) | u64::from(y) << 32)?;
+            match z {
+                _ if event.has_time() => Err(CudaError::NotSupported),
+                0 => Ok(()),
+                1 => Err(CudaError::IllegalState),
+                _ => Err(CudaError::InvalidValue),
+            }
+        }
+        // Updatable from the device: only in a capture, and nothing is updated here.
+        2 | 4 | 11 | 13 => Err(CudaError::NotSupported),
         _ => Err(CudaError::InvalidValue),
     }
 }
@@ -169,10 +178,17 @@ stream_api! {
         let config = config.ok_or(CudaError::InvalidValue)?;
         let count = usize::try_from(config.attribute_count).map_err(|_| CudaError::InvalidValue)?;
         // SAFETY: the caller answers for the attributes.
-        unsafe { array_at(config.attributes, count) }?.iter().try_for_each(|a| check_attribute(a, config.grid))?;
+        let attributes = unsafe { array_at(config.attributes, count) }?;
+        attributes.iter().try_for_each(|a| check_attribute(a, config.grid))?;
         let shape = Shape { grid: config.grid, block: config.block, dynamic_shared: config.dynamic_shared };
         // SAFETY: the caller answers for the parameters.
-        unsafe { launch(default, function, shape, config.stream, Arguments { params, extra }) }
+        unsafe { launch(default, function, shape, config.stream, Arguments { params, extra }) }?;
+        // Kernels end before the next begins, so that an event of the launch is one after it.
+        for attribute in attributes.iter().filter(|attribute| matches!(attribute.id, 7 | 12)) {
+            let [low, high, ..] = attribute.value;
+            event::record(default, u64::from(low) | u64::from(high) << 32, config.stream)?;
+        }
+        Ok(())
     }
 
     /// Blocks are not run side by side, so a grid cannot wait for itself: `NOT_SUPPORTED`, unless it has one block.

@@ -2,6 +2,7 @@
 
 use super::{Out, put_if_wanted};
 use crate::model::allocation::RangeKind;
+use crate::model::graph_memory::GraphMemory;
 use crate::model::{CudaError, Result, current, state};
 
 /// What `cuMemAllocPitch` rounds rows to, as an H100 does.
@@ -18,6 +19,10 @@ fn free(address: u64) -> Result {
     let context = current::working_context()?;
     if address == 0 {
         return Ok(());
+    }
+    if let Some(graphs) = GraphMemory::find(address) {
+        context.synchronize()?;
+        return graphs.free();
     }
     let memory = &state()?.memory;
     let allocation = memory.at(address).filter(|allocation| allocation.can_be_freed());

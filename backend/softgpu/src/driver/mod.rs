@@ -61,6 +61,8 @@ pub mod error;
 pub mod event;
 pub mod function;
 pub mod graph;
+pub mod graph_memory;
+pub mod graph_node;
 pub mod green_context;
 pub mod host_memory;
 pub mod init;
@@ -79,10 +81,12 @@ pub mod primary_context;
 pub mod proc_address;
 mod proc_table;
 pub mod stream;
+pub mod stream_memory_operation;
 pub mod surface;
 pub mod tensor_map;
 pub mod texture;
 pub mod texture_reference;
+pub mod user_object;
 pub mod virtual_memory;
 
 /// Where a function writes a result.

@@ -3,9 +3,14 @@
 use std::ffi::c_void;
 use std::sync::{Arc, PoisonError};
 
+use super::graph_memory::default_properties;
 use super::{Out, array_at, put};
+use crate::model::context::Context;
+use crate::model::graph::{Op, capture_op};
+use crate::model::graph_memory::GraphMemory;
 use crate::model::pool::Pool;
 use crate::model::special_stream;
+use crate::model::stream::Stream;
 use crate::model::work::Work;
 use crate::model::{CudaError, Result, state};
 
@@ -194,6 +199,17 @@ driver_api! {
     }
 }
 
+/// An allocation becomes a node; memory is then the graph's, whatever the pool.
+fn capture_allocation(out: Out<'_, u64>, context: &Context, stream: &Arc<Stream>, bytes: usize) -> Result {
+    let out = out.ok_or(CudaError::InvalidValue)?;
+    let bytes = u64::try_from(bytes).map_err(|_| CudaError::OutOfMemory)?;
+    let memory = GraphMemory::create(context, bytes, default_properties(context.device().ordinal()))?;
+    let address = memory.address();
+    capture_op(stream, Op::Allocate(memory))?;
+    out.write(address);
+    Ok(())
+}
+
 fn allocate(out: Out<'_, u64>, pool: &Arc<Pool>, context: u64, bytes: usize) -> Result {
     let out = out.ok_or(CudaError::InvalidValue)?;
     let bytes = u64::try_from(bytes).map_err(|_| CudaError::OutOfMemory)?;
@@ -204,7 +220,10 @@ fn allocate(out: Out<'_, u64>, pool: &Arc<Pool>, context: u64, bytes: usize) -> 
 stream_api! {
     /// Allocates from the device's current pool; the memory can be used at once, which includes in the stream's order.
     fn cuMemAllocAsync | cuMemAllocAsync_ptsz(default; address: Out<'_, u64>, bytes: usize, stream: u64) {
-        let (context, _) = special_stream::find(stream, default)?;
+        let (context, stream) = special_stream::find(stream, default)?;
+        if stream.captures() {
+            return capture_allocation(address, &context, &stream, bytes);
+        }
         let ordinal = i32::try_from(context.device().ordinal()).map_err(|_| CudaError::InvalidDevice)?;
         allocate(address, &current_pool(ordinal)?, context.handle(), bytes)
     }
@@ -213,13 +232,19 @@ stream_api! {
     fn cuMemAllocFromPoolAsync | cuMemAllocFromPoolAsync_ptsz(
         default; address: Out<'_, u64>, bytes: usize, pool: u64, stream: u64
     ) {
-        let (context, _) = special_stream::find(stream, default)?;
+        let (context, stream) = special_stream::find(stream, default)?;
+        if stream.captures() {
+            return capture_allocation(address, &context, &stream, bytes);
+        }
         allocate(address, &pool_at(pool)?, context.handle(), bytes)
     }
 
     /// Frees device memory when the stream gets there.
     fn cuMemFreeAsync | cuMemFreeAsync_ptsz(default; address: u64, stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
+        if let Some(graphs) = GraphMemory::find(address) {
+            return if stream.captures() { capture_op(&stream, Op::Free(graphs)) } else { graphs.free() };
+        }
         let memory = &state()?.memory;
         if !memory.at(address).is_some_and(|range| range.can_be_freed()) {
             return Err(CudaError::InvalidValue);

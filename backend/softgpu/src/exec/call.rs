@@ -173,6 +173,8 @@ enum Effect {
     Returns(u64),
     Prints(Vec<u8>, u32),
     Fails(String),
+    /// A condition of the running graph, by its handle, and its new value.
+    Sets(u64, u32),
 }
 
 fn built_in(
@@ -197,6 +199,10 @@ fn built_in(
         Effect::Prints(text, count) => {
             block.output.extend_from_slice(&text);
             u64::from(count)
+        }
+        Effect::Sets(condition, value) => {
+            context.memory.set_conditional(condition, value);
+            0
         }
         Effect::Returns(value) => value,
     };
@@ -249,6 +255,7 @@ fn effect(
             }
             Ok(Effect::Returns(0))
         }
+        Callee::SetConditional => Ok(Effect::Sets(arguments[0], arguments[1] as u32)),
         Callee::Direct(_) | Callee::Pointer(_) => Ok(Effect::Returns(0)),
     }
 }

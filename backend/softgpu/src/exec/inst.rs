@@ -275,6 +275,7 @@ pub(crate) enum Callee {
     AssertFail,
     Malloc,
     Free,
+    SetConditional,
 }
 
 #[derive(Debug, Clone)]

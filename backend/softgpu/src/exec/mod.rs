@@ -53,6 +53,9 @@ pub trait Memory: Sync {
     fn surface(&self, _handle: u64) -> Option<Arc<Surface>> {
         None
     }
+
+    /// What `cudaGraphSetConditional` is told. Without graphs there are no conditions.
+    fn set_conditional(&self, _condition: u64, _value: u32) {}
 }
 
 /// The shape and arguments of one launch.

@@ -254,6 +254,18 @@ impl Array {
         let address = base + start[2] * plane + start[1] * pitch + start[0];
         Ok(Side { place: Place::Array(address), pitch, plane })
     }
+
+    /// Byte x, row y and plane z of an address that [`Array::side`] gave; none if it is not this array's.
+    pub fn origin(&self, address: u64) -> Option<[usize; 3]> {
+        let Level { base, pitch, plane, size: [_, height, depth] } = self.level;
+        let offset = address.checked_sub(base)?;
+        let (z, rest) = (offset.checked_div(plane).unwrap_or(0), offset.checked_rem(plane).unwrap_or(offset));
+        let (y, x) = (rest.checked_div(pitch).unwrap_or(0), rest.checked_rem(pitch).unwrap_or(rest));
+        let inside = z < u64::from(depth) && y < u64::from(height);
+        let index = |n: u64| usize::try_from(n).ok();
+        inside.then_some(())?;
+        Some([index(x)?, index(y)?, index(z)?])
+    }
 }
 
 impl Mipmapped {

@@ -171,6 +171,11 @@ impl Copy {
         bytes
     }
 
+    /// Destination, source and extent.
+    pub fn sides(&self) -> (Side, Side, Shape) {
+        (self.to, self.from, self.shape)
+    }
+
     /// Copies now.
     pub fn run(self) {
         let width = usize::try_from(self.shape.width).unwrap_or(0);
@@ -262,6 +267,11 @@ impl Fill {
     /// Fills in `stream`'s order.
     pub fn submit(self, context: &Context, stream: &Arc<Stream>) -> Result {
         graph::give(context, stream, Op::Fill(self))
+    }
+
+    /// Address, pitch, width in elements, height, value.
+    pub fn parts(&self) -> (u64, u64, u64, u64, Element) {
+        (self.address, self.pitch, self.width, self.height, self.element)
     }
 
     /// Fills now.

@@ -99,6 +99,11 @@ impl Event {
         Ok((seconds * 1e3) as f32)
     }
 
+    /// Whether its records have a time.
+    pub fn has_time(&self) -> bool {
+        self.flags & DISABLE_TIMING == 0
+    }
+
     fn time(&self) -> Result<Instant> {
         if self.flags & DISABLE_TIMING != 0 {
             return Err(CudaError::InvalidHandle);

@@ -4,15 +4,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use super::capture::{Capture, begin, begin_in, capture_op, end, forbid, join, update};
+use super::conditional::{Choice, Condition};
 use super::context::Context;
 use super::copy::{Copy, Fill};
+use super::event::Event;
+pub use super::graph_exec::Exec;
+use super::graph_memory::GraphMemory;
 use super::handle::{self, Kind};
 use super::launch::LaunchWork;
+use super::memory_operation::Operation;
 use super::stream::Stream;
-use super::work::{Work, next_id};
+use super::user_object::{Destroyer, Objects};
+use super::work::{Core, Work};
 use super::{CudaError, Result, state};
 
 /// `CUhostFn`.
@@ -33,7 +39,8 @@ impl HostCall {
         HostCall { function, data: data.expose_provenance() }
     }
 
-    fn call(self) {
+    /// Calls it.
+    pub fn call(self) {
         // SAFETY: the caller of the exported function answers for the function and what it gives it.
         unsafe { (self.function)(std::ptr::with_exposed_provenance_mut(self.data)) }
     }
@@ -52,6 +59,24 @@ pub enum Op {
     Host(HostCall),
     /// Nothing.
     Empty,
+    /// The nodes of another graph.
+    Child(Arc<Graph>),
+    /// The same, as they were when it was made ready to launch.
+    Nested(Vec<Node>),
+    /// Waits for an event's last record.
+    Wait(Arc<Event>),
+    /// Records an event.
+    Record(Arc<Event>),
+    /// Allocates memory.
+    Allocate(Arc<GraphMemory>),
+    /// Frees memory.
+    Free(Arc<GraphMemory>),
+    /// Waits for and writes values.
+    Operations(Vec<Operation>),
+    /// Bodies of which a value chooses.
+    Conditional(Choice<Arc<Graph>>),
+    /// The same, as they were when it was made ready to launch.
+    Ready(Choice<Vec<Node>>),
 }
 
 impl Op {
@@ -62,20 +87,75 @@ impl Op {
             Op::Copy(_) => 1,
             Op::Fill(_) => 2,
             Op::Host(_) => 3,
+            Op::Child(_) | Op::Nested(_) => 4,
             Op::Empty => 5,
+            Op::Wait(_) => 6,
+            Op::Record(_) => 7,
+            Op::Allocate(_) => 10,
+            Op::Free(_) => 11,
+            Op::Operations(_) => 12,
+            Op::Conditional(_) | Op::Ready(_) => 13,
         }
     }
 
-    /// The work of one launch.
+    /// The work of one launch; events and memory are the launch's to see to.
     pub fn work(&self) -> Work {
         match self.clone() {
             Op::Kernel(launch) => Work::Launch(Box::new(launch)),
-            Op::Copy(copy) => Work::Task(Box::new(move |_| copy.run())),
-            Op::Fill(fill) => Work::Task(Box::new(move |_| fill.run())),
-            Op::Host(host) => Work::Task(Box::new(move |_| host.call())),
-            Op::Empty => Work::Wait,
+            Op::Empty | Op::Wait(_) | Op::Record(_) | Op::Allocate(_) | Op::Free(_) => Work::Wait,
+            op => Work::Task(Box::new(move |core| op.run(core))),
         }
     }
+
+    /// Does it now.
+    pub fn run(self, core: &Core) {
+        if core.fault_code() != 0 {
+            return;
+        }
+        match self {
+            Op::Kernel(launch) => launch.run(core),
+            Op::Copy(copy) => copy.run(),
+            Op::Fill(fill) => fill.run(),
+            Op::Host(host) => host.call(),
+            Op::Operations(list) => list.iter().for_each(|operation| operation.run(core)),
+            Op::Nested(nodes) => run_all(&nodes, core),
+            Op::Ready(choice) => choice.run(core),
+            Op::Child(_) | Op::Conditional(_) | Op::Empty => {}
+            Op::Wait(_) | Op::Record(_) | Op::Allocate(_) | Op::Free(_) => {}
+        }
+    }
+
+    /// The operation as it is now, whatever becomes of the graphs in it.
+    pub fn ready(&self) -> Result<Op> {
+        Ok(match self {
+            Op::Child(graph) => Op::Nested(graph.ready_nodes()?),
+            Op::Conditional(choice) => Op::Ready(choice.ready()?),
+            op => op.clone(),
+        })
+    }
+
+    /// The graphs that belong to it.
+    pub fn graphs(&self) -> Vec<Arc<Graph>> {
+        match self {
+            Op::Child(graph) => vec![Arc::clone(graph)],
+            Op::Conditional(choice) => choice.bodies.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same in a copy of its graph.
+    fn copied(&self) -> Result<Op> {
+        match self {
+            Op::Child(graph) => Ok(Op::Child(graph.copy()?)),
+            Op::Conditional(_) | Op::Allocate(_) | Op::Free(_) => Err(CudaError::NotSupported),
+            op => Ok(op.clone()),
+        }
+    }
+}
+
+/// Does nodes that are in order, one after another.
+pub fn run_all(nodes: &[Node], core: &Core) {
+    nodes.iter().for_each(|node| node.op.clone().run(core));
 }
 
 /// Gives `op` to `stream`: to be done, or, while the stream captures, to its graph.
@@ -95,6 +175,8 @@ pub struct Node {
     pub op: Op,
     /// The nodes that come before it.
     pub after: Vec<u64>,
+    /// Attributes of a kernel that were set.
+    pub attributes: HashMap<u32, [u8; 64]>,
 }
 
 /// A `CUgraph`.
@@ -102,12 +184,20 @@ pub struct Node {
 pub struct Graph {
     handle: u64,
     nodes: Mutex<Vec<Node>>,
+    /// Of a clone: its nodes by those of the graph that it was made of.
+    origins: Mutex<HashMap<u64, u64>>,
+    objects: Mutex<Objects>,
 }
 
 impl Graph {
     /// An empty graph, which the state knows.
     pub fn create() -> Result<Arc<Graph>> {
-        let graph = Arc::new(Graph { handle: handle::new_handle(Kind::Graph), nodes: Mutex::default() });
+        let graph = Arc::new(Graph {
+            handle: handle::new_handle(Kind::Graph),
+            nodes: Mutex::default(),
+            origins: Mutex::default(),
+            objects: Mutex::default(),
+        });
         state()?.graphs.insert(graph.handle, Arc::clone(&graph));
         Ok(graph)
     }
@@ -128,7 +218,7 @@ impl Graph {
             return Err(CudaError::InvalidValue);
         }
         let handle = handle::new_handle(Kind::GraphNode);
-        nodes.push(Node { handle, op, after: after.to_vec() });
+        nodes.push(Node { handle, op, after: after.to_vec(), attributes: HashMap::new() });
         drop(nodes);
         state()?.graph_nodes.insert(handle, Arc::clone(self));
         Ok(handle)
@@ -147,6 +237,10 @@ impl Graph {
     /// Takes a node out, with its edges.
     pub fn remove(&self, handle: u64) -> Result {
         let mut nodes = self.lock();
+        let graphs = nodes.iter().filter(|node| node.handle == handle).flat_map(|node| node.op.graphs());
+        for graph in graphs.collect::<Vec<_>>() {
+            let _ = graph.destroy();
+        }
         nodes.retain(|node| node.handle != handle);
         nodes.iter_mut().for_each(|node| node.after.retain(|before| *before != handle));
         state()?.graph_nodes.remove(handle).map(drop)
@@ -156,9 +250,14 @@ impl Graph {
     pub fn destroy(&self) -> Result {
         let state = state()?;
         state.graphs.remove(self.handle)?;
+        state.conditions.retain(|condition| condition.graph() != self.handle);
         for node in self.lock().drain(..) {
             let _ = state.graph_nodes.remove(node.handle);
+            for graph in node.op.graphs() {
+                let _ = graph.destroy();
+            }
         }
+        drop(std::mem::take(&mut *self.objects()));
         Ok(())
     }
 
@@ -178,204 +277,57 @@ impl Graph {
         }
         Ok(ordered)
     }
-}
 
-/// A `CUgraphExec`.
-#[derive(Debug)]
-pub struct Exec {
-    handle: u64,
-    /// The flags it was made with.
-    pub flags: u64,
-    steps: Mutex<Vec<Node>>,
-}
-
-impl Exec {
-    /// What is launched: a copy of the graph as it is now.
-    pub fn create(graph: &Graph, flags: u64) -> Result<Arc<Exec>> {
-        let steps = Mutex::new(graph.in_order()?);
-        let exec = Arc::new(Exec { handle: handle::new_handle(Kind::GraphExec), flags, steps });
-        state()?.graph_execs.insert(exec.handle, Arc::clone(&exec));
-        Ok(exec)
+    /// The nodes in order, as they are now.
+    pub fn ready_nodes(&self) -> Result<Vec<Node>> {
+        let mut nodes = self.in_order()?;
+        nodes.iter_mut().try_for_each(|node| node.op.ready().map(|op| node.op = op))?;
+        Ok(nodes)
     }
 
-    /// The `CUgraphExec`.
-    pub fn handle(&self) -> u64 {
-        self.handle
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Node>> {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does all nodes in `stream`.
-    pub fn launch(&self, context: &Context, stream: &Arc<Stream>) -> Result {
-        if stream.captures() {
-            return Err(CudaError::NotSupported);
+    /// A new graph with the same nodes. What cannot be copied: `NOT_SUPPORTED`.
+    pub fn copy(&self) -> Result<Arc<Graph>> {
+        let nodes = self.nodes();
+        let ops = nodes.iter().map(|node| node.op.copied()).collect::<Result<Vec<_>>>()?;
+        let graph = Graph::create()?;
+        let names: HashMap<u64, u64> =
+            nodes.iter().map(|node| (node.handle, handle::new_handle(Kind::GraphNode))).collect();
+        let new = |old: &u64| names.get(old).copied().unwrap_or(0);
+        for (node, op) in nodes.into_iter().zip(ops) {
+            let handle = new(&node.handle);
+            let after = node.after.iter().map(new).collect();
+            graph.lock().push(Node { handle, op, after, ..node });
+            state()?.graph_nodes.insert(handle, Arc::clone(&graph));
         }
-        let steps: Vec<Op> = self.lock().iter().map(|node| node.op.clone()).collect();
-        steps.iter().try_for_each(|op| context.submit(stream, Vec::new(), op.work()).map(drop))
+        *graph.origins.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *graph.objects() = self.objects().clone();
+        Ok(graph)
     }
 
-    /// Changes what a node of the graph it was made from does; not its type.
-    pub fn set(&self, node: u64, op: Op) -> Result {
-        let mut steps = self.lock();
-        let step = steps.iter_mut().find(|step| step.handle == node).ok_or(CudaError::InvalidValue)?;
-        if step.op.node_type() != op.node_type() {
-            return Err(CudaError::InvalidValue);
+    /// The node of this clone that was made of `original`.
+    pub fn clone_of(&self, original: u64) -> Option<u64> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner).get(&original).copied()
+    }
+
+    /// What it keeps for the program.
+    pub fn objects(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it and the graphs in it keep for the program.
+    pub fn all_objects(&self) -> Vec<Arc<Destroyer>> {
+        let mut all = self.objects().all();
+        all.extend(self.nodes().iter().flat_map(|node| node.op.graphs()).flat_map(|g| g.all_objects()));
+        all
+    }
+
+    /// The conditions of it and the graphs in it.
+    pub fn conditions(&self) -> Result<Vec<Arc<Condition>>> {
+        let mut all = state()?.conditions.all();
+        all.retain(|condition| condition.graph() == self.handle);
+        for graph in self.nodes().iter().flat_map(|node| node.op.graphs()) {
+            all.extend(graph.conditions()?);
         }
-        step.op = op;
-        Ok(())
+        Ok(all)
     }
-
-    /// Takes over what another graph of the same form does; the `CUgraphExecUpdateResult` and the node that differs.
-    pub fn update(&self, graph: &Graph) -> Result<(u32, u64)> {
-        const TOPOLOGY_CHANGED: u32 = 2;
-        const NODE_TYPE_CHANGED: u32 = 3;
-        let new = graph.in_order()?;
-        let mut steps = self.lock();
-        if new.len() != steps.len() {
-            return Ok((TOPOLOGY_CHANGED, 0));
-        }
-        let place = |nodes: &[Node]| -> HashMap<u64, usize> {
-            nodes.iter().enumerate().map(|(index, node)| (node.handle, index)).collect()
-        };
-        let (old_places, new_places) = (place(&steps), place(&new));
-        for (old, new) in steps.iter().zip(&new) {
-            let edges = |node: &Node, places: &HashMap<u64, usize>| -> HashSet<Option<usize>> {
-                node.after.iter().map(|before| places.get(before).copied()).collect()
-            };
-            if edges(old, &old_places) != edges(new, &new_places) {
-                return Ok((TOPOLOGY_CHANGED, new.handle));
-            }
-            if old.op.node_type() != new.op.node_type() {
-                return Ok((NODE_TYPE_CHANGED, new.handle));
-            }
-        }
-        for (old, new) in steps.iter_mut().zip(new) {
-            old.op = new.op;
-        }
-        Ok((0, 0))
-    }
-}
-
-/// A stream's part in a capture.
-#[derive(Clone, Debug)]
-pub struct Capture {
-    /// Where the work goes.
-    pub graph: Arc<Graph>,
-    /// The number of the capture.
-    pub id: u64,
-    /// What the stream's next node comes after.
-    pub after: Vec<u64>,
-    is_origin: bool,
-    /// Something was called that a capture cannot have.
-    broken: Arc<AtomicBool>,
-    members: Arc<Mutex<Vec<Arc<Stream>>>>,
-}
-
-/// `CU_STREAM_CAPTURE_STATUS_ACTIVE` and `_INVALIDATED`.
-const ACTIVE: u32 = 1;
-const INVALIDATED: u32 = 2;
-
-impl Capture {
-    /// `CUstreamCaptureStatus`.
-    pub fn status(&self) -> u32 {
-        if self.broken.load(Ordering::Acquire) { INVALIDATED } else { ACTIVE }
-    }
-
-    fn check(&self) -> Result {
-        if self.status() == ACTIVE { Ok(()) } else { Err(CudaError::StreamCaptureInvalidated) }
-    }
-}
-
-/// From now on `stream` describes.
-pub fn begin(stream: &Arc<Stream>) -> Result {
-    if stream.captures() {
-        return Err(CudaError::IllegalState);
-    }
-    let capture = Capture {
-        graph: Graph::create()?,
-        id: next_id(),
-        after: Vec::new(),
-        is_origin: true,
-        broken: Arc::default(),
-        members: Arc::new(Mutex::new(vec![Arc::clone(stream)])),
-    };
-    stream.set_capture(Some(capture));
-    Ok(())
-}
-
-fn capture_op(stream: &Arc<Stream>, op: Op) -> Result {
-    let mut capture = stream.capture().ok_or(CudaError::IllegalState)?;
-    capture.check()?;
-    let node = capture.graph.add(op, &capture.after)?;
-    capture.after = vec![node];
-    stream.set_capture(Some(capture));
-    Ok(())
-}
-
-/// `stream`'s next work comes after what `event` stood for in its capture.
-pub fn join(stream: &Arc<Stream>, event: &Capture) -> Result {
-    event.check()?;
-    let mut joined = match stream.capture() {
-        None => {
-            event.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(stream));
-            Capture { is_origin: false, after: Vec::new(), ..event.clone() }
-        }
-        Some(own) if own.id == event.id => own,
-        Some(_) => return Err(CudaError::StreamCaptureMerge),
-    };
-    for node in &event.after {
-        if !joined.after.contains(node) {
-            joined.after.push(*node);
-        }
-    }
-    stream.set_capture(Some(joined));
-    Ok(())
-}
-
-/// A call that a capturing stream cannot have: it breaks the capture.
-pub fn forbid(stream: &Arc<Stream>) -> Result {
-    match stream.capture() {
-        None => Ok(()),
-        Some(capture) => {
-            capture.broken.store(true, Ordering::Release);
-            Err(CudaError::StreamCaptureUnsupported)
-        }
-    }
-}
-
-/// Ends the capture that began in `stream`; its graph.
-pub fn end(stream: &Arc<Stream>) -> Result<Arc<Graph>> {
-    let capture = stream.capture().ok_or(CudaError::IllegalState)?;
-    if !capture.is_origin {
-        return Err(CudaError::StreamCaptureUnmatched);
-    }
-    let members = std::mem::take(&mut *capture.members.lock().unwrap_or_else(PoisonError::into_inner));
-    let ends: Vec<u64> = members.iter().filter_map(|s| s.capture()).flat_map(|c| c.after).collect();
-    members.iter().for_each(|member| member.set_capture(None));
-    let problem = match capture.check() {
-        Ok(()) if ends.iter().all(|end| comes_before(&capture.graph, *end, &capture.after)) => None,
-        Ok(()) => Some(CudaError::StreamCaptureUnjoined),
-        Err(broken) => Some(broken),
-    };
-    match problem {
-        None => Ok(capture.graph),
-        Some(problem) => {
-            capture.graph.destroy()?;
-            Err(problem)
-        }
-    }
-}
-
-/// Whether `node` is one of `ends` or comes before one.
-fn comes_before(graph: &Graph, node: u64, ends: &[u64]) -> bool {
-    let after: HashMap<u64, Vec<u64>> = graph.nodes().into_iter().map(|n| (n.handle, n.after)).collect();
-    let (mut open, mut seen) = (ends.to_vec(), HashSet::new());
-    while let Some(next) = open.pop() {
-        if seen.insert(next) {
-            open.extend(after.get(&next).into_iter().flatten());
-        }
-    }
-    seen.contains(&node)
 }

@@ -52,6 +52,10 @@ pub enum Kind {
     Description = 25,
     /// `CUlinkState`.
     Link = 26,
+    /// `CUgraphConditionalHandle`.
+    Condition = 33,
+    /// `CUuserObject`.
+    UserObject = 34,
 }
 
 const KIND_SHIFT: u32 = 40;

@@ -148,6 +148,12 @@ impl KernelMemory<'_> {
 }
 
 impl exec::Memory for KernelMemory<'_> {
+    fn set_conditional(&self, condition: u64, value: u32) {
+        if let Ok(condition) = state().and_then(|state| state.conditions.get(condition)) {
+            condition.set(value);
+        }
+    }
+
     fn accessible(&self, address: u64, length: u64) -> bool {
         let ranges = &self.snapshot.0;
         let Some(end) = address.checked_add(length) else { return false };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use super::array::{Array, Mipmapped};
+use super::conditional::Condition;
 use super::context::Context;
 use super::device::Device;
 use super::event::Event;
@@ -21,6 +22,7 @@ use super::stream::Stream;
 use super::surface::{SurfaceObject, SurfaceReference};
 use super::texture::TextureObject;
 use super::texture_reference::TextureReference;
+use super::user_object::UserObject;
 use super::virtual_memory::{Physical, VirtualMemory};
 use super::{CudaError, Result};
 use crate::exec;
@@ -54,6 +56,10 @@ pub struct State {
     pub graph_nodes: Table<Graph>,
     /// Live instantiated graphs.
     pub graph_execs: Table<Exec>,
+    /// Live conditional handles.
+    pub conditions: Table<Condition>,
+    /// User objects of which the program has, or has had, references.
+    pub user_objects: Table<UserObject>,
     /// Live memory pools.
     pub pools: Table<Pool>,
     /// The pool that each device starts with, by ordinal, once it is asked for.

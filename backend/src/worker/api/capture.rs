@@ -1,6 +1,7 @@
 //! Stream capture. A guest thread's capture mode is that of its lane's thread here.
 #![allow(non_snake_case)]
 
+pub use super::graph_pageable::vgpuCapturePageableCopy;
 use super::{
     driver::{self, Driver},
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},

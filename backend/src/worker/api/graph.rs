@@ -4,10 +4,14 @@
 use super::{
     callback::{argument, host_function_address},
     error::{CudaError, INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED, check},
+    graph_pageable::{self, Role},
     thread::Thread,
 };
 use std::ffi::c_void;
-use vgpu_spec::plain::{Blob1, Blob8};
+use vgpu_spec::{
+    plain::{Blob1, Blob8},
+    structure::launch_attribute::{self, Content},
+};
 
 /// The most entries of a list in a reply.
 pub const MAX_LIST: usize = 8192;
@@ -39,7 +43,9 @@ impl Thread {
         self.session.graphs.number(real, owner)
     }
 
+    /// The number of a node that the driver names: of a copy's helper, that of the copy.
     pub fn number_graphnode(&self, real: u64, owner: u64) -> Result<u64, CudaError> {
+        let real = if real == 0 { 0 } else { graph_pageable::shown(self, real) };
         self.session.graph_nodes.number(real, owner)
     }
 
@@ -64,7 +70,9 @@ impl Thread {
 
     fn forget_graph(&self, real: u64) {
         self.session.graphs.forget(real);
+        self.session.conditionals.forget_graph(real);
         for node in self.session.graph_nodes.owned_by(real) {
+            self.session.conditionals.take_bodies(node);
             self.session.graph_nodes.forget(node);
         }
         for child in self.session.graphs.owned_by(real) {
@@ -76,6 +84,8 @@ impl Thread {
 
     pub fn take_graphnode(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.graphnode(number)?;
+        self.end_helpers(real);
+        self.graphs_in(real).into_iter().for_each(|graph| self.forget_graph(graph));
         self.session.graph_nodes.forget(real);
         Ok(real)
     }
@@ -147,22 +157,24 @@ pub fn vgpuGraphExecUpdate(t: &mut Thread, exec: u64, graph: u64) -> Result<(u32
     Ok((status, info.result, node, from))
 }
 
-/// Asks for the count, then for as many as there is room for: the numbers and the count.
+/// Asks for the count, then for as many as there is room for: the driver's nodes and the count. With `all`, for as many as there are.
 fn list(
-    t: &Thread,
-    graph: u64,
     room: usize,
+    all: bool,
     mut ask: impl FnMut(*mut u64, *mut usize) -> u32,
 ) -> Result<(Vec<u64>, usize), CudaError> {
     let mut count = 0;
     check(ask(std::ptr::null_mut(), &raw mut count))?;
-    let mut given = room.min(count).min(MAX_LIST);
+    let mut given = if all { count } else { room.min(count) }.min(MAX_LIST);
     let mut nodes = vec![0_u64; given];
     if given > 0 {
         check(ask(nodes.as_mut_ptr(), &raw mut given))?;
     }
-    let numbers = nodes.iter().map(|&n| t.number_graphnode(n, graph)).collect::<Result<_, _>>()?;
-    Ok((numbers, count))
+    Ok((nodes, count))
+}
+
+fn numbers(t: &Thread, graph: u64, nodes: &[u64]) -> Result<Vec<u64>, CudaError> {
+    nodes.iter().map(|&n| t.number_graphnode(n, graph)).collect()
 }
 
 pub fn vgpuGraphGetNodes(
@@ -178,8 +190,23 @@ pub fn vgpuGraphGetNodes(
         _ => return Err(INVALID_VALUE),
     };
     let ask = ask.ok_or(NOT_SUPPORTED)?;
+    let hidden = which == 0 && graph_pageable::recorded();
     // SAFETY: a live graph; the list has as much room as the count says.
-    list(t, graph, room, |nodes, count| unsafe { ask(graph, nodes, count) })
+    let (mut nodes, mut count) = list(room, hidden, |nodes, count| unsafe { ask(graph, nodes, count) })?;
+    if hidden {
+        let before = nodes.len();
+        nodes.retain(|&node| graph_pageable::role(t, node).is_none());
+        count -= before - nodes.len();
+        nodes.truncate(room);
+    }
+    Ok((numbers(t, graph, &nodes)?, count))
+}
+
+/// Leaves out what is not `kept`, and what there is no room for.
+fn keep<T>(list: &mut Vec<T>, kept: &[bool], room: usize) {
+    let mut kept = kept.iter();
+    list.retain(|_| kept.next().is_none_or(|&kept| kept));
+    list.truncate(room);
 }
 
 /// From, to, data of each edge, and how many there are.
@@ -193,11 +220,13 @@ pub fn vgpuGraphGetEdges(
     _: usize,
     _: usize,
 ) -> Result<Edges, CudaError> {
-    let mut to = vec![0_u64; room.min(MAX_LIST)];
-    let mut data = vec![EdgeData::default(); room.min(MAX_LIST)];
-    let (from, count) = match t.driver.cuGraphGetEdges_v2 {
+    let hidden = graph_pageable::recorded();
+    let most = if hidden { MAX_LIST } else { room.min(MAX_LIST) };
+    let mut to = vec![0_u64; most];
+    let mut data = vec![EdgeData::default(); most];
+    let (from, mut count) = match t.driver.cuGraphGetEdges_v2 {
         // SAFETY: a live graph; the lists have as much room as the count says, which is at most `room`.
-        Some(ask) => list(t, graph, room, |from, count| unsafe {
+        Some(ask) => list(room, hidden, |from, count| unsafe {
             if from.is_null() {
                 ask(graph, from, from, std::ptr::null_mut(), count)
             } else {
@@ -207,7 +236,7 @@ pub fn vgpuGraphGetEdges(
         None => {
             let ask = t.driver.cuGraphGetEdges.ok_or(NOT_SUPPORTED)?;
             // SAFETY: as above.
-            list(t, graph, room, |from, count| unsafe {
+            list(room, hidden, |from, count| unsafe {
                 if from.is_null() {
                     ask(graph, from, from, count)
                 } else {
@@ -218,7 +247,14 @@ pub fn vgpuGraphGetEdges(
     }?;
     to.truncate(from.len());
     data.truncate(from.len());
-    let to = to.iter().map(|&n| t.number_graphnode(n, graph)).collect::<Result<_, _>>()?;
+    let (mut from, mut to) = (numbers(t, graph, &from)?, numbers(t, graph, &to)?);
+    if hidden {
+        let kept: Vec<bool> = from.iter().zip(&to).map(|(from, to)| from != to).collect();
+        count -= kept.iter().filter(|&&kept| !kept).count();
+        keep(&mut from, &kept, room);
+        keep(&mut to, &kept, room);
+        keep(&mut data, &kept, room);
+    }
     Ok((from, to, data, count))
 }
 
@@ -238,8 +274,10 @@ pub fn vgpuGraphNodeGetNeighbours(
     };
     let mut data = vec![EdgeData::default(); room.min(MAX_LIST)];
     let graph = t.graph_of(node);
+    let side = if which == 0 { Role::Before } else { Role::After };
+    let node = graph_pageable::helper(t, node, side).unwrap_or(node);
     let (nodes, count) = match with_data {
-        Some(ask) => list(t, graph, room, |nodes, count| {
+        Some(ask) => list(room, false, |nodes, count| {
             let data = if nodes.is_null() { std::ptr::null_mut() } else { data.as_mut_ptr() };
             // SAFETY: a live node; the lists have as much room as the count says, which is at most `room`.
             unsafe { ask(node, nodes, data, count) }
@@ -247,11 +285,11 @@ pub fn vgpuGraphNodeGetNeighbours(
         None => {
             let ask = plain.ok_or(NOT_SUPPORTED)?;
             // SAFETY: as above.
-            list(t, graph, room, |nodes, count| unsafe { ask(node, nodes, count) })
+            list(room, false, |nodes, count| unsafe { ask(node, nodes, count) })
         }
     }?;
     data.truncate(nodes.len());
-    Ok((nodes, data, count))
+    Ok((numbers(t, graph, &nodes)?, data, count))
 }
 
 /// Dependencies of a node to add, as the driver takes them: the guest's count is checked against the array.
@@ -353,13 +391,16 @@ pub fn vgpuGraphDot(
     Ok((text, len))
 }
 
-/// Attributes of kernel nodes whose values are plain numbers; others have handles or addresses in them.
-fn plain_attribute(id: u32) -> Result<(), CudaError> {
-    if vgpu_spec::structure::launch_attribute::PLAIN.contains(&id) { Ok(()) } else { Err(NOT_SUPPORTED) }
+/// What is understood of kernel nodes' attributes: those in which the driver would find, or give, an event are for launches only.
+fn understood(id: u32) -> Result<(), CudaError> {
+    match launch_attribute::content(id) {
+        Some(Content::Plain | Content::DeviceNode) => Ok(()),
+        _ => Err(INVALID_VALUE),
+    }
 }
 
 pub fn cuGraphKernelNodeGetAttribute(t: &mut Thread, node: u64, id: u32) -> Result<Blob8<64>, CudaError> {
-    plain_attribute(id)?;
+    understood(id)?;
     let get = t.driver.cuGraphKernelNodeGetAttribute.ok_or(NOT_SUPPORTED)?;
     let mut value = Blob8::default();
     // SAFETY: a live node, and a place that outlives the call.
@@ -367,17 +408,19 @@ pub fn cuGraphKernelNodeGetAttribute(t: &mut Thread, node: u64, id: u32) -> Resu
     Ok(value)
 }
 
-pub fn cuGraphKernelNodeSetAttribute(
+/// The value afterwards: of a node that the device may update, the driver gives the device's handle, which only kernels use.
+pub fn vgpuGraphKernelNodeSetAttribute(
     t: &mut Thread,
     node: u64,
     id: u32,
     value: Option<Vec<Blob8<64>>>,
-) -> Result<(), CudaError> {
-    plain_attribute(id)?;
+) -> Result<Blob8<64>, CudaError> {
+    understood(id)?;
     let set = t.driver.cuGraphKernelNodeSetAttribute.ok_or(NOT_SUPPORTED)?;
-    let value = value.and_then(|v| v.first().copied()).ok_or(INVALID_VALUE)?;
-    // SAFETY: a live node, and a value that outlives the call.
-    check(unsafe { set(node, id, &raw const value) })
+    let mut value = value.and_then(|v| v.first().copied()).ok_or(INVALID_VALUE)?;
+    // SAFETY: a live node, and a private value that outlives the call.
+    check(unsafe { set(node, id, &raw mut value) })?;
+    Ok(value)
 }
 
 pub use super::{
@@ -386,4 +429,10 @@ pub use super::{
         vgpuDescribeCallable, vgpuGraphAddKernelNode, vgpuGraphKernelNodeGetParams,
         vgpuGraphKernelNodeSetParams,
     },
+    graph_memory::{vgpuGraphAddMemAllocNode, vgpuGraphMemAllocNodeGetParams},
+    graph_node::{
+        cuGraphConditionalHandleCreate, vgpuGraphAddBatchMemOpNode, vgpuGraphAddChildGraphNode,
+        vgpuGraphAddConditionalNode, vgpuGraphBatchMemOpNodeGetParams, vgpuGraphBatchMemOpNodeSetParams,
+    },
+    graph_pageable::cuGraphNodeSetEnabled,
 };

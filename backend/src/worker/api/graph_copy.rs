@@ -3,7 +3,7 @@
 
 use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
-    graph::dependencies,
+    graph_pageable::{self, Callbacks},
     thread::Thread,
 };
 use vgpu_spec::{
@@ -11,6 +11,7 @@ use vgpu_spec::{
     structure::{Memcpy3D, memory_type},
 };
 
+#[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuGraphAddMemcpyNode(
     t: &mut Thread,
     graph: u64,
@@ -18,25 +19,36 @@ pub fn vgpuGraphAddMemcpyNode(
     n: usize,
     copy: Option<Vec<Blob8<200>>>,
     ctx: u64,
+    before: u64,
+    after_copy: u64,
+    release: u64,
 ) -> Result<u64, CudaError> {
     let add = t.driver.cuGraphAddMemcpyNode.ok_or(NOT_SUPPORTED)?;
     let copy = t.checked_copy(copy, false)?;
-    let (after, n) = dependencies(after.as_ref(), n)?;
-    let mut node = 0_u64;
-    // SAFETY: live handles of this client; host sides lie in its windows, the driver checks device sides.
-    check(unsafe { add(&raw mut node, graph, after, n, (&raw const copy).cast(), ctx) })?;
+    let callbacks = Callbacks { before, after: after_copy, release };
+    let node = graph_pageable::add(t, graph, after.as_ref(), n, callbacks, |after, n| {
+        let mut node = 0_u64;
+        // SAFETY: live handles of this client; host sides lie in its windows, the driver checks device sides.
+        check(unsafe { add(&raw mut node, graph, after, n, (&raw const copy).cast(), ctx) })?;
+        Ok(node)
+    })?;
     t.number_graphnode(node, graph)
 }
 
+#[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuGraphMemcpyNodeSetParams(
     t: &mut Thread,
     exec: u64,
     node: u64,
     copy: Option<Vec<Blob8<200>>>,
     ctx: u64,
+    before: u64,
+    after: u64,
+    release: u64,
 ) -> Result<(), CudaError> {
     let copy = t.checked_copy(copy, false)?;
     let place = (&raw const copy).cast();
+    graph_pageable::set(t, t.optional_exec(exec)?, node, Callbacks { before, after, release })?;
     match t.optional_exec(exec)? {
         0 => {
             let set = t.driver.cuGraphMemcpyNodeSetParams.ok_or(NOT_SUPPORTED)?;

@@ -2,6 +2,7 @@
 #![allow(non_snake_case)]
 
 use super::{
+    dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
@@ -11,7 +12,10 @@ use std::{
 };
 use vgpu_spec::{
     plain::{self, Blob8},
-    structure::{LaunchConfig, launch_attribute},
+    structure::{
+        LaunchConfig,
+        launch_attribute::{self, Content},
+    },
 };
 
 /// CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE and CU_LAUNCH_PARAM_END.
@@ -85,7 +89,7 @@ pub fn vgpuLaunch(
     })
 }
 
-/// Launches a kernel with attributes. The shim sends only attributes without pointers or handles in them.
+/// Launches a kernel with attributes.
 #[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuLaunchEx(
     t: &mut Thread,
@@ -103,28 +107,93 @@ pub fn vgpuLaunchEx(
     parameters: Option<&[u8]>,
     n: usize,
 ) -> Result<(), CudaError> {
+    let mut list = attribute_list(t, attributes.unwrap_or_default())?;
+    let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
+    launch_with(t, function, shape, stream, &mut list, parameters, n)
+}
+
+/// Grid, block, dynamic shared memory.
+type Shape = ([u32; 3], [u32; 3], u32);
+
+fn launch_with(
+    t: &Thread,
+    function: u64,
+    (grid, block, shared): Shape,
+    stream: u64,
+    list: &mut [Attribute],
+    parameters: Option<&[u8]>,
+    n: usize,
+) -> Result<(), CudaError> {
     let launch = t.driver.cuLaunchKernelEx.ok_or(NOT_SUPPORTED)?;
     let parameters = parameters.unwrap_or_default();
     if parameters.len() != n {
         return Err(INVALID_VALUE);
     }
-    let list = attribute_list(attributes.unwrap_or_default())?;
     let config = LaunchConfig {
-        grid: [grid_x, grid_y, grid_z],
-        block: [block_x, block_y, block_z],
+        grid,
+        block,
         shared,
         stream,
-        attributes: if list.is_empty() { null() } else { list.as_ptr().cast() },
+        attributes: if list.is_empty() { null() } else { list.as_mut_ptr().cast() },
         count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
     };
     let mut extra = Extra::new();
-    // SAFETY: as in `vgpuLaunch`; the configuration and its attributes are private copies that outlive the call.
+    // SAFETY: as in `vgpuLaunch`; the configuration and its attributes are private copies that outlive the call, and their handles are
+    // live events of this client.
     check(unsafe { launch((&raw const config).cast(), function, null_mut(), extra.point(parameters)) })
 }
 
-/// The attributes of a launch, aligned, of which each is plain numbers.
-pub fn attribute_list(bytes: &[u8]) -> Result<Vec<Blob8<{ launch_attribute::SIZE }>>, CudaError> {
-    let list = plain::values::<Blob8<{ launch_attribute::SIZE }>>(bytes).ok_or(INVALID_VALUE)?;
-    launch_attribute::check(bytes).map_err(|_| NOT_SUPPORTED)?;
+/// As [`vgpuLaunchEx`], for attributes in which the driver writes: gives them back.
+#[allow(clippy::too_many_arguments)] // the message's parameters
+pub fn vgpuLaunchUpdatable(
+    t: &mut Thread,
+    function: u64,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared: u32,
+    stream: u64,
+    attributes: Option<&[u8]>,
+    _a: usize,
+    parameters: Option<&[u8]>,
+    n: usize,
+    room: usize,
+) -> Result<Vec<u8>, CudaError> {
+    let given = attributes.unwrap_or_default();
+    let mut list = attribute_list(t, given)?;
+    let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
+    launch_with(t, function, shape, stream, &mut list, parameters, n)?;
+    // The program's own numbers of events stay; what the driver has written is the device's handle of the node.
+    let mut written = given.to_vec();
+    for (place, attribute) in written.chunks_exact_mut(launch_attribute::SIZE).zip(&list) {
+        if launch_attribute::content(launch_attribute::id(&attribute.0)) == Some(Content::DeviceNode) {
+            place.copy_from_slice(&attribute.0);
+        }
+    }
+    Ok(cut(written, room))
+}
+
+/// One attribute.
+pub type Attribute = Blob8<{ launch_attribute::SIZE }>;
+
+/// The attributes of a launch, aligned, with the driver's events.
+pub fn attribute_list(t: &Thread, bytes: &[u8]) -> Result<Vec<Attribute>, CudaError> {
+    let mut list = plain::values::<Attribute>(bytes).ok_or(INVALID_VALUE)?;
+    for attribute in &mut list {
+        match launch_attribute::content(launch_attribute::id(&attribute.0)) {
+            Some(Content::Plain | Content::DeviceNode) => {}
+            Some(Content::Event) => {
+                let place = launch_attribute::VALUE..launch_attribute::VALUE + 8;
+                let mut number = [0; 8];
+                number.copy_from_slice(&attribute.0[place.clone()]);
+                let event = t.event(u64::from_le_bytes(number))?;
+                attribute.0[place].copy_from_slice(&event.to_le_bytes());
+            }
+            None => return Err(INVALID_VALUE),
+        }
+    }
     Ok(list)
 }

@@ -31,7 +31,7 @@ pub fn vgpuOccupancyClusters(
         _ => return Err(INVALID_VALUE),
     };
     let ask = ask.ok_or(NOT_SUPPORTED)?;
-    let list = attribute_list(attributes.unwrap_or_default())?;
+    let list = attribute_list(t, attributes.unwrap_or_default())?;
     let config = LaunchConfig {
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],

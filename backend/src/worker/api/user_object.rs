@@ -20,10 +20,16 @@ pub fn vgpuUserObjectCreate(
     references: u32,
     flags: u32,
 ) -> Result<(), CudaError> {
+    let real = create(t, callback, references, flags)?;
+    t.insert_userobject(object, real)
+}
+
+/// An object whose end the guest is told of by `callback`: the driver's handle.
+pub fn create(t: &Thread, callback: u64, references: u32, flags: u32) -> Result<u64, CudaError> {
     let create = t.driver.cuUserObjectCreate.ok_or(NOT_SUPPORTED)?;
     let function = destroyed as extern "C" fn(*mut c_void) as usize as u64;
     let mut real = 0_u64;
     // SAFETY: a place that outlives the call; the function takes any argument.
     check(unsafe { create(&raw mut real, argument(callback), function, references, flags) })?;
-    t.insert_userobject(object, real)
+    Ok(real)
 }

@@ -31,6 +31,7 @@ impl Decoder<'_> {
             "__assertfail" => Callee::AssertFail,
             "malloc" => Callee::Malloc,
             "free" => Callee::Free,
+            "cudaGraphSetConditional" => Callee::SetConditional,
             name => return Err(format!("function `{name}` is not defined in this module")),
         })
     }

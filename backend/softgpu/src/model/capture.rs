@@ -1,0 +1,162 @@
+//! Stream capture: describes instead of doing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::graph::{Graph, Op};
+use super::stream::Stream;
+use super::work::next_id;
+use super::{CudaError, Result};
+
+/// A stream's part in a capture.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// Where the work goes.
+    pub graph: Arc<Graph>,
+    /// The number of the capture.
+    pub id: u64,
+    /// What the stream's next node comes after.
+    pub after: Vec<u64>,
+    is_origin: bool,
+    /// Something was called that a capture cannot have.
+    broken: Arc<AtomicBool>,
+    members: Arc<Mutex<Vec<Arc<Stream>>>>,
+}
+
+/// `CU_STREAM_CAPTURE_STATUS_ACTIVE` and `_INVALIDATED`.
+const ACTIVE: u32 = 1;
+const INVALIDATED: u32 = 2;
+
+impl Capture {
+    /// `CUstreamCaptureStatus`.
+    pub fn status(&self) -> u32 {
+        if self.broken.load(Ordering::Acquire) { INVALIDATED } else { ACTIVE }
+    }
+
+    fn check(&self) -> Result {
+        if self.status() == ACTIVE { Ok(()) } else { Err(CudaError::StreamCaptureInvalidated) }
+    }
+}
+
+/// From now on `stream` describes.
+pub fn begin(stream: &Arc<Stream>) -> Result {
+    begin_in(stream, None)
+}
+
+/// From now on `stream` describes; its work goes to `graph`, after nodes of it, or to a new graph.
+pub fn begin_in(stream: &Arc<Stream>, graph: Option<(Arc<Graph>, &[u64])>) -> Result {
+    if stream.captures() {
+        return Err(CudaError::IllegalState);
+    }
+    let (graph, after) = match graph {
+        Some((graph, after)) => {
+            after.iter().try_for_each(|node| graph.with_node(*node, |_| ()))?;
+            (graph, after.to_vec())
+        }
+        None => (Graph::create()?, Vec::new()),
+    };
+    let capture = Capture {
+        graph,
+        id: next_id(),
+        after,
+        is_origin: true,
+        broken: Arc::default(),
+        members: Arc::new(Mutex::new(vec![Arc::clone(stream)])),
+    };
+    stream.set_capture(Some(capture));
+    Ok(())
+}
+
+/// Replaces what `stream`'s next work comes after, or, with `add`, adds to it.
+pub fn update(stream: &Arc<Stream>, nodes: &[u64], add: bool) -> Result {
+    let mut capture = stream.capture().ok_or(CudaError::IllegalState)?;
+    capture.check()?;
+    nodes.iter().try_for_each(|node| capture.graph.with_node(*node, |_| ()))?;
+    if !add {
+        capture.after.clear();
+    }
+    for node in nodes {
+        if !capture.after.contains(node) {
+            capture.after.push(*node);
+        }
+    }
+    stream.set_capture(Some(capture));
+    Ok(())
+}
+
+/// Adds a node to what `stream` describes.
+pub fn capture_op(stream: &Arc<Stream>, op: Op) -> Result {
+    let mut capture = stream.capture().ok_or(CudaError::IllegalState)?;
+    capture.check()?;
+    let node = capture.graph.add(op, &capture.after)?;
+    capture.after = vec![node];
+    stream.set_capture(Some(capture));
+    Ok(())
+}
+
+/// `stream`'s next work comes after what `event` stood for in its capture.
+pub fn join(stream: &Arc<Stream>, event: &Capture) -> Result {
+    event.check()?;
+    let mut joined = match stream.capture() {
+        None => {
+            event.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(stream));
+            Capture { is_origin: false, after: Vec::new(), ..event.clone() }
+        }
+        Some(own) if own.id == event.id => own,
+        Some(_) => return Err(CudaError::StreamCaptureMerge),
+    };
+    for node in &event.after {
+        if !joined.after.contains(node) {
+            joined.after.push(*node);
+        }
+    }
+    stream.set_capture(Some(joined));
+    Ok(())
+}
+
+/// A call that a capturing stream cannot have: it breaks the capture.
+pub fn forbid(stream: &Arc<Stream>) -> Result {
+    match stream.capture() {
+        None => Ok(()),
+        Some(capture) => {
+            capture.broken.store(true, Ordering::Release);
+            Err(CudaError::StreamCaptureUnsupported)
+        }
+    }
+}
+
+/// Ends the capture that began in `stream`; its graph.
+pub fn end(stream: &Arc<Stream>) -> Result<Arc<Graph>> {
+    let capture = stream.capture().ok_or(CudaError::IllegalState)?;
+    if !capture.is_origin {
+        return Err(CudaError::StreamCaptureUnmatched);
+    }
+    let members = std::mem::take(&mut *capture.members.lock().unwrap_or_else(PoisonError::into_inner));
+    let ends: Vec<u64> = members.iter().filter_map(|s| s.capture()).flat_map(|c| c.after).collect();
+    members.iter().for_each(|member| member.set_capture(None));
+    let problem = match capture.check() {
+        Ok(()) if ends.iter().all(|end| comes_before(&capture.graph, *end, &capture.after)) => None,
+        Ok(()) => Some(CudaError::StreamCaptureUnjoined),
+        Err(broken) => Some(broken),
+    };
+    match problem {
+        None => Ok(capture.graph),
+        Some(problem) => {
+            capture.graph.destroy()?;
+            Err(problem)
+        }
+    }
+}
+
+/// Whether `node` is one of `ends` or comes before one.
+fn comes_before(graph: &Graph, node: u64, ends: &[u64]) -> bool {
+    let after: HashMap<u64, Vec<u64>> = graph.nodes().into_iter().map(|n| (n.handle, n.after)).collect();
+    let (mut open, mut seen) = (ends.to_vec(), HashSet::new());
+    while let Some(next) = open.pop() {
+        if seen.insert(next) {
+            open.extend(after.get(&next).into_iter().flatten());
+        }
+    }
+    seen.contains(&node)
+}
