@@ -305,6 +305,22 @@ pub unsafe fn cuGraphInstantiate_v2(
     unsafe { cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize) }
 }
 
+/// A graph that a stream captures, or that belongs to a node, stays.
+pub unsafe fn cuGraphDestroy(hGraph: u64) -> error::Result {
+    handles::check_graph(hGraph)?;
+    calls::cuGraphDestroy(hGraph)?;
+    handles::remove(hGraph);
+    Ok(())
+}
+
+/// A node of memory, or of a graph that a stream captures, stays.
+pub unsafe fn cuGraphDestroyNode(hNode: u64) -> error::Result {
+    handles::check_graphnode(hNode)?;
+    calls::cuGraphDestroyNode(hNode)?;
+    handles::remove(hNode);
+    Ok(())
+}
+
 /// What is under way goes on.
 pub unsafe fn cuGraphExecDestroy(hGraphExec: u64) -> error::Result {
     handles::check_graphexec(hGraphExec)?;

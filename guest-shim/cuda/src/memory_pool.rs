@@ -278,12 +278,12 @@ pub unsafe fn cuMemAllocFromPoolAsync(
 
 pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
-    let graphs = memory::is_graphs(dptr);
+    let graphs = memory::is_graphs(dptr) || capture::captures(hStream)?;
     if !graphs && !memory::remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
     calls::cuMemFreeAsync(dptr, hStream)?;
-    // Whether a launch has allocated it, the driver knows.
+    // Whether a launch has allocated it, or a capture can free it, the driver knows.
     if graphs { call::settle() } else { Ok(()) }
 }
 

@@ -11,8 +11,8 @@ use vgpu_spec::plain::Blob8;
 /// CUstreamBatchMemOpParams: operation u32, and from byte 8 on address u64, value u64, flags u32.
 type Operation = Blob8<48>;
 
-/// The most operations of a batch.
-const MOST: u32 = 256;
+/// The most operations of a batch: fewer than 256.
+const MOST: u32 = 255;
 /// CU_STREAM_WRITE_VALUE_DEFAULT. The other flag that exists, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER, devices refuse.
 const WRITE: u32 = 0;
 /// CU_STREAM_WAIT_VALUE_GEQ, _EQ, _AND and _NOR are 0 to 3. CU_STREAM_WAIT_VALUE_FLUSH is not known of the device.
@@ -73,7 +73,7 @@ unsafe fn batch(stream: u64, version: u32, list: *const Operation, count: u32, f
     }
     let list = list.unwrap_or_default();
     calls::vgpuStreamBatchMemOp(stream, version, list, count, flags)?;
-    unless(version == 2 && flags == 0 && count > 0 && list.iter().all(is_right))
+    unless(version == 2 && flags == 0 && list.iter().all(is_right))
 }
 
 pub unsafe fn cuStreamBatchMemOp(

@@ -184,7 +184,11 @@ driver_api! {
 
     /// Takes a node out of its graph.
     fn cuGraphDestroyNode(node: u64) {
-        graph_of(node)?.remove(node)
+        let graph = graph_of(node)?;
+        if graph.with_node(node, |node| matches!(node.op, Op::Allocate(_) | Op::Free(_)))? {
+            return Err(CudaError::NotSupported);
+        }
+        graph.remove(node)
     }
 
     /// Adds a node that does nothing.

@@ -250,7 +250,7 @@ impl Graph {
     pub fn destroy(&self) -> Result {
         let state = state()?;
         state.graphs.remove(self.handle)?;
-        state.conditions.retain(|condition| condition.graph() != self.handle);
+        // Conditions stay: launches of what was instantiated may set them.
         for node in self.lock().drain(..) {
             let _ = state.graph_nodes.remove(node.handle);
             for graph in node.op.graphs() {
