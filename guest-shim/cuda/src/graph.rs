@@ -2,7 +2,7 @@
 
 use crate::{
     call::{self, put},
-    calls, error, graph_pageable, handles,
+    calls, error, graph_pageable, handles, memory,
 };
 use std::ffi::c_char;
 use vgpu_spec::plain::{Blob1, Blob8};
@@ -303,6 +303,14 @@ pub unsafe fn cuGraphInstantiate_v2(
 ) -> error::Result {
     // SAFETY: the program's pointers.
     unsafe { cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize) }
+}
+
+/// Not waited for, unless graphs have memory: whether it is allocated already is the launch's own error.
+pub unsafe fn cuGraphLaunch(hGraph: u64, hStream: u64) -> error::Result {
+    handles::check_graphexec(hGraph)?;
+    handles::check_stream(hStream)?;
+    calls::cuGraphLaunch(hGraph, hStream)?;
+    if memory::graphs_have_any() { call::settle() } else { Ok(()) }
 }
 
 /// A graph that a stream captures, or that belongs to a node, stays.
