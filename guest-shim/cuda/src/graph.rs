@@ -413,7 +413,7 @@ pub unsafe fn cuGraphDebugDotPrint(hGraph: u64, path: *const c_char, flags: u32)
     }
     std::fs::write(std::ffi::OsStr::from_bytes(path.to_bytes()), text).map_err(|e| {
         vgpu_client::warn!("writing a graph to {}: {e}", path.to_string_lossy());
-        error::FILE_NOT_FOUND
+        vgpu_spec::result::CudaError::OperatingSystem as u32
     })
 }
 

@@ -114,7 +114,7 @@ const _: () = assert!(size_of::<BatchNode>() == 32);
 unsafe fn read<'a>(parameters: *const Blob8<32>) -> error::Result<(BatchNode, &'a [Operation])> {
     // SAFETY: the caller's promise; same size and alignment.
     let node = *unsafe { parameters.cast::<BatchNode>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    if node.count == 0 || node.count > MOST {
+    if node.count > MOST {
         return Err(error::INVALID_VALUE);
     }
     if node.context != 0 {
@@ -122,7 +122,10 @@ unsafe fn read<'a>(parameters: *const Blob8<32>) -> error::Result<(BatchNode, &'
     }
     // SAFETY: the caller's promise.
     let list = unsafe { call::slice(node.operations.cast_const(), node.count as usize) };
-    Ok((node, list.ok_or(error::INVALID_VALUE)?))
+    match list {
+        None if node.count > 0 => Err(error::INVALID_VALUE),
+        list => Ok((node, list.unwrap_or_default())),
+    }
 }
 
 pub unsafe fn cuGraphAddBatchMemOpNode(
