@@ -2,7 +2,7 @@
 
 use crate::{
     call::{self, put},
-    calls, error, graph_pageable, handles,
+    calls, error, graph_pageable, handles, memory,
 };
 use std::ffi::c_char;
 use vgpu_spec::plain::{Blob1, Blob8};
@@ -305,6 +305,30 @@ pub unsafe fn cuGraphInstantiate_v2(
     unsafe { cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize) }
 }
 
+/// Not waited for, unless graphs have memory: whether it is allocated already is the launch's own error.
+pub unsafe fn cuGraphLaunch(hGraph: u64, hStream: u64) -> error::Result {
+    handles::check_graphexec(hGraph)?;
+    handles::check_stream(hStream)?;
+    calls::cuGraphLaunch(hGraph, hStream)?;
+    if memory::graphs_have_any() { call::settle() } else { Ok(()) }
+}
+
+/// A graph that a stream captures, or that belongs to a node, stays.
+pub unsafe fn cuGraphDestroy(hGraph: u64) -> error::Result {
+    handles::check_graph(hGraph)?;
+    calls::cuGraphDestroy(hGraph)?;
+    handles::remove(hGraph);
+    Ok(())
+}
+
+/// A node of memory, or of a graph that a stream captures, stays.
+pub unsafe fn cuGraphDestroyNode(hNode: u64) -> error::Result {
+    handles::check_graphnode(hNode)?;
+    calls::cuGraphDestroyNode(hNode)?;
+    handles::remove(hNode);
+    Ok(())
+}
+
 /// What is under way goes on.
 pub unsafe fn cuGraphExecDestroy(hGraphExec: u64) -> error::Result {
     handles::check_graphexec(hGraphExec)?;
@@ -389,7 +413,7 @@ pub unsafe fn cuGraphDebugDotPrint(hGraph: u64, path: *const c_char, flags: u32)
     }
     std::fs::write(std::ffi::OsStr::from_bytes(path.to_bytes()), text).map_err(|e| {
         vgpu_client::warn!("writing a graph to {}: {e}", path.to_string_lossy());
-        error::FILE_NOT_FOUND
+        vgpu_spec::result::CudaError::OperatingSystem as u32
     })
 }
 

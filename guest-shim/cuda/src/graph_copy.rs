@@ -34,7 +34,7 @@ pub unsafe fn cuGraphAddMemcpyNode(
     after.into_iter().flatten().try_for_each(|&n| handles::check_graphnode(n))?;
     let mut node = 0;
     // SAFETY: the program's pointer.
-    unsafe { prepare(copyParams) }?.to_graph(|copy, before, after_copy, release| {
+    unsafe { prepare(copyParams) }?.into_graph(|copy, before, after_copy, release| {
         let n = numDependencies;
         calls::vgpuGraphAddMemcpyNode(&mut node, hGraph, after, n, copy, ctx, before, after_copy, release)
     })?;
@@ -45,7 +45,7 @@ pub unsafe fn cuGraphAddMemcpyNode(
 pub unsafe fn cuGraphMemcpyNodeSetParams(hNode: u64, nodeParams: *const Blob8<200>) -> error::Result {
     handles::check_graphnode(hNode)?;
     // SAFETY: the program's pointer.
-    unsafe { prepare(nodeParams) }?.to_graph(|copy, before, after, release| {
+    unsafe { prepare(nodeParams) }?.into_graph(|copy, before, after, release| {
         calls::vgpuGraphMemcpyNodeSetParams(0, hNode, copy, 0, before, after, release)
     })
 }
@@ -74,7 +74,7 @@ pub unsafe fn cuGraphExecMemcpyNodeSetParams(
     handles::check_graphnode(hNode)?;
     handles::check_context(ctx)?;
     // SAFETY: the program's pointer.
-    unsafe { prepare(copyParams) }?.to_exec(hGraphExec, hNode, |copy, before, after, release| {
+    unsafe { prepare(copyParams) }?.into_exec(hGraphExec, hNode, |copy, before, after, release| {
         calls::vgpuGraphMemcpyNodeSetParams(hGraphExec, hNode, copy, ctx, before, after, release)
     })
 }

@@ -15,6 +15,8 @@ use vgpu_spec::{handle, plain::Blob8};
 
 /// Where CUgraphNodeParams has the part of its type.
 const INNER: usize = 16;
+/// Bytes of it.
+const SIZE: usize = 256;
 
 /// CUDA_HOST_NODE_PARAMS.
 #[repr(C)]
@@ -128,6 +130,28 @@ impl Node {
         unsafe { self.inner.add(offset).cast::<T>().read_unaligned() }
     }
 
+    /// Whether what is reserved, and what the type does not use, is zero.
+    ///
+    /// # Safety
+    /// The structure is valid.
+    unsafe fn is_clean(&self) -> bool {
+        let used = match self.kind {
+            node_type::KERNEL => 72,
+            node_type::MEMCPY => 216,
+            node_type::MEMSET => 48,
+            node_type::HOST | node_type::GRAPH => 16,
+            node_type::EMPTY => 0,
+            node_type::WAIT_EVENT | node_type::EVENT_RECORD | node_type::MEM_FREE => 8,
+            node_type::MEM_ALLOC => 120,
+            node_type::BATCH_MEM_OP => 32,
+            node_type::CONDITIONAL => 40,
+            _ => return true,
+        };
+        // SAFETY: the caller's promise: 256 bytes, of which the part of the type begins at INNER.
+        let all = unsafe { std::slice::from_raw_parts(self.inner.wrapping_sub(INNER), SIZE) };
+        all[4..INNER].iter().chain(&all[INNER + used..]).all(|&byte| byte == 0)
+    }
+
     /// The answer for a type that is not served.
     fn refuse(&self) -> error::Result {
         if matches!(self.kind, node_type::EXT_SEMAS_SIGNAL | node_type::EXT_SEMAS_WAIT) {
@@ -157,6 +181,10 @@ unsafe fn add(
 ) -> error::Result {
     // SAFETY: the caller's promise.
     let (node, after) = unsafe { (Node::new(parameters)?, call::slice(dependencies, count)) };
+    // SAFETY: as above.
+    if !unsafe { node.is_clean() } {
+        return Err(error::INVALID_VALUE);
+    }
     handles::check_graph(graph)?;
     after.into_iter().flatten().try_for_each(|&n| handles::check_graphnode(n))?;
     let mut made = 0;
@@ -245,7 +273,7 @@ unsafe fn conditional(
     // SAFETY: CUDA_CONDITIONAL_NODE_PARAMS, by the caller's promise.
     let (handle, kind, size, context): (u64, u32, u32, u64) =
         unsafe { (node.at(0), node.at(8), node.at(12), node.at(24)) };
-    let context = context_or_current(context)?;
+    handles::check_context(context)?;
     if size == 0 || size > MOST_BODIES {
         return Err(error::INVALID_VALUE);
     }
@@ -268,7 +296,6 @@ unsafe fn conditional(
     Ok(())
 }
 
-/// A handle without a context is for the current one.
 pub unsafe fn cuGraphConditionalHandleCreate(
     pHandle_out: *mut u64,
     hGraph: u64,
@@ -277,7 +304,7 @@ pub unsafe fn cuGraphConditionalHandleCreate(
     flags: u32,
 ) -> error::Result {
     handles::check_graph(hGraph)?;
-    let ctx = context_or_current(ctx)?;
+    handles::check_context(ctx)?;
     if pHandle_out.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -394,6 +421,11 @@ unsafe fn set_any(exec: u64, handle: u64, parameters: *mut Blob8<256>) -> error:
                 let child = node.at(0);
                 handles::check_graph(child)?;
                 calls::cuGraphExecChildGraphNodeSetParams(exec, handle, child)
+            }
+            node_type::EMPTY => Ok(()),
+            // As the driver: such nodes cannot be changed.
+            node_type::GRAPH | node_type::MEM_ALLOC | node_type::MEM_FREE | node_type::CONDITIONAL => {
+                Err(error::NOT_SUPPORTED)
             }
             _ => node.refuse(),
         }

@@ -137,7 +137,10 @@ impl Prepared {
     }
 
     /// Sends the copy to a graph, with which its blocks end: `send` gets description, and the callbacks before, after and at the end.
-    pub fn to_graph(self, send: impl FnOnce(&[Blob8<200>], u64, u64, u64) -> error::Result) -> error::Result {
+    pub fn into_graph(
+        self,
+        send: impl FnOnce(&[Blob8<200>], u64, u64, u64) -> error::Result,
+    ) -> error::Result {
         let (blob, before, after) = (blob(&self.copy), self.before, self.after);
         if self.moves.0.is_empty() {
             return send(&[blob], 0, 0, 0);
@@ -156,7 +159,7 @@ impl Prepared {
     }
 
     /// Sends the copy to an executable graph's node. No driver tells when a launch of what the node copied before is over.
-    pub fn to_exec(
+    pub fn into_exec(
         self,
         exec: u64,
         node: u64,
@@ -217,7 +220,7 @@ pub fn exec_ended(exec: u64) {
 
 /// Adds a copy to what `stream` captures.
 pub fn capture(copy: &Memcpy3D, stream: u64) -> error::Result {
-    Prepared::new(copy)?.to_graph(|copy, before, after, release| {
+    Prepared::new(copy)?.into_graph(|copy, before, after, release| {
         calls::vgpuCapturePageableCopy(stream, copy, before, after, release)
     })
 }

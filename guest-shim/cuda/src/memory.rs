@@ -5,7 +5,10 @@ use crate::{call::put, calls, client, context, error, managed_memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use vgpu_spec::wire::Range;
 
@@ -59,6 +62,9 @@ static STATE: Mutex<State> = Mutex::new(State {
     next_id: 1,
 });
 
+/// There has been a block of a graph's.
+static GRAPHS: AtomicBool = AtomicBool::new(false);
+
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -83,6 +89,9 @@ impl State {
             .collect();
         for at in stale {
             self.blocks.remove(&at);
+        }
+        if origin == Origin::Graph {
+            GRAPHS.store(true, Ordering::Release);
         }
         self.blocks.insert(base, Block { base, len, context, origin, id });
     }
@@ -203,6 +212,11 @@ pub fn new_id() -> u64 {
     let mut state = state();
     state.next_id += 1;
     state.next_id - 1
+}
+
+/// Whether a graph of this process has, or has had, memory.
+pub fn graphs_have_any() -> bool {
+    GRAPHS.load(Ordering::Acquire)
 }
 
 /// Whether memory of a graph's node begins at `base`.

@@ -285,12 +285,12 @@ pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
     if memory::managed(dptr, 1).is_some_and(|block| block.base == dptr) {
         return Err(error::NOT_SUPPORTED);
     }
-    let graphs = memory::is_graphs(dptr);
+    let graphs = memory::is_graphs(dptr) || capture::captures(hStream)?;
     if !graphs && !memory::remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
     calls::cuMemFreeAsync(dptr, hStream)?;
-    // Whether a launch has allocated it, the driver knows.
+    // Whether a launch has allocated it, or a capture can free it, the driver knows.
     if graphs { call::settle() } else { Ok(()) }
 }
 

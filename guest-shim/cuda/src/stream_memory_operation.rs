@@ -11,8 +11,8 @@ use vgpu_spec::plain::Blob8;
 /// CUstreamBatchMemOpParams: operation u32, and from byte 8 on address u64, value u64, flags u32.
 type Operation = Blob8<48>;
 
-/// The most operations of a batch.
-const MOST: u32 = 256;
+/// The most operations of a batch: fewer than 256.
+const MOST: u32 = 255;
 /// CU_STREAM_WRITE_VALUE_DEFAULT. The other flag that exists, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER, devices refuse.
 const WRITE: u32 = 0;
 /// CU_STREAM_WAIT_VALUE_GEQ, _EQ, _AND and _NOR are 0 to 3. CU_STREAM_WAIT_VALUE_FLUSH is not known of the device.
@@ -73,7 +73,7 @@ unsafe fn batch(stream: u64, version: u32, list: *const Operation, count: u32, f
     }
     let list = list.unwrap_or_default();
     calls::vgpuStreamBatchMemOp(stream, version, list, count, flags)?;
-    unless(version == 2 && flags == 0 && count > 0 && list.iter().all(is_right))
+    unless(version == 2 && flags == 0 && list.iter().all(is_right))
 }
 
 pub unsafe fn cuStreamBatchMemOp(
@@ -114,7 +114,7 @@ const _: () = assert!(size_of::<BatchNode>() == 32);
 unsafe fn read<'a>(parameters: *const Blob8<32>) -> error::Result<(BatchNode, &'a [Operation])> {
     // SAFETY: the caller's promise; same size and alignment.
     let node = *unsafe { parameters.cast::<BatchNode>().as_ref() }.ok_or(error::INVALID_VALUE)?;
-    if node.count == 0 || node.count > MOST {
+    if node.count > MOST {
         return Err(error::INVALID_VALUE);
     }
     if node.context != 0 {
@@ -122,7 +122,10 @@ unsafe fn read<'a>(parameters: *const Blob8<32>) -> error::Result<(BatchNode, &'
     }
     // SAFETY: the caller's promise.
     let list = unsafe { call::slice(node.operations.cast_const(), node.count as usize) };
-    Ok((node, list.ok_or(error::INVALID_VALUE)?))
+    match list {
+        None if node.count > 0 => Err(error::INVALID_VALUE),
+        list => Ok((node, list.unwrap_or_default())),
+    }
 }
 
 pub unsafe fn cuGraphAddBatchMemOpNode(

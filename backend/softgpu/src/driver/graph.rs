@@ -179,12 +179,19 @@ driver_api! {
 
     /// Ends a graph and its nodes; what was instantiated from it lives on.
     fn cuGraphDestroy(handle: u64) {
-        graph(handle)?.destroy()
+        let graph = graph(handle)?;
+        graph.check_not_captured()?;
+        graph.destroy()
     }
 
     /// Takes a node out of its graph.
     fn cuGraphDestroyNode(node: u64) {
-        graph_of(node)?.remove(node)
+        let graph = graph_of(node)?;
+        graph.check_not_captured()?;
+        if graph.with_node(node, |node| matches!(node.op, Op::Allocate(_) | Op::Free(_)))? {
+            return Err(CudaError::NotSupported);
+        }
+        graph.remove(node)
     }
 
     /// Adds a node that does nothing.

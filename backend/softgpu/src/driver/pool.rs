@@ -246,7 +246,9 @@ stream_api! {
             return if stream.captures() { capture_op(&stream, Op::Free(graphs)) } else { graphs.free() };
         }
         let memory = &state()?.memory;
-        if !memory.at(address).is_some_and(|range| range.can_be_freed()) {
+        // Memory from elsewhere is not a capture's to free.
+        let can_be_freed = memory.at(address).is_some_and(|range| range.can_be_freed());
+        if !can_be_freed || stream.captures() {
             return Err(CudaError::InvalidValue);
         }
         let free = Box::new(move |_: &_| drop(memory.remove(address)));

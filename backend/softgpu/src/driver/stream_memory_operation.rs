@@ -7,8 +7,8 @@ use crate::model::memory_operation::{Operation, Parameters};
 use crate::model::special_stream::{self, DefaultStream};
 use crate::model::{CudaError, Result, current};
 
-/// The most operations of a batch.
-const MOST: u32 = 256;
+/// The most operations of a batch: fewer than 256.
+const MOST: u32 = 255;
 
 /// `CUDA_BATCH_MEM_OP_NODE_PARAMS`.
 #[repr(C)]
@@ -40,7 +40,7 @@ fn value(
 /// # Safety
 /// `list` must be NULL or point to `count` operations.
 unsafe fn check(list: *const Parameters, count: u32, flags: u32) -> Result<Vec<Operation>> {
-    if count == 0 || count > MOST || flags != 0 {
+    if count > MOST || flags != 0 {
         return Err(CudaError::InvalidValue);
     }
     // SAFETY: the caller answers for the array.

@@ -64,6 +64,7 @@ pub fn begin_in(stream: &Arc<Stream>, graph: Option<(Arc<Graph>, &[u64])>) -> Re
         broken: Arc::default(),
         members: Arc::new(Mutex::new(vec![Arc::clone(stream)])),
     };
+    capture.graph.set_captured(true);
     stream.set_capture(Some(capture));
     Ok(())
 }
@@ -135,6 +136,7 @@ pub fn end(stream: &Arc<Stream>) -> Result<Arc<Graph>> {
     let members = std::mem::take(&mut *capture.members.lock().unwrap_or_else(PoisonError::into_inner));
     let ends: Vec<u64> = members.iter().filter_map(|s| s.capture()).flat_map(|c| c.after).collect();
     members.iter().for_each(|member| member.set_capture(None));
+    capture.graph.set_captured(false);
     let problem = match capture.check() {
         Ok(()) if ends.iter().all(|end| comes_before(&capture.graph, *end, &capture.after)) => None,
         Ok(()) => Some(CudaError::StreamCaptureUnjoined),

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use super::capture::{Capture, begin, begin_in, capture_op, end, forbid, join, update};
@@ -187,6 +188,8 @@ pub struct Graph {
     /// Of a clone: its nodes by those of the graph that it was made of.
     origins: Mutex<HashMap<u64, u64>>,
     objects: Mutex<Objects>,
+    /// A capture adds to it.
+    is_captured: AtomicBool,
 }
 
 impl Graph {
@@ -197,6 +200,7 @@ impl Graph {
             nodes: Mutex::default(),
             origins: Mutex::default(),
             objects: Mutex::default(),
+            is_captured: AtomicBool::new(false),
         });
         state()?.graphs.insert(graph.handle, Arc::clone(&graph));
         Ok(graph)
@@ -222,6 +226,16 @@ impl Graph {
         drop(nodes);
         state()?.graph_nodes.insert(handle, Arc::clone(self));
         Ok(handle)
+    }
+
+    /// A capture that adds to it begins or ends.
+    pub fn set_captured(&self, is_captured: bool) {
+        self.is_captured.store(is_captured, Ordering::Release);
+    }
+
+    /// Refuses what cannot be done while a capture adds to it.
+    pub fn check_not_captured(&self) -> Result {
+        if self.is_captured.load(Ordering::Acquire) { Err(CudaError::IllegalState) } else { Ok(()) }
     }
 
     /// All nodes, in the order in which they were added.
@@ -250,7 +264,7 @@ impl Graph {
     pub fn destroy(&self) -> Result {
         let state = state()?;
         state.graphs.remove(self.handle)?;
-        state.conditions.retain(|condition| condition.graph() != self.handle);
+        // Conditions stay: launches of what was instantiated may set them.
         for node in self.lock().drain(..) {
             let _ = state.graph_nodes.remove(node.handle);
             for graph in node.op.graphs() {

@@ -27,8 +27,9 @@ pub struct Exec {
     steps: Mutex<Vec<Node>>,
     /// Nodes that are switched off.
     disabled: Mutex<HashSet<u64>>,
-    conditions: Vec<Arc<Condition>>,
-    objects: Vec<Arc<Destroyer>>,
+    conditions: Mutex<Vec<Arc<Condition>>>,
+    /// What the program keeps for it.
+    objects: Mutex<Vec<Arc<Destroyer>>>,
 }
 
 impl Exec {
@@ -39,8 +40,8 @@ impl Exec {
             flags,
             steps: Mutex::new(graph.ready_nodes()?),
             disabled: Mutex::default(),
-            conditions: graph.conditions()?,
-            objects: graph.all_objects(),
+            conditions: Mutex::new(graph.conditions()?),
+            objects: Mutex::new(graph.all_objects()),
         });
         state()?.graph_execs.insert(exec.handle, Arc::clone(&exec));
         Ok(exec)
@@ -61,14 +62,14 @@ impl Exec {
         if stream.captures() {
             return capture_op(stream, Op::Nested(steps));
         }
-        let conditions = self.conditions.clone();
+        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !conditions.is_empty() {
             let reset = Box::new(move |_: &_| conditions.iter().for_each(|condition| condition.reset()));
             context.submit(stream, Vec::new(), Work::Task(reset))?;
         }
         self.submit(&steps, context, stream)?;
         // What the program keeps for the graph it keeps for its launches too.
-        let objects = self.objects.clone();
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !objects.is_empty() {
             let end = Box::new(move |_: &_| drop(objects));
             context.submit(stream, Vec::new(), Work::Task(end))?;
@@ -162,6 +163,11 @@ impl Exec {
         for (old, new) in steps.iter_mut().zip(new) {
             old.op = new.op;
         }
+        *self.conditions.lock().unwrap_or_else(PoisonError::into_inner) = graph.conditions()?;
+        let objects = graph.all_objects();
+        let ended =
+            std::mem::replace(&mut *self.objects.lock().unwrap_or_else(PoisonError::into_inner), objects);
+        drop(ended);
         Ok((0, 0))
     }
 }

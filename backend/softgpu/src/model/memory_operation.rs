@@ -52,6 +52,8 @@ impl Operation {
     /// Checks what the program asks for, as an H100 does: it cannot flush remote writes, and writes have no flags.
     pub fn check(parameters: Parameters) -> Result<Operation> {
         let most = match parameters.operation {
+            // CU_STREAM_WAIT_VALUE_FLUSH.
+            WAIT_32 | WAIT_64 if parameters.flags & 1 << 30 != 0 => return Err(CudaError::NotSupported),
             WAIT_32 | WAIT_64 => 3,
             WRITE_32 | WRITE_64 => 0,
             BARRIER if parameters.own_flags <= 1 => return Ok(Operation { parameters, range: None }),

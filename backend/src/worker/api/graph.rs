@@ -7,7 +7,10 @@ use super::{
     graph_pageable::{self, Role},
     thread::Thread,
 };
-use std::ffi::c_void;
+use std::{
+    ffi::c_void,
+    sync::{MutexGuard, PoisonError},
+};
 use vgpu_spec::{
     plain::{Blob1, Blob8},
     structure::launch_attribute::{self, Content},
@@ -39,13 +42,19 @@ impl Thread {
         if number == 0 { Ok(0) } else { self.graphexec(number) }
     }
 
+    fn graph_ends(&self) -> MutexGuard<'_, ()> {
+        self.session.graph_ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn number_graph(&self, real: u64, owner: u64) -> Result<u64, CudaError> {
+        let _order = self.graph_ends();
         self.session.graphs.number(real, owner)
     }
 
     /// The number of a node that the driver names: of a copy's helper, that of the copy.
     pub fn number_graphnode(&self, real: u64, owner: u64) -> Result<u64, CudaError> {
         let real = if real == 0 { 0 } else { graph_pageable::shown(self, real) };
+        let _order = self.graph_ends();
         self.session.graph_nodes.number(real, owner)
     }
 
@@ -58,21 +67,11 @@ impl Thread {
         self.session.graph_nodes.owner(node)
     }
 
-    /// Ends a graph's number, and those of all that is in it. A graph that belongs to a node is not the program's to destroy.
-    pub fn take_graph(&self, number: u64) -> Result<u64, CudaError> {
-        let real = self.graph(number)?;
-        if self.session.graphs.owner(real) != 0 {
-            return Err(INVALID_VALUE);
-        }
-        self.forget_graph(real);
-        Ok(real)
-    }
-
     fn forget_graph(&self, real: u64) {
         self.session.graphs.forget(real);
         self.session.conditionals.forget_graph(real);
         for node in self.session.graph_nodes.owned_by(real) {
-            self.session.conditionals.take_bodies(node);
+            self.session.conditionals.forget_node(node);
             self.session.graph_nodes.forget(node);
         }
         for child in self.session.graphs.owned_by(real) {
@@ -82,19 +81,42 @@ impl Thread {
         }
     }
 
-    pub fn take_graphnode(&self, number: u64) -> Result<u64, CudaError> {
-        let real = self.graphnode(number)?;
-        self.end_helpers(real);
-        self.graphs_in(real).into_iter().for_each(|graph| self.forget_graph(graph));
-        self.session.graph_nodes.forget(real);
-        Ok(real)
-    }
-
     pub fn take_graphexec(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.graphexec(number)?;
         self.session.graph_execs.forget(real);
         Ok(real)
     }
+}
+
+/// Ends a graph, its number, and those of all that is in it. A graph that belongs to a node is not the program's to destroy.
+pub fn cuGraphDestroy(t: &mut Thread, graph: u64) -> Result<(), CudaError> {
+    if t.session.graphs.owner(graph) != 0 {
+        return Err(INVALID_VALUE);
+    }
+    let destroy = t.driver.cuGraphDestroy.ok_or(NOT_SUPPORTED)?;
+    let _order = t.graph_ends();
+    // SAFETY: a live graph of this client.
+    check(unsafe { destroy(graph) })?;
+    t.forget_graph(graph);
+    Ok(())
+}
+
+/// Ends a node, the helpers of a copy, and what belongs to the node.
+pub fn cuGraphDestroyNode(t: &mut Thread, node: u64) -> Result<(), CudaError> {
+    let destroy = t.driver.cuGraphDestroyNode.ok_or(NOT_SUPPORTED)?;
+    let helpers = graph_pageable::helpers(t, node);
+    let graphs = t.graphs_in(node);
+    let _order = t.graph_ends();
+    // SAFETY: a live node of this client.
+    check(unsafe { destroy(node) })?;
+    for helper in helpers {
+        // SAFETY: a live node, of which no number is known.
+        unsafe { destroy(helper) };
+    }
+    t.session.conditionals.forget_node(node);
+    t.session.graph_nodes.forget(node);
+    graphs.into_iter().for_each(|graph| t.forget_graph(graph));
+    Ok(())
 }
 
 /// CUDA_GRAPH_INSTANTIATE_PARAMS.

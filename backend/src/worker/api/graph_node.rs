@@ -8,7 +8,7 @@ use super::{
     thread::Thread,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 use vgpu_spec::plain::Blob8;
@@ -169,8 +169,8 @@ pub struct Conditionals {
 
 #[derive(Default)]
 struct State {
-    /// Conditional handles that the driver gave, and their graphs.
-    handles: HashMap<u64, u64>,
+    /// Conditional handles that the driver gave, with their graphs.
+    handles: HashSet<(u64, u64)>,
     /// Bodies of a node.
     bodies: HashMap<u64, Vec<u64>>,
 }
@@ -182,12 +182,16 @@ impl Conditionals {
 
     /// A graph has ended.
     pub fn forget_graph(&self, graph: u64) {
-        self.lock().handles.retain(|_, owner| *owner != graph);
+        self.lock().handles.retain(|&(_, owner)| owner != graph);
     }
 
-    /// A node has ended: its bodies.
-    pub fn take_bodies(&self, node: u64) -> Vec<u64> {
-        self.lock().bodies.remove(&node).unwrap_or_default()
+    fn bodies(&self, node: u64) -> Vec<u64> {
+        self.lock().bodies.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// A node has ended.
+    pub fn forget_node(&self, node: u64) {
+        self.lock().bodies.remove(&node);
     }
 }
 
@@ -203,7 +207,7 @@ pub fn cuGraphConditionalHandleCreate(
     let mut handle = 0_u64;
     // SAFETY: live handles of this client, and a place that outlives the call.
     check(unsafe { create(&raw mut handle, graph, ctx, default_value, flags) })?;
-    t.session.conditionals.lock().handles.insert(handle, graph);
+    t.session.conditionals.lock().handles.insert((handle, graph));
     Ok(handle)
 }
 
@@ -220,10 +224,8 @@ pub fn vgpuGraphAddConditionalNode(
     room: usize,
     _: usize,
 ) -> Result<(u64, Vec<u64>), CudaError> {
-    if !t.session.conditionals.lock().handles.contains_key(&handle)
-        || room != size as usize
-        || room > MAX_BODIES
-    {
+    let known = t.session.conditionals.lock().handles.iter().any(|&(known, _)| known == handle);
+    if !known || room != size as usize || room > MAX_BODIES {
         return Err(INVALID_VALUE);
     }
     let context = t.optional_context(ctx)?;
@@ -267,7 +269,7 @@ impl Thread {
                 let found = ask.is_some_and(|ask| unsafe { ask(node, &raw mut child) } == 0);
                 if found { vec![child] } else { Vec::new() }
             }
-            Some(CONDITIONAL) => self.session.conditionals.take_bodies(node),
+            Some(CONDITIONAL) => self.session.conditionals.bodies(node),
             _ => Vec::new(),
         }
     }

@@ -133,17 +133,11 @@ impl Thread {
         let node = self.graphnode(number)?;
         Ok(helper(self, node, Role::After).unwrap_or(node))
     }
+}
 
-    /// Ends a copy's helpers, before it ends itself.
-    pub fn end_helpers(&self, copy: u64) {
-        let helpers = [Role::Before, Role::After].map(|role| helper(self, copy, role));
-        for helper in helpers.into_iter().flatten() {
-            if let Some(destroy) = self.driver.cuGraphDestroyNode {
-                // SAFETY: a live node, of which no number is known.
-                unsafe { destroy(helper) };
-            }
-        }
-    }
+/// A copy's helpers.
+pub fn helpers(t: &Thread, copy: u64) -> Vec<u64> {
+    [Role::Before, Role::After].into_iter().filter_map(|role| helper(t, copy, role)).collect()
 }
 
 /// Has the graph keep what the copy's callbacks need until it and all that is made of it are gone.

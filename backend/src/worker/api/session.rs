@@ -34,6 +34,8 @@ pub struct Session {
     pub(super) graph_execs: Numbers,
     user_objects: Table,
     memory_pools: Table,
+    /// Held while a graph or node ends, and while one gets its number: the driver may give the handle of an ended one again at once.
+    pub(super) graph_ends: std::sync::Mutex<()>,
     pub(super) conditionals: super::graph_node::Conditionals,
     allocations: Table,
     pub(super) arrays: Numbers,
@@ -68,6 +70,7 @@ impl Session {
             graph_execs: Numbers::new(Kind::GraphExec),
             user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
+            graph_ends: std::sync::Mutex::default(),
             conditionals: super::graph_node::Conditionals::default(),
             allocations: Table::new(Kind::Allocation),
             arrays: Numbers::new(Kind::Array),
