@@ -14,6 +14,7 @@ mod graph;
 mod graph_copy;
 mod graph_kernel;
 mod image;
+mod ipc;
 mod jit;
 mod kernel;
 mod launch;
