@@ -6,6 +6,7 @@
 //! | [`lane`] | one lane: messages out, replies and deferred errors back |
 //! | [`lanes`] | which thread uses which lane, and the order across threads |
 //! | [`windows`], [`heap`] | memory shared with the worker |
+//! | [`share`] | descriptors of files that processes export |
 //! | [`reserve`] | keeps the worker's device addresses free in this process |
 //! | [`stats`], [`record`], [`log`], [`fork`] | counters, called functions, messages, and what a forked child may do |
 //!
@@ -22,6 +23,7 @@ mod order;
 mod page;
 pub mod record;
 pub mod reserve;
+pub mod share;
 pub mod stats;
 mod wait;
 pub mod windows;

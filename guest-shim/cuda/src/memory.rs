@@ -1,7 +1,11 @@
 //! Device memory: what the program owns, so that pointer queries and copies of unknown direction need not ask, and the addresses that
 //! this process keeps free of host memory.
 
-use crate::{call::put, calls, client, context, error};
+use crate::{
+    call::put,
+    calls, client, context, error,
+    sharing::{self, Thing},
+};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -19,6 +23,8 @@ pub enum Origin {
     Allocated,
     /// From this pool; 0 is the device's default pool.
     Pool(u64),
+    /// Another process's, opened here.
+    Opened,
     /// A variable of this module or library.
     Variable(u64),
     /// A mapping of this allocation (virtual memory management), whose memory is on a device.
@@ -171,6 +177,19 @@ pub fn remove(base: u64) -> bool {
     }
 }
 
+/// Forgets memory of another process in which `address` lies.
+pub fn remove_opened(address: u64) {
+    let mut state = state();
+    if let Some(block) = state.find(address).filter(|b| b.origin == Origin::Opened) {
+        state.blocks.remove(&block.base);
+    }
+}
+
+/// Keeps the addresses of memory that cannot be placed elsewhere free of host memory; `false` if something is there.
+pub fn claim(base: u64, len: usize) -> bool {
+    keep_free(base, len as u64)
+}
+
 /// Forgets the variables of a module or library that ends.
 pub fn forget_module(owner: u64) {
     state().blocks.retain(|_, b| b.origin != Origin::Variable(owner));
@@ -303,6 +322,7 @@ pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
     if !remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
+    sharing::withdraw(Thing::Memory(dptr));
     calls::cuMemFree_v2(dptr)
 }
 

@@ -1,6 +1,7 @@
-//! Copies between contexts, which may be of different devices.
+//! Copies between contexts, which may be of different devices, and multicast objects, which are allocations to all other calls.
 
-use crate::{calls, copy, error, handles};
+use crate::{call, call::put, calls, client, copy, error, handles};
+use vgpu_spec::{handle::Kind, plain::Blob8};
 
 pub unsafe fn cuMemcpyPeer(
     dstDevice: u64,
@@ -30,4 +31,21 @@ pub unsafe fn cuMemcpyPeerAsync(
     handles::check_stream(hStream)?;
     calls::cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream)?;
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
+}
+
+pub unsafe fn cuMulticastCreate(mcHandle: *mut u64, prop: *const Blob8<32>) -> error::Result {
+    client::get()?;
+    // SAFETY: the program's pointer, or NULL.
+    let prop = unsafe { call::slice(prop, 1) }.ok_or(error::INVALID_VALUE)?;
+    if mcHandle.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // Held once, as what cuMemCreate makes.
+    let made = handles::create_with(Kind::Allocation, 1, 0)?;
+    if let Err(status) = calls::cuMulticastCreate(made, prop) {
+        handles::remove(made);
+        return Err(status);
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(mcHandle, made) }
 }

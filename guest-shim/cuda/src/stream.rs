@@ -1,6 +1,6 @@
 //! Streams. A stream's words in the handle table: flags and priority (upper half), context.
 
-use crate::{call::put, calls, client, context, error, handles};
+use crate::{call::put, calls, client, context, error, event, handles};
 use vgpu_spec::handle::Kind;
 
 /// CU_STREAM_NON_BLOCKING.
@@ -99,4 +99,12 @@ pub unsafe fn cuStreamGetId(hStream: u64, streamId: *mut u64) -> error::Result {
     let id = id_of(context::current(), hStream, false)?;
     // SAFETY: the program's pointer.
     unsafe { put(streamId, id) }
+}
+
+/// Waits in the stream for the event's last record.
+pub unsafe fn cuStreamWaitEvent(hStream: u64, hEvent: u64, Flags: u32) -> error::Result {
+    handles::check_stream(hStream)?;
+    handles::check_event(hEvent)?;
+    calls::cuStreamWaitEvent(hStream, hEvent, Flags)?;
+    event::settle_if_shared(hEvent)
 }
