@@ -317,7 +317,7 @@ pub unsafe fn cuMemPoolImportFromShareableHandle(
     let mut host = 0;
     let imported = calls::vgpuOpenPool(made, &mut host, token.low, token.high, flags);
     let device = imported
-        .and_then(|()| virtual_memory::imported_on(host, || drop(calls::cuMemPoolDestroy(made))));
+        .and_then(|()| virtual_memory::imported_on(host, || calls::cuMemPoolDestroy(made).unwrap_or_default()));
     match device {
         Ok(device) => handles::set_word(made, 0, u64::from(device.cast_unsigned())),
         Err(status) => {

@@ -250,7 +250,7 @@ pub unsafe fn cuMemImportFromShareableHandle(
     let made = handles::create_with(Kind::Allocation, 1, 0)?;
     let mut host = 0;
     let imported = calls::vgpuOpenAllocation(made, &mut host, token.low, token.high);
-    let device = imported.and_then(|()| imported_on(host, || drop(calls::cuMemRelease(made))));
+    let device = imported.and_then(|()| imported_on(host, || calls::cuMemRelease(made).unwrap_or_default()));
     match device {
         Ok(device) => handles::set_word(made, 1, u64::from(device.cast_unsigned())),
         Err(status) => {

@@ -61,6 +61,7 @@ pub mod function;
 pub mod graph;
 pub mod host_memory;
 pub mod init;
+pub mod ipc;
 mod jit_options;
 pub mod kernel;
 pub mod launch;

@@ -1,18 +1,22 @@
 //! Allocation in stream order, and pools. Freed memory goes back to the device when the stream gets there.
 
 use std::ffi::c_void;
+use std::os::fd::IntoRawFd;
 use std::sync::{Arc, PoisonError};
 
 use super::{Out, array_at, put};
 use crate::model::pool::Pool;
+use crate::model::shared_file::HANDLE;
 use crate::model::special_stream;
 use crate::model::work::Work;
-use crate::model::{CudaError, Result, state};
+use crate::model::{CudaError, Result, current, ipc, state};
 
 /// `CU_MEM_LOCATION_TYPE_DEVICE`.
 const ON_DEVICE: u32 = 1;
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`.
 const PINNED: u32 = 1;
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+const POSIX_FILE_DESCRIPTOR: u32 = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
 const READ_WRITE: u32 = 3;
 
@@ -58,6 +62,11 @@ pub struct Props {
     max_size: u64,
     usage: u16,
     reserved: [u8; 54],
+}
+
+/// A descriptor that the API passes as a pointer.
+pub fn descriptor_in(handle: *mut c_void) -> Result<i32> {
+    i32::try_from(handle.expose_provenance()).map_err(|_| CudaError::InvalidValue)
 }
 
 fn default_pool(device: i32) -> Result<Arc<Pool>> {
@@ -119,16 +128,21 @@ driver_api! {
         Ok(())
     }
 
-    /// Makes a pool of device memory that is not shared.
+    /// Makes a pool of device memory.
     fn cuMemPoolCreate(pool: Out<'_, u64>, props: Option<&Props>) {
         let (out, props) = pool.zip(props).ok_or(CudaError::InvalidValue)?;
         if props.allocation_type != PINNED || props.security != 0 || props.reserved != [0; 54] {
             return Err(CudaError::InvalidValue);
         }
-        if props.handle_types != 0 || props.usage != 0 {
+        if props.usage != 0 {
             return Err(CudaError::NotSupported);
         }
-        let pool = Arc::new(Pool::new(state()?.device(props.location.ordinal()?)?, props.max_size));
+        let device = state()?.device(props.location.ordinal()?)?;
+        let pool = Arc::new(match props.handle_types {
+            0 => Pool::new(device, props.max_size),
+            POSIX_FILE_DESCRIPTOR => Pool::shared(device, props.max_size)?,
+            _ => return Err(CudaError::InvalidValue),
+        });
         out.write(pool.handle());
         state()?.pools.insert(pool.handle(), pool);
         Ok(())
@@ -142,6 +156,48 @@ driver_api! {
             return Err(CudaError::InvalidValue);
         }
         state()?.pools.remove(pool.handle()).map(drop)
+    }
+
+    /// A descriptor for other processes.
+    fn cuMemPoolExportToShareableHandle(handle: *mut c_void, pool: u64, kind: u32, flags: u64) {
+        let pool = pool_at(pool)?;
+        if handle.is_null() || kind != POSIX_FILE_DESCRIPTOR || flags != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let file = pool.export()?;
+        // SAFETY: the caller answers for room for a descriptor.
+        unsafe { handle.cast::<i32>().write_unaligned(file.into_raw_fd()) };
+        Ok(())
+    }
+
+    /// Another process's pool, by its descriptor.
+    fn cuMemPoolImportFromShareableHandle(pool: Out<'_, u64>, handle: *mut c_void, kind: u32, flags: u64) {
+        let out = pool.ok_or(CudaError::InvalidValue)?;
+        if kind != POSIX_FILE_DESCRIPTOR || flags != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let pool = Arc::new(Pool::import(descriptor_in(handle)?)?);
+        out.write(pool.handle());
+        state()?.pools.insert(pool.handle(), pool);
+        Ok(())
+    }
+
+    /// What tells other processes where memory of a shared pool is.
+    fn cuMemPoolExportPointer(data: Out<'_, [u8; HANDLE]>, address: u64) {
+        let out = data.ok_or(CudaError::InvalidValue)?;
+        if state()?.memory.at(address).is_none() {
+            return Err(CudaError::InvalidValue);
+        }
+        out.write(ipc::export_memory(address, true)?);
+        Ok(())
+    }
+
+    /// Memory of another process's pool.
+    fn cuMemPoolImportPointer(address: Out<'_, u64>, pool: u64, data: Option<&[u8; HANDLE]>) {
+        let (out, data) = address.zip(data).ok_or(CudaError::InvalidValue)?;
+        let context = current::working_context()?;
+        out.write(ipc::import_pool_memory(data, &pool_at(pool)?, context.handle())?);
+        Ok(())
     }
 
     /// Nothing is kept, so there is nothing to trim.
@@ -197,6 +253,9 @@ driver_api! {
 fn allocate(out: Out<'_, u64>, pool: &Arc<Pool>, context: u64, bytes: usize) -> Result {
     let out = out.ok_or(CudaError::InvalidValue)?;
     let bytes = u64::try_from(bytes).map_err(|_| CudaError::OutOfMemory)?;
+    if pool.is_imported() {
+        return Err(CudaError::InvalidValue);
+    }
     out.write(state()?.memory.allocate_from(pool, context, bytes)?.base());
     Ok(())
 }

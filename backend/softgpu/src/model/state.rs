@@ -10,6 +10,7 @@ use super::event::Event;
 use super::function::{Function, Kernel};
 use super::graph::{Exec, Graph};
 use super::handle::Table;
+use super::ipc::Opened;
 use super::library::Library;
 use super::memory::MemoryMap;
 use super::module::Module;
@@ -25,6 +26,8 @@ pub struct State {
     devices: Vec<Arc<Device>>,
     /// Device, pinned and registered memory of all devices.
     pub memory: MemoryMap,
+    /// Other processes' memory.
+    pub opened: Opened,
     /// Live contexts.
     pub contexts: Table<Context>,
     /// Live created streams (not the three special ones).
