@@ -39,7 +39,9 @@ pub mod attribute {
     pub const HOST_REGISTER_SUPPORTED: u32 = 99;
     pub const GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED: u32 = 110;
     pub const SPARSE_CUDA_ARRAY_SUPPORTED: u32 = 112;
+    pub const DMA_BUF_SUPPORTED: u32 = 124;
     pub const HANDLE_TYPE_FABRIC_SUPPORTED: u32 = 128;
+    pub const MULTICAST_SUPPORTED: u32 = 132;
     pub const HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 141;
     pub const HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: u32 = 145;
     pub const MEMPOOL_SUPPORTED_HANDLE_TYPES: u32 = 119;
@@ -56,6 +58,7 @@ pub mod attribute {
         UNIFIED_FUNCTION_POINTERS,
         GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED,
         SPARSE_CUDA_ARRAY_SUPPORTED,
+        DMA_BUF_SUPPORTED,
         HANDLE_TYPE_FABRIC_SUPPORTED,
         HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
         HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
@@ -113,6 +116,12 @@ impl Devices {
     /// The program's ordinal of the host's; none for a device that it does not see.
     pub fn ordinal_of_host(&self, host: i32) -> Option<i32> {
         self.devices.iter().position(|d| d.host == host).and_then(|i| i32::try_from(i).ok())
+    }
+
+    /// Whether a device can be part of a multicast object.
+    pub fn have_multicast(&self) -> bool {
+        let can = |d: &Visible| d.device.attribute(attribute::MULTICAST_SUPPORTED).is_some_and(|v| v != 0);
+        self.devices.iter().any(can)
     }
 
     /// Handle of the primary context.

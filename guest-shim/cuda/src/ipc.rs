@@ -46,12 +46,15 @@ pub unsafe fn cuIpcOpenMemHandle_v2(pdptr: *mut u64, handle: Blob1<64>, Flags: u
     let (mut address, mut base, mut size) = (0, 0, 0);
     calls::vgpuOpenMemory(&mut address, &mut base, &mut size, token.low, token.high, Flags)?;
     let count = open.get_or_insert_with(HashMap::new).entry(address).or_insert(0);
-    if *count == 0 {
+    // A context that ended closed what was open in it.
+    if memory::find(base).is_none_or(|block| block.origin != Origin::Opened) {
+        *count = 0;
         if !memory::claim(base, size) {
             vgpu_client::warn!(
                 "memory of another process is at {base:#x}, where this process has memory of the host"
             );
             let _ = calls::cuIpcCloseMemHandle(address);
+            open.as_mut().and_then(|all| all.remove(&address));
             return Err(error::MAP_FAILED);
         }
         memory::insert(base, size, Origin::Opened);
@@ -76,10 +79,10 @@ pub unsafe fn cuIpcCloseMemHandle(dptr: u64) -> error::Result {
 }
 
 pub unsafe fn cuIpcGetEventHandle(pHandle: *mut Blob1<64>, event: u64) -> error::Result {
-    handles::check_event(event)?;
-    if pHandle.is_null() {
+    if pHandle.is_null() || event == 0 {
         return Err(error::INVALID_VALUE);
     }
+    handles::check_event(event)?;
     let token = sharing::token(|low, high| calls::vgpuShareEvent(low, high, event))?;
     sharing::remember(Thing::Event(event), token);
     // SAFETY: checked above; the program's pointer.
@@ -90,7 +93,7 @@ pub unsafe fn cuIpcOpenEventHandle(phEvent: *mut u64, handle: Blob1<64>) -> erro
     if phEvent.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    let token = Token::from_handle(&handle.0).ok_or(error::INVALID_HANDLE)?;
+    let token = Token::from_handle(&handle.0).ok_or(error::MAP_FAILED)?;
     let opened = handles::create_with(Kind::Event, event::OF_ANOTHER_PROCESS, context::current())?;
     if let Err(status) = calls::vgpuOpenEvent(opened, token.low, token.high) {
         handles::remove(opened);

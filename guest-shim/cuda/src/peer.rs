@@ -1,6 +1,6 @@
 //! Copies between contexts, which may be of different devices, and multicast objects, which are allocations to all other calls.
 
-use crate::{call, call::put, calls, client, copy, error, handles};
+use crate::{call, call::put, calls, client, copy, device, error, handles};
 use vgpu_spec::{handle::Kind, plain::Blob8};
 
 pub unsafe fn cuMemcpyPeer(
@@ -33,8 +33,13 @@ pub unsafe fn cuMemcpyPeerAsync(
     copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
 }
 
+/// Without a device that can take part, the driver refuses everything, whatever the arguments are.
+fn need_multicast() -> error::Result {
+    if client::get()?.devices.have_multicast() { Ok(()) } else { Err(error::NOT_SUPPORTED) }
+}
+
 pub unsafe fn cuMulticastCreate(mcHandle: *mut u64, prop: *const Blob8<32>) -> error::Result {
-    client::get()?;
+    need_multicast()?;
     // SAFETY: the program's pointer, or NULL.
     let prop = unsafe { call::slice(prop, 1) }.ok_or(error::INVALID_VALUE)?;
     if mcHandle.is_null() {
@@ -48,4 +53,56 @@ pub unsafe fn cuMulticastCreate(mcHandle: *mut u64, prop: *const Blob8<32>) -> e
     }
     // SAFETY: checked above; the program's pointer.
     unsafe { put(mcHandle, made) }
+}
+
+pub unsafe fn cuMulticastAddDevice(mcHandle: u64, dev: i32) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    calls::cuMulticastAddDevice(mcHandle, device::host_ordinal(dev)?)
+}
+
+pub unsafe fn cuMulticastBindAddr(
+    mcHandle: u64,
+    mcOffset: usize,
+    memptr: u64,
+    size: usize,
+    flags: u64,
+) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    calls::cuMulticastBindAddr(mcHandle, mcOffset, memptr, size, flags)
+}
+
+pub unsafe fn cuMulticastBindMem(
+    mcHandle: u64,
+    mcOffset: usize,
+    memHandle: u64,
+    memOffset: usize,
+    size: usize,
+    flags: u64,
+) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    handles::check_allocation(memHandle)?;
+    calls::cuMulticastBindMem(mcHandle, mcOffset, memHandle, memOffset, size, flags)
+}
+
+pub unsafe fn cuMulticastGetGranularity(
+    granularity: *mut usize,
+    prop: *const Blob8<32>,
+    option: u32,
+) -> error::Result {
+    need_multicast()?;
+    // SAFETY: the program's pointer, or NULL.
+    let prop = unsafe { call::slice(prop, 1) }.ok_or(error::INVALID_VALUE)?;
+    let mut value = 0;
+    calls::cuMulticastGetGranularity(&mut value, prop, option)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(granularity, value) }
+}
+
+pub unsafe fn cuMulticastUnbind(mcHandle: u64, dev: i32, mcOffset: usize, size: usize) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    calls::cuMulticastUnbind(mcHandle, device::host_ordinal(dev)?, mcOffset, size)
 }

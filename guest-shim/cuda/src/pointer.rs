@@ -45,6 +45,8 @@ struct Known {
     context: u64,
     id: u64,
     host: bool,
+    /// From cuMemAlloc here.
+    allocated: bool,
     /// The pool that the memory is from: 0 is the default one.
     pool: Option<u64>,
     /// Allocation and device of a mapping, which has no context.
@@ -65,6 +67,7 @@ fn find(address: u64) -> Option<Known> {
             context: block.context,
             id: block.id,
             host: false,
+            allocated: block.origin == Origin::Allocated,
             pool: if let Origin::Pool(pool) = block.origin { Some(pool) } else { None },
             mapped,
             range: mapped.and_then(|_| memory::reservation(address)).unwrap_or((block.base, block.len)),
@@ -77,6 +80,7 @@ fn find(address: u64) -> Option<Known> {
         context: b.context,
         id: b.base,
         host: true,
+        allocated: false,
         pool: None,
         mapped: None,
         range: (b.base, b.len),
@@ -95,7 +99,8 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::DEVICE_POINTER => (address, 8),
         attribute::HOST_POINTER if known.host => (address, 8),
         attribute::HOST_POINTER => return Err(error::INVALID_VALUE),
-        attribute::SYNC_MEMOPS | attribute::IS_MANAGED | attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (0, BOOL),
+        attribute::SYNC_MEMOPS | attribute::IS_MANAGED => (0, BOOL),
+        attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (u64::from(known.allocated), BOOL),
         attribute::BUFFER_ID => (known.id, 8),
         attribute::DEVICE_ORDINAL => (device()?, 4),
         attribute::RANGE_START_ADDR => (known.range.0, 8),
@@ -156,6 +161,7 @@ pub unsafe fn cuPointerGetAttributes(
             context: 0,
             id: 0,
             host: false,
+            allocated: false,
             pool: None,
             mapped: None,
             range: (0, 0),

@@ -2,7 +2,7 @@
 
 use crate::{calls, client, error};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     ffi::c_void,
     os::fd::{IntoRawFd, RawFd},
     sync::{
@@ -22,11 +22,20 @@ pub enum Thing {
     Event(u64),
 }
 
-static SHARED: Mutex<Option<HashMap<Thing, Vec<Token>>>> = Mutex::new(None);
+/// Tokens of what ended that are still known: until then, the driver says itself what becomes of them.
+const LATE: usize = 256;
+
+#[derive(Default)]
+struct State {
+    tokens: HashMap<Thing, Vec<Token>>,
+    ended: VecDeque<Token>,
+}
+
+static SHARED: Mutex<Option<State>> = Mutex::new(None);
 /// Set once something is shared, so that others pay nothing.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-fn shared() -> MutexGuard<'static, Option<HashMap<Thing, Vec<Token>>>> {
+fn shared() -> MutexGuard<'static, Option<State>> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -34,19 +43,27 @@ fn shared() -> MutexGuard<'static, Option<HashMap<Thing, Vec<Token>>>> {
 pub fn remember(thing: Thing, token: Token) {
     let mut shared = shared();
     ANY.store(true, Ordering::Release);
-    let tokens = shared.get_or_insert_with(HashMap::new).entry(thing).or_default();
+    let state = shared.get_or_insert_with(State::default);
+    // The driver gives the handle of what ended again.
+    state.ended.retain(|&ended| ended != token);
+    let tokens = state.tokens.entry(thing).or_default();
     if !tokens.contains(&token) {
         tokens.push(token);
     }
 }
 
-/// Takes the shares of `thing` back, which ends with the message after this one.
+/// `thing` ends with the message after this one: its shares are taken back some time later.
 pub fn withdraw(thing: Thing) {
     if !ANY.load(Ordering::Acquire) {
         return;
     }
-    let tokens = shared().as_mut().and_then(|all| all.remove(&thing));
-    for token in tokens.into_iter().flatten() {
+    let mut shared = shared();
+    let Some(state) = shared.as_mut() else { return };
+    let Some(tokens) = state.tokens.remove(&thing) else { return };
+    state.ended.extend(tokens);
+    while state.ended.len() > LATE
+        && let Some(token) = state.ended.pop_front()
+    {
         let _ = calls::vgpuUnshare(token.low, token.high);
     }
 }
@@ -95,9 +112,13 @@ mod tests {
         remember(thing, token);
         remember(thing, token);
         remember(Thing::Event(0xabc000), token);
-        let known = |thing| shared().as_ref().and_then(|all| all.get(&thing).map(Vec::len));
+        let known = |thing| shared().as_ref().and_then(|all| all.tokens.get(&thing).map(Vec::len));
+        let ended = || shared().as_ref().map_or(0, |all| all.ended.len());
         assert_eq!((known(thing), known(Thing::Event(0xabc000))), (Some(1), Some(1)));
         withdraw(thing);
         assert_eq!((known(thing), known(Thing::Event(0xabc000))), (None, Some(1)));
+        assert_eq!(ended(), 1);
+        remember(thing, token);
+        assert_eq!(ended(), 0, "it is used again");
     }
 }

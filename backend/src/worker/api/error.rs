@@ -12,6 +12,7 @@ pub const OUT_OF_MEMORY: CudaError = CudaError(2);
 pub const NOT_INITIALIZED: CudaError = CudaError(3);
 pub const INVALID_IMAGE: CudaError = CudaError(200);
 pub const INVALID_CONTEXT: CudaError = CudaError(201);
+pub const MAP_FAILED: CudaError = CudaError(205);
 pub const OPERATING_SYSTEM: CudaError = CudaError(304);
 pub const INVALID_HANDLE: CudaError = CudaError(400);
 pub const NOT_SUPPORTED: CudaError = CudaError(801);

@@ -2,7 +2,7 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED, OPERATING_SYSTEM, check, complain},
+    error::{CudaError, INVALID_VALUE, MAP_FAILED, NOT_SUPPORTED, OPERATING_SYSTEM, check, complain},
     thread::Thread,
 };
 use crate::{link::message::share_kind, log::chain, worker::broker_link::ShareError};
@@ -150,7 +150,7 @@ pub fn vgpuOpenMemory(
 pub fn vgpuOpenEvent(t: &mut Thread, event: u64, low: u64, high: u64) -> Result<(), CudaError> {
     let open = t.driver.cuIpcOpenEventHandle.ok_or(NOT_SUPPORTED)?;
     let handle = t.client.broker.fetch_handle(share_kind::EVENT, Token { low, high });
-    let handle = handle.map_err(|error| failed(&error, INVALID_HANDLE))?;
+    let handle = handle.map_err(|error| failed(&error, MAP_FAILED))?;
     let mut real = 0_u64;
     // SAFETY: a place for the event, and a handle that the driver of another worker made.
     check(unsafe { open(&raw mut real, Blob1(handle)) })?;
