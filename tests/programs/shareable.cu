@@ -40,6 +40,7 @@ __global__ static void fill(uint32_t *values, uint32_t n, uint32_t factor)
 
 static void fill_now(void *at, uint32_t n, uint32_t factor)
 {
+    cudaGetLastError(); // of what was to be refused
     fill<<<32, 128>>>((uint32_t *)at, n, factor);
     CHECK(cudaGetLastError());
     CHECK(cudaDeviceSynchronize());
@@ -134,7 +135,7 @@ static CUdeviceptr map(CUmemGenericAllocationHandle memory)
     CUdeviceptr at = 0;
     CU(p_cuMemAddressReserve(&at, PIECE, 0, 0, 0));
     CU(p_cuMemMap(at, PIECE, 0, memory, 0));
-    CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, {0}}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUmemAccessDesc access{{CU_MEM_LOCATION_TYPE_DEVICE, 0}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
     CU(p_cuMemSetAccess(at, PIECE, &access, 1));
     return at;
 }

@@ -1,11 +1,12 @@
 //! Pointer attributes, answered from what this process knows of its memory.
 
 use crate::{
-    client, context, error, host_memory,
+    client, context, error, handles, host_memory,
     memory::{self, Origin},
     memory_pool,
 };
 use std::ffi::c_void;
+use vgpu_spec::handle::Kind;
 
 /// CUpointer_attribute.
 mod attribute {
@@ -89,9 +90,11 @@ fn find(address: u64) -> Option<Known> {
 
 /// A value and its bytes in the program's place.
 fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usize)> {
-    let device = || match known.mapped {
-        Some((_, device)) => Ok(u64::from(device.cast_unsigned())),
-        None => context::device_of(known.context).map(|d| u64::from(d.cast_unsigned())),
+    let device = || match (known.mapped, known.pool) {
+        (Some((_, device)), _) => Ok(u64::from(device.cast_unsigned())),
+        // Memory of a pool may be of no context here: imported.
+        (None, Some(pool)) if pool != 0 => handles::words(Kind::MemoryPool, pool).map(|words| words.0),
+        _ => context::device_of(known.context).map(|d| u64::from(d.cast_unsigned())),
     };
     Ok(match attribute {
         attribute::CONTEXT => (known.context, 8),
