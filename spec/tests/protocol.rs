@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 use vgpu_spec::wire::control::{self, *};
 use vgpu_spec::wire::lane::{self, Dependency, MessageHeader, Status};
-use vgpu_spec::wire::snapshot::{self, DeviceRecord, SnapshotHeader};
 use vgpu_spec::wire::share::{self, Ticket, Token};
+use vgpu_spec::wire::snapshot::{self, DeviceRecord, SnapshotHeader};
 use vgpu_spec::wire::{self, Range, socket};
 
 const PROTOCOL: &str = include_str!("../PROTOCOL.md");

@@ -60,10 +60,9 @@ impl Shares {
         file: Option<OwnedFd>,
     ) -> Result<Token, ShareError> {
         if file.is_none() {
-            let known =
-                self.entries.iter().find(|(_, e)| {
-                    e.owner == Some(owner) && e.kind == kind && e.file.is_none() && e.shared == shared
-                });
+            let known = self.entries.iter().find(|(_, e)| {
+                e.owner == Some(owner) && e.kind == kind && e.file.is_none() && e.shared == shared
+            });
             if let Some((token, _)) = known {
                 return Ok(*token);
             }
@@ -173,7 +172,8 @@ pub fn serve(vm: &Vm, number: u32, pid: u32, packet: Packet) -> Asked {
             let Ok(request) = Share::read_from_bytes(&packet.body) else { return Asked::Broken };
             let is_file = share_kind::FILES.contains(&request.kind);
             let mut fds = packet.fds;
-            if fds.len() != usize::from(is_file) || !(is_file || share_kind::HANDLES.contains(&request.kind)) {
+            if fds.len() != usize::from(is_file) || !(is_file || share_kind::HANDLES.contains(&request.kind))
+            {
                 return Asked::Broken;
             }
             if !alive {

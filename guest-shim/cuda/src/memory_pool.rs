@@ -316,8 +316,9 @@ pub unsafe fn cuMemPoolImportFromShareableHandle(
     let made = handles::create_with(Kind::MemoryPool, 0, 0)?;
     let mut host = 0;
     let imported = calls::vgpuOpenPool(made, &mut host, token.low, token.high, flags);
-    let device = imported
-        .and_then(|()| virtual_memory::imported_on(host, || calls::cuMemPoolDestroy(made).unwrap_or_default()));
+    let device = imported.and_then(|()| {
+        virtual_memory::imported_on(host, || calls::cuMemPoolDestroy(made).unwrap_or_default())
+    });
     match device {
         Ok(device) => handles::set_word(made, 0, u64::from(device.cast_unsigned())),
         Err(status) => {

@@ -220,8 +220,7 @@ pub unsafe fn cuMemExportToShareableHandle(
         return Err(error::INVALID_VALUE);
     }
     handles::check_allocation(handle)?;
-    let token =
-        sharing::token(|low, high| calls::vgpuShareAllocation(low, high, handle, handleType, flags))?;
+    let token = sharing::token(|low, high| calls::vgpuShareAllocation(low, high, handle, handleType, flags))?;
     // SAFETY: checked above; the program's int.
     unsafe { sharing::put_descriptor(shareableHandle, token) }
 }

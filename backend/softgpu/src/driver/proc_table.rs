@@ -4,8 +4,8 @@
 use std::ffi::c_void;
 
 use super::{
-    capture, context, copy, copy_strided, device, error, event, function, host_memory, init, ipc, kernel, launch,
-    library, memory, memset, module, occupancy, pointer, pool, primary_context, proc_address, stream,
+    capture, context, copy, copy_strided, device, error, event, function, host_memory, init, ipc, kernel,
+    launch, library, memory, memset, module, occupancy, pointer, pool, primary_context, proc_address, stream,
     virtual_memory,
 };
 

@@ -73,8 +73,7 @@ pub fn map(file: &OwnedFd, offset: u64, length: u64) -> Result<u64> {
     let offset = libc::off_t::try_from(offset).map_err(|_| CudaError::InvalidValue)?;
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-    let start =
-        unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, file.as_raw_fd(), offset) };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, file.as_raw_fd(), offset) };
     if start == libc::MAP_FAILED {
         return Err(CudaError::OutOfMemory);
     }

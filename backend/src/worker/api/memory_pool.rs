@@ -22,12 +22,7 @@ pub fn vgpuPoolDefault(t: &mut Thread, pool: u64, device: i32) -> Result<(), Cud
 }
 
 /// CUmemPoolProps for a pool of device memory.
-fn properties(
-    device: i32,
-    max_size: usize,
-    usage: u32,
-    handle_types: u32,
-) -> Result<Blob8<88>, CudaError> {
+fn properties(device: i32, max_size: usize, usage: u32, handle_types: u32) -> Result<Blob8<88>, CudaError> {
     let mut bytes = [0; 88];
     bytes[..4].copy_from_slice(&PINNED.to_le_bytes());
     bytes[4..8].copy_from_slice(&handle_types.to_le_bytes());

@@ -60,9 +60,7 @@ pub fn parse(bytes: &[u8]) -> Result<Request, Refusal> {
         }),
         kind::LANE => Ok(Request::Lane),
         kind::WINDOW_ALLOC => Ok(Request::WindowAlloc { len: request.arg0, address: request.arg1 }),
-        kind::SHARE_FD => {
-            Ok(Request::ShareFd { token: Token { low: request.arg0, high: request.arg1 } })
-        }
+        kind::SHARE_FD => Ok(Request::ShareFd { token: Token { low: request.arg0, high: request.arg1 } }),
         kind::WINDOW_FREE => match u32::try_from(request.arg0) {
             Ok(window) => Ok(Request::WindowFree { window }),
             Err(_) => Err(Refusal::invalid(format!("no window has the number {:#x}", request.arg0))),
