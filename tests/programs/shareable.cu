@@ -191,8 +191,11 @@ static int memory_exporter(const Other &importer)
     REQUIRE(own != memory);
     REQUIRE(close(second) == 0);
     CU(p_cuMemRelease(own));
-    char byte = 'm';
-    give(importer, &byte, 1, first);
+    void *allocated;
+    cudaIpcMemHandle_t ends;
+    CHECK(cudaMalloc(&allocated, 8 << 20));
+    CHECK(cudaIpcGetMemHandle(&ends, allocated));
+    give(importer, &ends, sizeof ends, first);
     // The descriptor that is on its way holds the memory.
     REQUIRE(close(first) == 0);
     unmap(at);
@@ -203,13 +206,18 @@ static int memory_exporter(const Other &importer)
 static void import_memory(void)
 {
     Other exporter = start(memory_exporter);
-    char byte = 0;
-    int file = take(exporter, &byte, 1);
+    cudaIpcMemHandle_t ended;
+    int file = take(exporter, &ended, sizeof ended);
     REQUIRE(file >= 0);
     wait_for(exporter);
     CHECK(cudaFree(nullptr));
+    // Memory of cudaMalloc ends with its process.
+    void *opened = nullptr;
+    EXPECT(cudaErrorInvalidResourceHandle, cudaIpcOpenMemHandle(&opened, ended, cudaIpcMemLazyEnablePeerAccess));
+    cudaGetLastError();
     FUNCTION(cuMemRelease);
     FUNCTION(cuMemImportFromShareableHandle);
+    FUNCTION(cuMemExportToShareableHandle);
     FUNCTION(cuMemGetAllocationPropertiesFromHandle);
     CUmemGenericAllocationHandle memory = 0, second = 0, none = 0;
     CU(p_cuMemImportFromShareableHandle(&memory, (void *)(intptr_t)file, DESCRIPTOR));
@@ -221,10 +229,17 @@ static void import_memory(void)
     REQUIRE_CU(CUDA_ERROR_NOT_SUPPORTED,
                p_cuMemImportFromShareableHandle(&none, (void *)(intptr_t)copy, CU_MEM_HANDLE_TYPE_WIN32));
     REQUIRE(close(copy) == 0);
+    int null = open("/dev/null", O_RDWR);
+    for (int wrong : {null, exporter.socket, copy + 100, -1})
+        REQUIRE_CU(CUDA_ERROR_UNKNOWN, p_cuMemImportFromShareableHandle(&none, (void *)(intptr_t)wrong, DESCRIPTOR));
+    REQUIRE(close(null) == 0);
     CUmemAllocationProp props;
     CU(p_cuMemGetAllocationPropertiesFromHandle(&props, memory));
-    REQUIRE(props.type == CU_MEM_ALLOCATION_TYPE_PINNED && props.location.type == CU_MEM_LOCATION_TYPE_DEVICE);
-    REQUIRE(props.location.id == 0 && props.requestedHandleTypes == DESCRIPTOR);
+    // The driver says neither where imported memory is nor what it was made for, and does not export it.
+    REQUIRE(props.type == CU_MEM_ALLOCATION_TYPE_PINNED && props.location.type == CU_MEM_LOCATION_TYPE_INVALID);
+    REQUIRE(props.requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE);
+    int again = -1;
+    REQUIRE_CU(CUDA_ERROR_INVALID_VALUE, p_cuMemExportToShareableHandle(&again, memory, DESCRIPTOR, 0));
     // Both are the same memory.
     CUdeviceptr at = map(memory), also = map(second);
     check_values((void *)at, COUNT, 3);
@@ -301,9 +316,21 @@ static int pool_importer(const Other &exporter)
     CHECK(cudaMemPoolImportFromShareableHandle(&pool, (void *)(intptr_t)file, descriptor, 0));
     EXPECT(cudaErrorInvalidValue,
            cudaMemPoolImportFromShareableHandle(&none, (void *)(intptr_t)file, cudaMemHandleTypeNone, 0));
+    EXPECT(cudaErrorInvalidValue, cudaMemPoolImportFromShareableHandle(&none, (void *)(intptr_t)file, descriptor, 1));
+    EXPECT(cudaErrorUnknown, cudaMemPoolImportFromShareableHandle(&none, (void *)(intptr_t)-1, descriptor, 0));
+    cudaGetLastError();
+    CHECK(cudaMemPoolImportFromShareableHandle(&none, (void *)(intptr_t)file, descriptor, 0));
+    REQUIRE(none == pool);
     REQUIRE(close(file) == 0);
+    CHECK(cudaFree(nullptr));
     void *memory = nullptr, *more = nullptr;
     CHECK(cudaMemPoolImportPointer(&memory, pool, &data));
+    CHECK(cudaMemPoolImportPointer(&more, pool, &data));
+    REQUIRE(more == memory);
+    EXPECT(cudaErrorInvalidValue, cudaMallocFromPoolAsync(&more, 1024, pool, 0));
+    uint64_t used;
+    EXPECT(cudaErrorInvalidValue, cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
+    EXPECT(cudaErrorInvalidValue, cudaMemPoolTrimTo(pool, 0));
     check_values(memory, POOLED, 7);
     cudaPointerAttributes attributes;
     CHECK(cudaPointerGetAttributes(&attributes, memory));
@@ -316,7 +343,6 @@ static int pool_importer(const Other &exporter)
     CHECK(cudaDeviceSynchronize());
     char byte = 'f';
     give(exporter, &byte, 1, -1);
-    CHECK(cudaMemPoolDestroy(pool));
     return 0;
 }
 

@@ -3,7 +3,7 @@
 //! SECURITY: each VM has a table of its own, so a token means nothing elsewhere. Workers are hostile: what they give is bounded in number
 //! and size and never looked at, and ends with their client unless the agent has it kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ use crate::link::message::{Fetch, Share, Shared, kind, share_kind, status};
 pub const MAX_SHARES: usize = 4096;
 /// The most of them that are files: each is a descriptor of the broker, and one of the agent once it is kept.
 pub const MAX_FILES: usize = 1024;
+/// Tokens of memory whose process is gone that are still told from those that never were.
+const MAX_GONE: usize = 1024;
 
 /// Why something is not shared, kept or dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,10 @@ pub enum ShareError {
 struct Entry {
     /// The client with which it ends; none for a file that is kept.
     owner: Option<u32>,
+    /// The client that made it.
+    maker: u32,
+    /// A number for what a client left when it ended; 0 before.
+    left: u64,
     kind: u32,
     shared: Shared,
     file: Option<Arc<OwnedFd>>,
@@ -48,6 +54,8 @@ struct Entry {
 pub struct Shares {
     entries: HashMap<Token, Entry>,
     files: usize,
+    gone: VecDeque<Token>,
+    last_left: u64,
 }
 
 impl Shares {
@@ -75,7 +83,8 @@ impl Shares {
         }
         let token = self.new_token()?;
         self.files += usize::from(file.is_some());
-        self.entries.insert(token, Entry { owner: Some(owner), kind, shared, file: file.map(Arc::new) });
+        let file = file.map(Arc::new);
+        self.entries.insert(token, Entry { owner: Some(owner), maker: owner, left: 0, kind, shared, file });
         Ok(token)
     }
 
@@ -110,17 +119,44 @@ impl Shares {
 
     /// Ends a file that was kept.
     pub fn drop_kept(&mut self, token: Token) -> Result<(), ShareError> {
-        if self.entries.get(&token).is_none_or(|e| e.owner.is_some()) {
-            return Err(ShareError::Token);
-        }
+        let entry = self.entries.get(&token).filter(|e| e.owner.is_none() && e.file.is_some());
+        let left = entry.ok_or(ShareError::Token)?.left;
         self.remove(token);
+        // Memory of a pool whose process is gone goes with the last file of that process's pools.
+        let is_last = !self.entries.values().any(|e| e.left == left && e.kind == share_kind::POOL);
+        if left != 0 && is_last {
+            self.entries.retain(|_, e| e.left != left || e.kind != share_kind::POOL_MEMORY);
+        }
         Ok(())
     }
 
-    /// Ends what a client has shared and nobody keeps.
+    /// Ends what a client has shared and nobody keeps. As natively, memory of a pool outlives its process while a file of the pool is kept.
+    ///
+    /// SECURITY: other handles name the worker by its process id, and would lead to another VM's worker that gets that id some day.
     pub fn forget_client(&mut self, owner: u32) {
-        self.entries.retain(|_, e| e.owner != Some(owner));
+        self.last_left += 1;
+        let mine = |e: &Entry| e.maker == owner && e.left == 0;
+        let keeps_pool =
+            self.entries.values().any(|e| mine(e) && e.owner.is_none() && e.kind == share_kind::POOL);
+        let (gone, left) = (&mut self.gone, self.last_left);
+        self.entries.retain(|token, e| {
+            if !mine(e) {
+                return true;
+            }
+            let stays = e.owner.is_none() || (e.kind == share_kind::POOL_MEMORY && keeps_pool);
+            (e.owner, e.left) = (None, left);
+            if !stays && e.kind == share_kind::MEMORY {
+                gone.push_back(*token);
+            }
+            stays
+        });
+        self.gone.drain(..self.gone.len().saturating_sub(MAX_GONE));
         self.files = self.entries.values().filter(|e| e.file.is_some()).count();
+    }
+
+    /// Whether a token named memory of a process that is gone.
+    fn is_gone(&self, token: Token) -> bool {
+        self.gone.contains(&token)
     }
 
     fn remove(&mut self, token: Token) {
@@ -192,6 +228,9 @@ pub fn serve(vm: &Vm, number: u32, pid: u32, packet: Packet) -> Asked {
             let found = if alive { state.shares.get(request.token, request.kind) } else { None };
             Asked::Answer(match found {
                 Some((shared, file)) => Answer { status: 0, body: shared.as_bytes().to_vec(), file },
+                None if request.kind == share_kind::MEMORY && state.shares.is_gone(request.token) => {
+                    Answer::refused(status::SHARE_GONE)
+                }
                 None => Answer::refused(status::NO_SHARE),
             })
         }
@@ -253,6 +292,27 @@ mod tests {
         assert!(shares.get(ends, ALLOCATION).is_none() && shares.get(memory, MEMORY).is_none());
         assert_eq!(shares.drop_kept(kept), Ok(()));
         assert_eq!((shares.entries.len(), shares.files), (0, 0));
+        assert!(shares.is_gone(memory) && !shares.is_gone(kept));
+    }
+
+    #[test]
+    fn memory_of_a_pool_lives_as_long_as_a_kept_file_of_its_pool() {
+        let (pool, memory) = (share_kind::POOL, share_kind::POOL_MEMORY);
+        let mut shares = Shares::default();
+        let files: Vec<Token> =
+            (0..2).map(|_| shares.insert(1, pool, shared(0), Some(file())).unwrap()).collect();
+        let pooled = shares.insert(1, memory, shared(1), None).unwrap();
+        files.iter().for_each(|&f| shares.keep(1, f).unwrap());
+        shares.forget_client(1);
+        // The next client of that number has nothing to do with it.
+        let other = shares.insert(1, memory, shared(2), None).unwrap();
+        shares.forget_client(1);
+        assert!(shares.get(other, memory).is_none(), "its pool is not kept");
+        assert_eq!(shares.drop_kept(pooled), Err(ShareError::Token), "no file");
+        shares.drop_kept(files[0]).unwrap();
+        assert!(shares.get(pooled, memory).is_some());
+        shares.drop_kept(files[1]).unwrap();
+        assert!(shares.get(pooled, memory).is_none() && shares.entries.is_empty());
     }
 
     #[test]

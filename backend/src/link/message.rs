@@ -42,6 +42,8 @@ pub mod status {
     pub const SHARE_LIMIT: u32 = u32::MAX - 1;
     /// The token names nothing of that kind.
     pub const NO_SHARE: u32 = u32::MAX - 2;
+    /// The token named memory of a process that is gone.
+    pub const SHARE_GONE: u32 = u32::MAX - 3;
 }
 
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

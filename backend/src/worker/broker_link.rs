@@ -23,6 +23,8 @@ pub enum ShareError {
     Limit,
     #[error("looking up what another process shares: the token is not known in this VM")]
     Unknown,
+    #[error("looking up what another process shares: that process is gone")]
+    Gone,
     #[error("asking the broker: no answer within {PATIENCE:?}")]
     Timeout,
     #[error("asking the broker: its answer is malformed")]
@@ -70,6 +72,7 @@ impl Broker {
         match answer.header.status {
             0 => Ok(answer),
             status::SHARE_LIMIT => Err(ShareError::Limit),
+            status::SHARE_GONE => Err(ShareError::Gone),
             _ => Err(ShareError::Unknown),
         }
     }

@@ -312,10 +312,17 @@ pub unsafe fn cuMemPoolImportFromShareableHandle(
     if handleType != sharing::FILE_DESCRIPTOR {
         return Err(virtual_memory::import_refused(handleType));
     }
-    let token = sharing::token_of_descriptor(handle).ok_or(error::INVALID_VALUE)?;
+    let token = sharing::token_of_descriptor(handle).ok_or(error::UNKNOWN)?;
     let made = handles::create_with(Kind::MemoryPool, 0, 0)?;
-    let mut host = 0;
-    let imported = calls::vgpuOpenPool(made, &mut host, token.low, token.high, flags);
+    let (mut host, mut number) = (0, 0);
+    let imported = calls::vgpuOpenPool(made, &mut host, &mut number, token.low, token.high, flags);
+    // The same pool again has the same handle.
+    if imported.is_ok() && number != made {
+        handles::remove(made);
+        handles::check_memorypool(number)?;
+        // SAFETY: checked above; the program's pointer.
+        return unsafe { put(pool_out, number) };
+    }
     let device = imported.and_then(|()| {
         virtual_memory::imported_on(host, || calls::cuMemPoolDestroy(made).unwrap_or_default())
     });

@@ -5,7 +5,7 @@
 use crate::{
     call,
     call::put,
-    calls, client, error, handles,
+    calls, client, device, error, handles,
     location::{self, set_word, word},
     memory, sharing,
 };
@@ -203,7 +203,10 @@ pub unsafe fn cuMemGetAllocationPropertiesFromHandle(prop: *mut Blob8<32>, handl
     let (_, device) = handles::words(Kind::Allocation, handle).map_err(|_| error::INVALID_VALUE)?;
     let mut value = Blob8::default();
     calls::cuMemGetAllocationPropertiesFromHandle(&mut value, handle)?;
-    set_word(&mut value.0, props::LOCATION + 4, device as u32);
+    // The driver does not say where imported memory is.
+    if word(&value.0, props::LOCATION) == location::DEVICE {
+        set_word(&mut value.0, props::LOCATION + 4, device as u32);
+    }
     // SAFETY: the program's pointer.
     unsafe { put(prop, value) }
 }
@@ -219,8 +222,10 @@ pub unsafe fn cuMemExportToShareableHandle(
     if shareableHandle.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_allocation(handle)?;
-    let token = sharing::token(|low, high| calls::vgpuShareAllocation(low, high, handle, handleType, flags))?;
+    let (_, device) = handles::words(Kind::Allocation, handle).map_err(|_| error::INVALID_VALUE)?;
+    let host = device::host_ordinal(i32::try_from(device).unwrap_or(-1))?;
+    let token =
+        sharing::token(|low, high| calls::vgpuShareAllocation(low, high, handle, host, handleType, flags))?;
     // SAFETY: checked above; the program's int.
     unsafe { sharing::put_descriptor(shareableHandle, token) }
 }
@@ -245,7 +250,7 @@ pub unsafe fn cuMemImportFromShareableHandle(
     if shHandleType != sharing::FILE_DESCRIPTOR {
         return Err(import_refused(shHandleType));
     }
-    let token = sharing::token_of_descriptor(osHandle).ok_or(error::INVALID_VALUE)?;
+    let token = sharing::token_of_descriptor(osHandle).ok_or(error::UNKNOWN)?;
     let made = handles::create_with(Kind::Allocation, 1, 0)?;
     let mut host = 0;
     let imported = calls::vgpuOpenAllocation(made, &mut host, token.low, token.high);

@@ -66,7 +66,7 @@ pub struct Props {
 
 /// A descriptor that the API passes as a pointer.
 pub fn descriptor_in(handle: *mut c_void) -> Result<i32> {
-    i32::try_from(handle.expose_provenance()).map_err(|_| CudaError::InvalidValue)
+    i32::try_from(handle.expose_provenance()).map_err(|_| CudaError::Unknown)
 }
 
 fn default_pool(device: i32) -> Result<Arc<Pool>> {
@@ -120,7 +120,7 @@ driver_api! {
     fn cuDeviceSetMemPool(device: i32, pool: u64) {
         let ordinal = state()?.device(device)?.ordinal();
         let pool = pool_at(pool)?;
-        if pool.device().ordinal() != ordinal {
+        if pool.device().ordinal() != ordinal || pool.is_imported() {
             return Err(CudaError::InvalidValue);
         }
         let mut all = state()?.current_pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,9 +176,14 @@ driver_api! {
         if kind != POSIX_FILE_DESCRIPTOR || flags != 0 {
             return Err(CudaError::InvalidValue);
         }
-        let pool = Arc::new(Pool::import(descriptor_in(handle)?)?);
+        let pool = Pool::import(descriptor_in(handle)?)?;
+        // The same pool again has the same handle.
+        if let Some(known) = state()?.pools.all().iter().find(|known| known.is_same_import(&pool)) {
+            out.write(known.handle());
+            return Ok(());
+        }
         out.write(pool.handle());
-        state()?.pools.insert(pool.handle(), pool);
+        state()?.pools.insert(pool.handle(), Arc::new(pool));
         Ok(())
     }
 
@@ -202,13 +207,13 @@ driver_api! {
 
     /// Nothing is kept, so there is nothing to trim.
     fn cuMemPoolTrimTo(pool: u64, _keep: usize) {
-        pool_at(pool).map(drop)
+        if pool_at(pool)?.is_imported() { Err(CudaError::InvalidValue) } else { Ok(()) }
     }
 
     /// One attribute of a pool.
     fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut c_void) {
         let (pool, width) = (pool_at(pool)?, width(attribute)?);
-        if to.is_null() {
+        if to.is_null() || pool.is_imported() {
             return Err(CudaError::InvalidValue);
         }
         let value = pool.attribute(attribute)?.to_le_bytes();

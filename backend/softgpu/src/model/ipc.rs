@@ -105,9 +105,9 @@ fn find_memory(name: &Name) -> Result<Found> {
     Ok(Found { base: shared_file::map(&arena, offset, mapped)?, mapped, size, device })
 }
 
-/// What this process has open of others', by name: address and how often.
+/// What this process has open of others', by name: address and how often; and what it has of their pools.
 #[derive(Debug, Default)]
-pub struct Opened(Mutex<HashMap<Name, (u64, u32)>>);
+pub struct Opened(Mutex<HashMap<Name, (u64, u32)>>, Mutex<HashMap<Name, u64>>);
 
 impl Opened {
     /// Opens another process's memory, or counts what is open already.
@@ -157,6 +157,12 @@ pub fn import_pool_memory(handle: &[u8; HANDLE], pool: &Arc<Pool>, context: u64)
     if name.is_own() || !pool.is_imported() {
         return Err(CudaError::InvalidValue);
     }
+    let mut known = state()?.opened.1.lock().unwrap_or_else(PoisonError::into_inner);
+    // Memory that is imported already has the same address, until it is freed.
+    let same = known.get(&name).and_then(|&base| state().ok()?.memory.at(base));
+    if let Some(same) = same.filter(|same| same.pool() == pool.handle()) {
+        return Ok(same.base());
+    }
     let found = find_memory(&name)?;
     if found.device != u64::from(pool.device().ordinal()) {
         shared_file::unmap(found.base, found.mapped);
@@ -165,6 +171,7 @@ pub fn import_pool_memory(handle: &[u8; HANDLE], pool: &Arc<Pool>, context: u64)
     let (device, pool) = (pool.device(), Some(Arc::clone(pool)));
     let allocation = Allocation::of_another(found.base, found.size, found.mapped, context, device, pool);
     state()?.memory.insert(allocation);
+    known.insert(name, found.base);
     Ok(found.base)
 }
 

@@ -33,8 +33,8 @@ pub struct Pool {
     threshold: AtomicU64,
     /// What stands for it in other processes, if it is for them.
     file: Option<OwnedFd>,
-    /// Another process has made it.
-    imported: bool,
+    /// The inode of the file that it was imported with; 0 for a pool of this process.
+    imported: u64,
 }
 
 impl Pool {
@@ -48,7 +48,7 @@ impl Pool {
             policies: [AtomicU32::new(1), AtomicU32::new(1), AtomicU32::new(1)],
             threshold: AtomicU64::new(0),
             file: None,
-            imported: false,
+            imported: 0,
         }
     }
 
@@ -59,18 +59,20 @@ impl Pool {
         Ok(Pool { file: Some(file), ..Pool::new(device, most) })
     }
 
-    /// Another process's pool, by its descriptor: `INVALID_VALUE` for any other.
+    /// Another process's pool, by its descriptor: `UNKNOWN` for any other.
     pub fn import(descriptor: i32) -> Result<Pool> {
-        let file = shared_file::duplicate(descriptor)?;
-        if shared_file::size_and_inode(&file)?.0 != FILE {
-            return Err(CudaError::InvalidValue);
+        let unknown = |_| CudaError::Unknown;
+        let file = shared_file::duplicate(descriptor).map_err(unknown)?;
+        let (size, inode) = shared_file::size_and_inode(&file).map_err(unknown)?;
+        if size != FILE {
+            return Err(CudaError::Unknown);
         }
-        let [magic, ordinal] = shared_file::read::<2>(&file, 0)?;
+        let [magic, ordinal] = shared_file::read::<2>(&file, 0).map_err(unknown)?;
         if magic != MAGIC {
-            return Err(CudaError::InvalidValue);
+            return Err(CudaError::Unknown);
         }
         let device = super::state()?.device(i32::try_from(ordinal).unwrap_or(-1))?;
-        Ok(Pool { imported: true, ..Pool::new(device, 0) })
+        Ok(Pool { imported: inode, ..Pool::new(device, 0) })
     }
 
     /// A new descriptor for other processes: `INVALID_VALUE` for a pool that is not for them.
@@ -86,7 +88,12 @@ impl Pool {
 
     /// Whether another process has made it: nothing is allocated from it here.
     pub fn is_imported(&self) -> bool {
-        self.imported
+        self.imported != 0
+    }
+
+    /// Whether both are the same pool of another process.
+    pub fn is_same_import(&self, other: &Pool) -> bool {
+        self.imported == other.imported
     }
 
     /// The `CUmemoryPool`.

@@ -42,7 +42,7 @@ impl Physical {
         // What it is stands behind the memory, for processes that import it.
         let whole = size.checked_add(PAGE).ok_or(CudaError::OutOfMemory)?;
         let file = shared_file::memory_file(whole)?;
-        shared_file::write(&file, size, &[MAGIC, u64::from(device.ordinal()), u64::from(handle_types)])?;
+        shared_file::write(&file, size, &[MAGIC, u64::from(device.ordinal())])?;
         device.take(size)?;
         Ok(Physical {
             handle: new_handle(Kind::Physical),
@@ -63,18 +63,19 @@ impl Physical {
         self.file.try_clone().map_err(|_| CudaError::OperatingSystem)
     }
 
-    /// Memory of a process, by its descriptor: `INVALID_VALUE` for any other.
+    /// Memory of a process, by its descriptor: `UNKNOWN` for any other. It cannot be exported again.
     pub fn import(descriptor: i32) -> Result<Physical> {
-        let file = shared_file::duplicate(descriptor)?;
-        let size = shared_file::size_and_inode(&file)?.0.checked_sub(PAGE).ok_or(CudaError::InvalidValue)?;
-        let [magic, ordinal, handle_types] = shared_file::read::<3>(&file, size)?;
+        let unknown = |_| CudaError::Unknown;
+        let file = shared_file::duplicate(descriptor).map_err(unknown)?;
+        let whole = shared_file::size_and_inode(&file).map_err(unknown)?.0;
+        let size = whole.checked_sub(PAGE).ok_or(CudaError::Unknown)?;
+        let [magic, ordinal] = shared_file::read::<2>(&file, size).map_err(unknown)?;
         if magic != MAGIC {
-            return Err(CudaError::InvalidValue);
+            return Err(CudaError::Unknown);
         }
         let device = Arc::clone(state()?.device(i32::try_from(ordinal).unwrap_or(-1))?);
-        let handle_types = u32::try_from(handle_types).map_err(|_| CudaError::InvalidValue)?;
         let (handle, holds) = (new_handle(Kind::Physical), AtomicU32::new(1));
-        Ok(Physical { handle, file, size, device, handle_types, counted: false, holds })
+        Ok(Physical { handle, file, size, device, handle_types: 0, counted: false, holds })
     }
 
     /// The `CUmemGenericAllocationHandle`.
@@ -85,6 +86,11 @@ impl Physical {
     /// Where it is.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Whether another process may have made it.
+    pub fn is_imported(&self) -> bool {
+        !self.counted
     }
 
     /// The handle types that it was made with.

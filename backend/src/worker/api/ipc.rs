@@ -2,7 +2,10 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, INVALID_VALUE, MAP_FAILED, NOT_SUPPORTED, OPERATING_SYSTEM, check, complain},
+    error::{
+        CudaError, INVALID_HANDLE, INVALID_VALUE, MAP_FAILED, NOT_SUPPORTED, OPERATING_SYSTEM, UNKNOWN,
+        check, complain,
+    },
     thread::Thread,
 };
 use crate::{link::message::share_kind, log::chain, worker::broker_link::ShareError};
@@ -21,6 +24,7 @@ fn failed(error: &ShareError, unknown: CudaError) -> CudaError {
     complain(&chain(error));
     match error {
         ShareError::Unknown => unknown,
+        ShareError::Gone => INVALID_HANDLE,
         _ => OPERATING_SYSTEM,
     }
 }
@@ -68,10 +72,11 @@ fn refused(export: impl FnOnce(*mut c_void) -> u32) -> Result<Halves, CudaError>
     Err(NOT_SUPPORTED)
 }
 
-/// Shares an allocation as a file.
+/// Shares an allocation as a file. Which device it is on is for the importer, whose driver does not tell.
 pub fn vgpuShareAllocation(
     t: &mut Thread,
     allocation: u64,
+    device: i32,
     kind: u32,
     flags: u64,
 ) -> Result<Halves, CudaError> {
@@ -82,10 +87,10 @@ pub fn vgpuShareAllocation(
         return refused(export);
     }
     let file = exported(export)?;
-    halves(t.client.broker.share_file(share_kind::ALLOCATION, 0, &file))
+    halves(t.client.broker.share_file(share_kind::ALLOCATION, u64::from(device.cast_unsigned()), &file))
 }
 
-/// Shares a pool as a file. Which device it is on is for the importer, whose driver does not tell.
+/// Shares a pool as a file, with its device.
 pub fn vgpuSharePool(
     t: &mut Thread,
     pool: u64,
@@ -162,38 +167,52 @@ fn number(file: &OwnedFd) -> *mut c_void {
     without_provenance_mut(usize::try_from(file.as_raw_fd()).unwrap_or(usize::MAX))
 }
 
-/// Imports another process's allocation; gives the device that it is on.
+/// The number and the descriptor that a token of `kind` names. `other`: the driver's answer to a descriptor of the other kind.
+fn file_of(
+    t: &Thread,
+    kind: u32,
+    token: Token,
+    other: (u32, CudaError),
+) -> Result<(i32, OwnedFd), CudaError> {
+    match t.client.broker.fetch_file(kind, token) {
+        Ok((device, file)) => Ok((i32::try_from(device).map_err(|_| INVALID_VALUE)?, file)),
+        Err(ShareError::Unknown) if t.client.broker.fetch_file(other.0, token).is_ok() => Err(other.1),
+        Err(error) => Err(failed(&error, UNKNOWN)),
+    }
+}
+
+/// Imports another process's allocation; gives the device that it is said to be on.
 pub fn vgpuOpenAllocation(t: &mut Thread, allocation: u64, low: u64, high: u64) -> Result<i32, CudaError> {
     let import = t.driver.cuMemImportFromShareableHandle.ok_or(NOT_SUPPORTED)?;
-    let file = t.client.broker.fetch_file(share_kind::ALLOCATION, Token { low, high });
-    let (_, file) = file.map_err(|error| failed(&error, INVALID_VALUE))?;
+    let other = (share_kind::POOL, NOT_SUPPORTED);
+    let (device, file) = file_of(t, share_kind::ALLOCATION, Token { low, high }, other)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle, and a live descriptor, which the driver duplicates.
     check(unsafe { import(&raw mut real, number(&file), FILE_DESCRIPTOR) })?;
     t.insert_allocation(allocation, real)?;
-    Ok(device_of(t, real))
+    Ok(device)
 }
 
-/// The device of an allocation; the first one for what has none of its own (multicast).
-fn device_of(t: &Thread, real: u64) -> i32 {
-    let Some(get) = t.driver.cuMemGetAllocationPropertiesFromHandle else { return 0 };
-    let mut props = vgpu_spec::plain::Blob8::default();
-    // SAFETY: a place for the properties, and a live allocation.
-    let status = unsafe { get(&raw mut props, real) };
-    let id = props.0.get(12..16).and_then(|b| b.try_into().ok()).map_or(0, i32::from_le_bytes);
-    if status == 0 { id } else { 0 }
-}
-
-/// Imports another process's pool; gives the device that it is said to be on.
-pub fn vgpuOpenPool(t: &mut Thread, pool: u64, low: u64, high: u64, flags: u64) -> Result<i32, CudaError> {
+/// Imports another process's pool; gives the device that it is said to be on, and its number, which is that of an earlier import if there
+/// is one.
+pub fn vgpuOpenPool(
+    t: &mut Thread,
+    pool: u64,
+    low: u64,
+    high: u64,
+    flags: u64,
+) -> Result<(i32, u64), CudaError> {
     let import = t.driver.cuMemPoolImportFromShareableHandle.ok_or(NOT_SUPPORTED)?;
-    let file = t.client.broker.fetch_file(share_kind::POOL, Token { low, high });
-    let (device, file) = file.map_err(|error| failed(&error, INVALID_VALUE))?;
+    let other = (share_kind::ALLOCATION, UNKNOWN);
+    let (device, file) = file_of(t, share_kind::POOL, Token { low, high }, other)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle, and a live descriptor, which the driver duplicates.
     check(unsafe { import(&raw mut real, number(&file), FILE_DESCRIPTOR, flags) })?;
+    if let Some(known) = t.known_pool(real) {
+        return Ok((device, known));
+    }
     t.insert_memorypool(pool, real)?;
-    i32::try_from(device).map_err(|_| INVALID_VALUE)
+    Ok((device, pool))
 }
 
 /// Imports memory of another process's pool.
