@@ -96,7 +96,10 @@ struct Found {
 }
 
 fn find_memory(name: &Name) -> Result<Found> {
-    let ticket = name.open().ok_or(CudaError::NotPermitted)?;
+    let ticket = name.open().ok_or_else(|| {
+        // Freed, or gone with its process.
+        if name.is_process_gone() { CudaError::InvalidHandle } else { CudaError::NotPermitted }
+    })?;
     let [magic, descriptor, offset, mapped, size, device] = shared_file::read::<6>(&ticket, 0)?;
     if magic != MEMORY || size == 0 || size > mapped {
         return Err(CudaError::InvalidValue);

@@ -141,6 +141,11 @@ impl Name {
         self.pid == u64::from(std::process::id())
     }
 
+    /// Whether the process has ended, though it may not be reaped yet.
+    pub fn is_process_gone(&self) -> bool {
+        std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_err()
+    }
+
     /// Opens the file; none if it is not there any more.
     pub fn open(&self) -> Option<OwnedFd> {
         let file = open_descriptor(self.pid, self.descriptor)?;
