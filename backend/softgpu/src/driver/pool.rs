@@ -225,7 +225,7 @@ driver_api! {
     /// Sets one attribute of a pool.
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *const c_void) {
         let (pool, width) = (pool_at(pool)?, width(attribute)?);
-        if from.is_null() {
+        if from.is_null() || pool.is_imported() {
             return Err(CudaError::InvalidValue);
         }
         let mut value = [0; 8];

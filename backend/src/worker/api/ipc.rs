@@ -203,7 +203,7 @@ pub fn vgpuOpenPool(
     flags: u64,
 ) -> Result<(i32, u64), CudaError> {
     let import = t.driver.cuMemPoolImportFromShareableHandle.ok_or(NOT_SUPPORTED)?;
-    let other = (share_kind::ALLOCATION, UNKNOWN);
+    let other = (share_kind::ALLOCATION, NOT_SUPPORTED);
     let (device, file) = file_of(t, share_kind::POOL, Token { low, high }, other)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle, and a live descriptor, which the driver duplicates.
