@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 use vgpu_spec::wire::control::{self, *};
 use vgpu_spec::wire::lane::{self, Dependency, MessageHeader, Status};
+use vgpu_spec::wire::share::{self, Ticket, Token};
 use vgpu_spec::wire::snapshot::{self, DeviceRecord, SnapshotHeader};
 use vgpu_spec::wire::{self, Range, socket};
 
@@ -56,6 +57,10 @@ fn structures() -> Vec<(&'static str, usize, Vec<Row>)> {
         structure!("LaneAttachReply", LaneAttachReply, start, reserved),
         structure!("WindowMap", WindowMap, client, window, address, len, extents, reserved),
         structure!("WindowUnmap", WindowUnmap, client, window),
+        structure!("ShareKeep", ShareKeep, client, reserved, token),
+        structure!("ShareDrop", ShareDrop, token),
+        structure!("Token", Token, low, high),
+        structure!("Ticket", Ticket, magic, token),
         structure!("Event", Event, kind, client, signal, exit_code),
         structure!("Status", Status, state, error_count, error, error_function),
         structure!(
@@ -142,6 +147,8 @@ fn numbers_of_requests_statuses_and_states_are_in_the_text() {
         (kind::LANE_ATTACH, "LANE_ATTACH"),
         (kind::WINDOW_MAP, "WINDOW_MAP"),
         (kind::WINDOW_UNMAP, "WINDOW_UNMAP"),
+        (kind::SHARE_KEEP, "SHARE_KEEP"),
+        (kind::SHARE_DROP, "SHARE_DROP"),
         (status::OK, "OK"),
         (status::INVALID, "INVALID"),
         (status::UNSUPPORTED, "UNSUPPORTED"),
@@ -152,6 +159,7 @@ fn numbers_of_requests_statuses_and_states_are_in_the_text() {
         (socket::kind::LANE, "LANE"),
         (socket::kind::WINDOW_ALLOC, "WINDOW_ALLOC"),
         (socket::kind::WINDOW_FREE, "WINDOW_FREE"),
+        (socket::kind::SHARE_FD, "SHARE_FD"),
     ] {
         assert!(has_row(&[&number.to_string(), name]), "{number} {name}");
     }
@@ -185,6 +193,8 @@ fn limits_and_places_are_in_the_text() {
     }
     assert!(PROTOCOL.contains(&format!("at most {} |", snapshot::MAX_DEVICES)));
     assert!(PROTOCOL.contains(&format!("at most {} |", snapshot::MAX_ATTRIBUTES)));
+    assert_eq!(share::TICKET_MAGIC.to_le_bytes(), *b"vgpushar");
+    assert!(PROTOCOL.contains("| 0 | 8 | magic | `vgpushar` |"));
     assert!(PROTOCOL.contains(socket::DEFAULT_PATH) && PROTOCOL.contains(socket::PATH_VARIABLE));
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use vgpu_spec::wire::control::{
     CONTROL_QUEUE, ClientClose, ClientOpen, ClientOpenReply, FIRST_LANE, Hello, HelloReply, LaneAttach,
-    LaneAttachReply, MAX_EXTENTS, MAX_REPLY, MAX_REQUEST, ReplyHeader, RequestHeader, WindowMap, WindowUnmap,
-    kind, status,
+    LaneAttachReply, MAX_EXTENTS, MAX_REPLY, MAX_REQUEST, ReplyHeader, RequestHeader, ShareDrop, ShareKeep,
+    WindowMap, WindowUnmap, kind, status,
 };
 use vgpu_spec::wire::{Range, VERSION, split};
 use vhost_user_backend::VringT;
@@ -21,7 +21,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::lock;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
-use super::{lending, pool};
+use super::{lending, pool, sharing};
 use crate::link::message;
 use crate::log::{chain, printable};
 
@@ -160,6 +160,8 @@ fn handle(vm: &Vm, request: &[u8]) -> Result<Vec<u8>, Refusal> {
         }
         kind::WINDOW_MAP => window_map(vm, body),
         kind::WINDOW_UNMAP => window_unmap(vm, &exactly(body)?),
+        kind::SHARE_KEEP => share_keep(vm, &exactly(body)?),
+        kind::SHARE_DROP => share_drop(vm, &exactly(body)?),
         other => Err(Refusal::new(status::UNSUPPORTED, format!("request kind {other}"))),
     }
 }
@@ -217,6 +219,11 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         reserved: 0,
         name: request.name,
     };
+    let weak = vm.weak();
+    worker.on_request(move |pid, packet| match weak.upgrade() {
+        Some(vm) => sharing::serve(&vm, number, pid, packet),
+        None => sharing::Asked::Broken,
+    });
     worker
         .request(message::kind::ASSIGN, assign.as_bytes(), &[], ASSIGN_TIMEOUT)
         .map_err(|e| Refusal::new(status::NO_WORKER, chain(&e)))?;
@@ -260,7 +267,12 @@ fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {
         return Err(Refusal::new(status::FAILED, format!("worker {} does not die", worker.pid)));
     }
     lending::take_back(vm, number);
-    if let Some(client) = lock(&vm.state).clients.remove(&number) {
+    let gone = {
+        let mut state = lock(&vm.state);
+        state.shares.forget_client(number);
+        state.clients.remove(&number)
+    };
+    if let Some(client) = gone {
         tracing::info!(vm = vm.name, client = client.label, pid = worker.pid, "client closed");
     }
     Ok(Vec::new())
@@ -330,5 +342,21 @@ fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {
     if let Some(client) = lock(&vm.state).clients.get_mut(&request.client) {
         client.windows.remove(request.window);
     }
+    Ok(Vec::new())
+}
+
+fn share_keep(vm: &Vm, request: &ShareKeep) -> Result<Vec<u8>, Refusal> {
+    let mut state = lock(&vm.state);
+    let number = request.client;
+    if state.clients.get(&number).is_none_or(|c| c.lost || c.closing) {
+        return Err(Refusal::no_client(number));
+    }
+    state.shares.keep(number, request.token).map_err(|e| Refusal::new(status::INVALID, chain(&e)))?;
+    Ok(Vec::new())
+}
+
+fn share_drop(vm: &Vm, request: &ShareDrop) -> Result<Vec<u8>, Refusal> {
+    let dropped = lock(&vm.state).shares.drop_kept(request.token);
+    dropped.map_err(|e| Refusal::new(status::INVALID, chain(&e)))?;
     Ok(Vec::new())
 }

@@ -253,6 +253,7 @@ pub fn worker_ended(vm: &Vm, number: u32, pid: u32, exit: Exit) {
         return;
     };
     client.lost = true;
+    state.shares.forget_client(number);
     let lanes = (0_u16..).zip(&state.lanes);
     let mine = lanes.filter_map(|(queue, lane)| Some((queue, lane.as_ref().filter(|l| l.client == number)?)));
     let mut count = 0;

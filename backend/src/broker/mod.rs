@@ -8,6 +8,7 @@ pub mod lending;
 pub mod pool;
 pub mod process;
 pub mod ring;
+pub mod sharing;
 pub mod socket;
 pub mod vm;
 pub mod windows;

@@ -88,8 +88,16 @@ impl Pool {
         state.not_before = None;
         state.waiting += 1;
         self.changed.notify_all();
-        let result = self.wait_for(state, timeout, cancelled, take_alive);
-        lock(&self.state).waiting -= 1;
+        // Counted off with the taking: else one more is started in between.
+        let taken = |state: &mut State| {
+            let worker = take_alive(state)?;
+            state.waiting -= 1;
+            Some(worker)
+        };
+        let result = self.wait_for(state, timeout, cancelled, taken);
+        if result.is_err() {
+            lock(&self.state).waiting -= 1;
+        }
         self.changed.notify_all();
         result
     }

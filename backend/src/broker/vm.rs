@@ -20,6 +20,7 @@ use super::lanes::LanePage;
 use super::lock;
 use super::pool::Pool;
 use super::ring::{Memory, Ring, RingChange, RingSettings};
+use super::sharing::Shares;
 use super::windows::Windows;
 use super::worker_link::Worker;
 use super::{control, events, lending};
@@ -65,6 +66,8 @@ pub struct State {
     /// The agent said hello.
     pub greeted: bool,
     pub clients: HashMap<u32, Client>,
+    /// What clients share with each other.
+    pub shares: Shares,
     /// By queue number.
     pub lanes: Vec<Option<Lent>>,
     /// Events for which the agent has posted no buffer yet.
@@ -139,14 +142,17 @@ impl Vm {
 
     /// Ends all clients: kills and reaps their workers and forgets their lanes.
     pub fn drop_clients(&self, why: &str) {
-        let clients: Vec<Client> = {
+        let (clients, shares): (Vec<Client>, Shares) = {
             let mut state = lock(&self.state);
             state.epoch += 1;
             state.greeted = false;
             state.events.clear();
             state.lanes.iter_mut().for_each(|lane| *lane = None);
-            state.clients.drain().map(|(_, client)| client).collect()
+            let clients = state.clients.drain().map(|(_, client)| client).collect();
+            (clients, std::mem::take(&mut state.shares))
         };
+        // Closes files: not under the lock.
+        drop(shares);
         if clients.is_empty() {
             return;
         }

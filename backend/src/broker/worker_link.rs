@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -19,6 +19,7 @@ use vgpu_spec::wire::split;
 
 use super::lock;
 use super::process::Spawned;
+use super::sharing::Asked;
 use crate::link::message::{Header, Ready, kind, status};
 use crate::link::{Link, LinkError, Packet, wait_readable};
 
@@ -80,6 +81,7 @@ impl From<ExitStatus> for Exit {
 }
 
 type OnExit = Box<dyn FnOnce(Exit) + Send>;
+type OnRequest = Box<dyn Fn(u32, Packet) -> Asked + Send + Sync>;
 
 /// A started worker. One thread of the broker watches it ([`Worker::watch`]).
 pub struct Worker {
@@ -91,6 +93,8 @@ pub struct Worker {
     waiting: Mutex<HashMap<u32, SyncSender<Packet>>>,
     life: Mutex<Life>,
     ended: Condvar,
+    /// Answers what the worker asks, once it has a client.
+    on_request: OnceLock<OnRequest>,
 }
 
 #[derive(Default)]
@@ -114,6 +118,7 @@ impl Worker {
                     waiting: Mutex::default(),
                     life: Mutex::default(),
                     ended: Condvar::new(),
+                    on_request: OnceLock::new(),
                 };
                 Ok((worker, child, snapshot))
             }
@@ -143,13 +148,12 @@ impl Worker {
                     // SECURITY: answers that nobody waits for (late or made up) are dropped.
                 }
                 Ok(packet) => {
-                    tracing::error!(
-                        pid = self.pid,
-                        kind = packet.header.kind,
-                        "worker broke the protocol: killed"
-                    );
-                    self.kill();
-                    break;
+                    let kind = packet.header.kind;
+                    if !self.answer(packet) {
+                        tracing::error!(pid = self.pid, kind, "worker broke the protocol: killed");
+                        self.kill();
+                        break;
+                    }
                 }
                 Err(LinkError::Closed) => break,
                 Err(error) => {
@@ -178,6 +182,26 @@ impl Worker {
         if let Some(on_exit) = on_exit {
             on_exit(exit);
         }
+    }
+
+    /// Answers a request of the worker's; false if it broke the protocol.
+    fn answer(&self, packet: Packet) -> bool {
+        let Some(on_request) = self.on_request.get() else { return false };
+        let seq = packet.header.seq;
+        match on_request(self.pid, packet) {
+            Asked::Broken => false,
+            Asked::Nothing => true,
+            Asked::Answer(answer) => {
+                let header = Header { kind: kind::REPLY, seq, status: answer.status, len: 0 };
+                // SECURITY: a worker that asks without reading answers must not make the broker wait.
+                self.link.send_now(header, &answer.body, &answer.fds()).is_ok()
+            }
+        }
+    }
+
+    /// Has `f` answer what the worker asks. Only the first caller's counts.
+    pub fn on_request(&self, f: impl Fn(u32, Packet) -> Asked + Send + Sync + 'static) {
+        let _ = self.on_request.set(Box::new(f));
     }
 
     /// Calls `f` when the worker has ended (at once if it has).

@@ -1,6 +1,6 @@
-//! Messages between the broker and a worker. Every request is answered by one [`kind::REPLY`] with its `seq`.
+//! Messages between the broker and a worker. Every request but [`kind::UNSHARE`] is answered by one [`kind::REPLY`] with its `seq`.
 
-use vgpu_spec::wire::Range;
+use vgpu_spec::wire::{Range, share::Token};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `Header::kind`.
@@ -20,18 +20,30 @@ pub mod kind {
     /// No body. The worker exits instead of replying.
     pub const EXIT: u32 = 7;
 
-    /// Worker → broker: answer to the request `seq`.
+    /// Answer to the request `seq` of the other side.
     pub const REPLY: u32 = 100;
     /// [`super::Ready`], then the snapshot's bytes. The worker's first message.
     pub const READY: u32 = 101;
     /// Text: why the worker could not start. Instead of `READY`.
     pub const FAILED: u32 = 102;
+    /// Worker → broker: [`super::Share`], with a descriptor if it is a file; the reply's body is a `Token`.
+    pub const SHARE: u32 = 103;
+    /// Worker → broker: [`super::Fetch`]; the reply's body is [`super::Shared`], with a descriptor if it is a file.
+    pub const FETCH: u32 = 104;
+    /// Worker → broker: a `Token`. The only request without a reply.
+    pub const UNSHARE: u32 = 105;
 }
 
 /// Statuses of a reply that are not CUresults.
 pub mod status {
     /// The worker could not do it for a reason of its own; the body is text.
     pub const FAILED: u32 = u32::MAX;
+    /// The VM shares too much already.
+    pub const SHARE_LIMIT: u32 = u32::MAX - 1;
+    /// The token names nothing of that kind.
+    pub const NO_SHARE: u32 = u32::MAX - 2;
+    /// The token named memory of a process that is gone.
+    pub const SHARE_GONE: u32 = u32::MAX - 3;
 }
 
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -123,4 +135,49 @@ pub struct Extent {
 pub struct WindowUnmap {
     pub address: u64,
     pub len: u64,
+}
+
+/// Sorts of shares: `Share::kind`, `Fetch::kind`.
+pub mod share_kind {
+    /// A CUipcMemHandle.
+    pub const MEMORY: u32 = 1;
+    /// A CUipcEventHandle.
+    pub const EVENT: u32 = 2;
+    /// A CUmemPoolPtrExportData.
+    pub const POOL_MEMORY: u32 = 3;
+    /// A file: an allocation's.
+    pub const ALLOCATION: u32 = 4;
+    /// A file: a pool's; the tag is its device's ordinal.
+    pub const POOL: u32 = 5;
+
+    /// Those that are bytes.
+    pub const HANDLES: &[u32] = &[MEMORY, EVENT, POOL_MEMORY];
+    /// Those that are files.
+    pub const FILES: &[u32] = &[ALLOCATION, POOL];
+}
+
+/// What a worker shares: the driver's bytes, or zeros for a file, and a number of the worker's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Shared {
+    pub tag: u64,
+    pub data: [u8; 64],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Share {
+    /// [`share_kind`].
+    pub kind: u32,
+    pub reserved: u32,
+    pub shared: Shared,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Fetch {
+    pub token: Token,
+    /// [`share_kind`].
+    pub kind: u32,
+    pub reserved: u32,
 }

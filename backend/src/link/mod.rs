@@ -68,7 +68,22 @@ impl Link {
     }
 
     /// Sends `header` (its `len` is filled in), `body` and `fds` as one packet.
-    pub fn send(&self, mut header: Header, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+    pub fn send(&self, header: Header, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        self.send_with(header, body, fds, SendFlags::empty())
+    }
+
+    /// As [`Link::send`], but fails with EAGAIN instead of waiting for room.
+    pub fn send_now(&self, header: Header, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        self.send_with(header, body, fds, SendFlags::DONTWAIT)
+    }
+
+    fn send_with(
+        &self,
+        mut header: Header,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<(), LinkError> {
         let len = size_of::<Header>() + body.len();
         let too_large = LinkError::TooLarge { len, fds: fds.len() };
         if len > MAX_PACKET || fds.len() > MAX_FDS {
@@ -83,7 +98,7 @@ impl Link {
         let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(body)];
         // NOSIGNAL: a dead peer must be an error here, not a SIGPIPE.
         rustix::io::retry_on_intr(|| {
-            rustix::net::sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL)
+            rustix::net::sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL | flags)
         })
         .map(|_| ())
         .map_err(|source| LinkError::Send { len, fds: fds.len(), source })

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::api::Session;
+use super::broker_link::Broker;
 use super::deps::LaneTable;
 use super::windows::Windows;
 
@@ -39,16 +40,19 @@ pub struct ClientState {
     pub windows: Windows,
     /// How far each lane is.
     pub lanes: LaneTable,
+    /// For what is shared with other clients of the VM.
+    pub broker: Arc<Broker>,
     session: OnceLock<Arc<Session>>,
 }
 
 impl ClientState {
-    pub fn new(name: String, pid: u32) -> Self {
+    pub fn new(name: String, pid: u32, broker: Arc<Broker>) -> Self {
         ClientState {
             name,
             pid,
             windows: Windows::default(),
             lanes: LaneTable::default(),
+            broker,
             session: OnceLock::new(),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use vgpu_spec::wire::{Range, split};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::broker_link::Broker;
 use super::executor::ClientState;
 use super::lane::{Lane, LaneFds};
 use super::ring::{LaneRing, RingError};
@@ -52,14 +53,21 @@ struct Control {
     client: Option<Arc<ClientState>>,
     lanes: HashMap<u16, Lane>,
     polling: Duration,
+    broker: Arc<Broker>,
 }
 
 /// Serves the broker until it asks to exit or is gone.
 pub fn serve(link: Link, polling: Duration) -> ExitCode {
-    let mut control = Control { client: None, lanes: HashMap::new(), polling };
+    let link = Arc::new(link);
+    let broker = Arc::new(Broker::new(Arc::clone(&link)));
+    let mut control = Control { client: None, lanes: HashMap::new(), polling, broker };
     loop {
         let packet = match link.receive() {
             Ok(packet) if packet.header.kind == kind::EXIT => exit(),
+            Ok(packet) if packet.header.kind == kind::REPLY => {
+                control.broker.answered(packet);
+                continue;
+            }
             Ok(packet) => packet,
             Err(LinkError::Closed) => exit(),
             Err(error) => {
@@ -124,7 +132,7 @@ impl Control {
         let name = printable(&request.name);
         crate::log::set_prefix(format!("worker {} for {name}[{}]: ", std::process::id(), request.pid));
         tracing::debug!(client = request.client, uid = request.uid, "assigned");
-        self.client = Some(Arc::new(ClientState::new(name, request.pid)));
+        self.client = Some(Arc::new(ClientState::new(name, request.pid, Arc::clone(&self.broker))));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 pub mod address_space;
 pub mod api;
+pub mod broker_link;
 pub mod deps;
 pub mod executor;
 pub mod lane;

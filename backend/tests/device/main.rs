@@ -10,5 +10,6 @@ mod control;
 mod guest;
 mod lanes;
 mod life;
+mod sharing;
 mod start;
 mod windows;

@@ -7,7 +7,7 @@ use crate::wait::Waiter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_spec::wire::control::{self as wire, kind, status};
-use vgpu_spec::wire::{self as all, Range};
+use vgpu_spec::wire::{self as all, Range, share::Token};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Where in the control page requests and replies lie.
@@ -137,6 +137,17 @@ impl Control {
     pub fn window_unmap(&self, client: u32, window: u32) -> Result<()> {
         let body = wire::WindowUnmap { client, window };
         self.request("unmapping a window", kind::WINDOW_UNMAP, body.as_bytes()).map(drop)
+    }
+
+    /// Has the broker keep the file that `client` has exported as `token`.
+    pub fn share_keep(&self, client: u32, token: Token) -> Result<()> {
+        let body = wire::ShareKeep { client, reserved: 0, token };
+        self.request("keeping an exported file", kind::SHARE_KEEP, body.as_bytes()).map(drop)
+    }
+
+    pub fn share_drop(&self, token: Token) -> Result<()> {
+        let body = wire::ShareDrop { token };
+        self.request("dropping an exported file", kind::SHARE_DROP, body.as_bytes()).map(drop)
     }
 
     fn ask<T: FromBytes + KnownLayout + Immutable>(

@@ -5,6 +5,7 @@
 //! | [`carrier`] | what brings the queues, as a trait; [`local`] and [`device`] are the two kinds |
 //! | [`queue`], [`control`], [`events`] | the driver's side of a virtqueue, requests to the broker, its events |
 //! | [`lanes`], [`client`] | what is lent to shims, and to whom |
+//! | [`shares`] | files that programs export for others |
 //! | [`server`], [`service`] | the unix socket and what its sessions share |
 
 pub mod carrier;
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod queue;
 pub mod server;
 pub mod service;
+pub mod shares;
 mod signals;
 #[cfg(test)]
 mod testing;
@@ -47,6 +49,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// Runs the agent until a signal (success) or the loss of the device (an error).
 pub fn run(config: &Config) -> Result<(), Error> {
     let signals = signals::block();
+    raise_descriptor_limit();
     let (sender, stop) = channel();
     let serving = Arc::new(AtomicBool::new(false));
     signals::watch(signals, serving.clone(), sender.clone()).map_err(Error::Thread)?;
@@ -85,6 +88,13 @@ fn serve(
     let why = stop.recv().unwrap_or_else(|_| Stop::Device("the agent's threads ended".into()));
     ending.store(true, Ordering::Relaxed);
     finish(&server, &lanes, why)
+}
+
+/// Each shim, lane and exported file takes descriptors.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn start_events(

@@ -3,6 +3,7 @@
 use crate::carrier::Carrier;
 use crate::control::{Control, ControlError};
 use crate::lanes::Lanes;
+use crate::shares::Shares;
 use std::collections::HashSet;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ pub struct Service {
     carrier: Arc<dyn Carrier>,
     control: Control,
     lanes: Arc<Lanes>,
+    shares: Shares,
     snapshot: Vec<u8>,
     client_limit: u32,
     numbers: Mutex<Numbers>,
@@ -58,7 +60,8 @@ impl Service {
         client_limit: u32,
         stop: Sender<Stop>,
     ) -> Self {
-        Self { carrier, control, lanes, snapshot, client_limit, numbers: Mutex::default(), stop }
+        let (shares, numbers) = (Shares::default(), Mutex::default());
+        Self { carrier, control, lanes, shares, snapshot, client_limit, numbers, stop }
     }
 
     pub fn carrier(&self) -> &dyn Carrier {
@@ -71,6 +74,10 @@ impl Service {
 
     pub fn lanes(&self) -> &Lanes {
         &self.lanes
+    }
+
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     pub fn snapshot(&self) -> &[u8] {

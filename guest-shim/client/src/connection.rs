@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use vgpu_spec::wire::control::{PciAddress, status};
+use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::snapshot::Snapshot;
 use vgpu_spec::wire::socket::{self, HelloReply, LaneReply, ReplyHeader, Request, WindowReply, hello, kind};
 use vgpu_spec::wire::{Range, VERSION, split};
@@ -198,6 +199,14 @@ impl Connection {
     pub fn window_free(&self, window: u32) -> Result<(), ConnectionError> {
         let what = "taking back a window";
         self.request(what, kind::WINDOW_FREE, u64::from(window), 0)?.accept(what, 0).map(drop)
+    }
+
+    /// A descriptor for a file that this client's worker has exported, which other processes may have.
+    pub fn share_fd(&self, token: Token) -> Result<OwnedFd, ConnectionError> {
+        let what = "a descriptor of an exported file";
+        let answer = self.request(what, kind::SHARE_FD, token.low, token.high)?.accept(what, 1)?;
+        let mut files = answer.files.into_iter();
+        files.next().ok_or(ConnectionError::Malformed { what, detail: "the count of descriptors" })
     }
 
     fn request(

@@ -46,6 +46,11 @@ pub struct ThreadLane<'a> {
 }
 
 impl Lanes {
+    /// The agent's socket.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// The lanes of the connection's client; none is asked for yet.
     pub fn new(connection: Arc<Connection>) -> Self {
         Lanes {

@@ -7,6 +7,7 @@
 //! | [`lanes`] | which thread uses which lane, and the order across threads |
 //! | [`windows`], [`heap`], [`in_place`] | memory shared with the worker |
 //! | [`maps`] | what this process has mapped |
+//! | [`share`] | descriptors of files that processes export |
 //! | [`reserve`] | keeps the worker's device addresses free in this process |
 //! | [`stats`], [`record`], [`trace`], [`log`], [`fork`] | counters, called functions, calls, messages, and what a forked child may do |
 //!
@@ -25,6 +26,7 @@ mod order;
 mod page;
 pub mod record;
 pub mod reserve;
+pub mod share;
 pub mod stats;
 pub mod trace;
 mod wait;

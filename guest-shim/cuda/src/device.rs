@@ -1,6 +1,6 @@
 //! Devices: answered from the snapshot, with the guest's own PCI address.
 
-use crate::{call::put, client, error, handles};
+use crate::{call::put, client, error, handles, sharing};
 use std::ffi::{CStr, c_char};
 use vgpu_client::Connection;
 use vgpu_spec::{
@@ -34,9 +34,8 @@ pub mod attribute {
     pub const COMPUTE_CAPABILITY_MINOR: u32 = 76;
     pub const PAGEABLE_MEMORY_ACCESS: u32 = 88;
     pub const PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES: u32 = 100;
-    pub const HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED: u32 = 103;
     pub const GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED: u32 = 110;
-    pub const SPARSE_CUDA_ARRAY_SUPPORTED: u32 = 112;
+    pub const DMA_BUF_SUPPORTED: u32 = 124;
     pub const HANDLE_TYPE_FABRIC_SUPPORTED: u32 = 128;
     pub const MULTICAST_SUPPORTED: u32 = 132;
     pub const MEM_DECOMPRESS_ALGORITHM_MASK: u32 = 136;
@@ -52,16 +51,13 @@ pub mod attribute {
         PAGEABLE_MEMORY_ACCESS,
         PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES,
         UNIFIED_FUNCTION_POINTERS,
-        HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
         GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED,
-        SPARSE_CUDA_ARRAY_SUPPORTED,
+        DMA_BUF_SUPPORTED,
         HANDLE_TYPE_FABRIC_SUPPORTED,
-        MULTICAST_SUPPORTED,
         MEM_DECOMPRESS_ALGORITHM_MASK,
         MEM_DECOMPRESS_MAXIMUM_LENGTH,
         HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
         HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
-        MEMPOOL_SUPPORTED_HANDLE_TYPES,
         HOST_NUMA_MEMORY_POOLS_SUPPORTED,
         HOST_MEMORY_POOLS_SUPPORTED,
     ];
@@ -113,6 +109,17 @@ impl Devices {
         Ok(self.at(ordinal)?.host)
     }
 
+    /// The program's ordinal of the host's; none for a device that it does not see.
+    pub fn ordinal_of_host(&self, host: i32) -> Option<i32> {
+        self.devices.iter().position(|d| d.host == host).and_then(|i| i32::try_from(i).ok())
+    }
+
+    /// Whether a device can be part of a multicast object.
+    pub fn have_multicast(&self) -> bool {
+        let can = |d: &Visible| d.device.attribute(attribute::MULTICAST_SUPPORTED).is_some_and(|v| v != 0);
+        self.devices.iter().any(can)
+    }
+
     /// Handle of the primary context.
     pub fn primary(&self, ordinal: i32) -> error::Result<u64> {
         Ok(self.at(ordinal)?.primary)
@@ -141,6 +148,8 @@ impl Devices {
             attribute::PCI_DOMAIN_ID => visible.pci.0,
             attribute::PCI_BUS_ID => visible.pci.1,
             attribute::PCI_DEVICE_ID => visible.pci.2,
+            // Only descriptors are exported.
+            attribute::MEMPOOL_SUPPORTED_HANDLE_TYPES => value & sharing::FILE_DESCRIPTOR.cast_signed(),
             id if attribute::ABSENT.contains(&id) => 0,
             _ => value,
         })

@@ -1,12 +1,19 @@
 //! Events. An event's words in the handle table: flags, context.
 
-use crate::{call::put, calls, context, error, handles, stream};
+use crate::{
+    call::{self, put},
+    calls, context, error, handles,
+    sharing::{self, Thing},
+    stream,
+};
 use vgpu_spec::handle::Kind;
 
 /// CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS.
 const FLAGS: u32 = 0x7;
 const DISABLE_TIMING: u32 = 0x2;
 const INTERPROCESS: u32 = 0x4;
+/// Flags of an event that another process has made.
+pub const OF_ANOTHER_PROCESS: u64 = (DISABLE_TIMING | INTERPROCESS) as u64;
 
 pub unsafe fn cuEventCreate(phEvent: *mut u64, Flags: u32) -> error::Result {
     let interprocess_with_timing = Flags & INTERPROCESS != 0 && Flags & DISABLE_TIMING == 0;
@@ -22,9 +29,39 @@ pub unsafe fn cuEventCreate(phEvent: *mut u64, Flags: u32) -> error::Result {
     unsafe { put(phEvent, event) }
 }
 
+/// A process that is told of a record or of a wait relies on its being there: with an event of several processes, the call returns
+/// when the driver has it.
+pub fn settle_if_shared(event: u64) -> error::Result {
+    match handles::words(Kind::Event, event) {
+        Ok((flags, _)) if flags & u64::from(INTERPROCESS) != 0 => call::settle(),
+        _ => Ok(()),
+    }
+}
+
+pub unsafe fn cuEventRecord(hEvent: u64, hStream: u64) -> error::Result {
+    handles::check_event(hEvent)?;
+    handles::check_stream(hStream)?;
+    calls::cuEventRecord(hEvent, hStream)?;
+    settle_if_shared(hEvent)
+}
+
 pub unsafe fn cuEventRecordWithFlags(hEvent: u64, hStream: u64, flags: u32) -> error::Result {
     handles::check_event(hEvent)?;
     handles::check_stream(hStream)?;
     stream::check_external(hStream, flags)?;
-    calls::cuEventRecordWithFlags(hEvent, hStream, flags)
+    calls::cuEventRecordWithFlags(hEvent, hStream, flags)?;
+    settle_if_shared(hEvent)
+}
+
+pub unsafe fn cuEventDestroy_v2(hEvent: u64) -> error::Result {
+    handles::check_event(hEvent)?;
+    sharing::withdraw(Thing::Event(hEvent));
+    let result = calls::cuEventDestroy_v2(hEvent);
+    handles::remove(hEvent);
+    result
+}
+
+pub unsafe fn cuEventDestroy(hEvent: u64) -> error::Result {
+    // SAFETY: no pointers.
+    unsafe { cuEventDestroy_v2(hEvent) }
 }

@@ -1,7 +1,11 @@
 //! Device memory: what the program owns, so that pointer queries and copies of unknown direction need not ask, and the addresses that
 //! this process keeps free of host memory.
 
-use crate::{call::put, calls, client, context, error, managed_memory};
+use crate::{
+    call::put,
+    calls, client, context, error, managed_memory,
+    sharing::{self, Thing},
+};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -26,6 +30,8 @@ pub enum Origin {
     Pool(u64),
     /// Of a graph's node: it is freed and allocated again by launches, so freeing it does not end the range.
     Graph,
+    /// Another process's, opened here.
+    Opened,
     /// A variable of this module or library.
     Variable(u64),
     /// A mapping of this allocation (virtual memory management), whose memory is on a device.
@@ -224,6 +230,19 @@ pub fn is_graphs(base: u64) -> bool {
     find(base).is_some_and(|b| b.base == base && b.origin == Origin::Graph)
 }
 
+/// Forgets memory of another process in which `address` lies.
+pub fn remove_opened(address: u64) {
+    let mut state = state();
+    if let Some(block) = state.find(address).filter(|b| b.origin == Origin::Opened) {
+        state.blocks.remove(&block.base);
+    }
+}
+
+/// Keeps the addresses of memory that cannot be placed elsewhere free of host memory; `false` if something is there.
+pub fn claim(base: u64, len: usize) -> bool {
+    keep_free(base, len as u64)
+}
+
 /// Forgets the variables of a module or library that ends.
 pub fn forget_module(owner: u64) {
     state().blocks.retain(|_, b| b.origin != Origin::Variable(owner));
@@ -359,6 +378,7 @@ pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
     if !is_graphs(dptr) && !remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
+    sharing::withdraw(Thing::Memory(dptr));
     calls::cuMemFree_v2(dptr)
 }
 

@@ -6,7 +6,8 @@ use crate::{
     calls, capture, client, context, device, error, handles,
     location::{self, word},
     memory::{self, Origin},
-    stream,
+    sharing::{self, Thing},
+    stream, virtual_memory,
 };
 use std::{
     ffi::c_void,
@@ -14,7 +15,8 @@ use std::{
 };
 use vgpu_spec::{
     handle::Kind,
-    plain::{Blob4, Blob8},
+    plain::{Blob1, Blob4, Blob8},
+    wire::share::Token,
 };
 
 /// CU_MEM_ALLOCATION_TYPE_PINNED and _MANAGED.
@@ -130,8 +132,8 @@ mod props {
     pub const RESERVED: std::ops::Range<usize> = 34..88;
 }
 
-/// What a pool is made with: device (the program's), most bytes (0: the driver's choice), usage flags.
-fn properties(bytes: &[u8; 88]) -> error::Result<(i32, usize, u32)> {
+/// What a pool is made with: device (the program's), most bytes (0: the driver's choice), usage flags, types of handles.
+fn properties(bytes: &[u8; 88]) -> error::Result<(i32, usize, u32, u32)> {
     let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|&b| b == 0);
     if !zero(props::RESERVED) || !zero(props::SECURITY) {
         return Err(error::INVALID_VALUE);
@@ -141,15 +143,11 @@ fn properties(bytes: &[u8; 88]) -> error::Result<(i32, usize, u32)> {
         MANAGED => return Err(error::NOT_SUPPORTED),
         _ => return Err(error::INVALID_VALUE),
     }
-    if word(bytes, props::HANDLE_TYPES) != 0 {
-        // The device's attribute says that pools cannot be shared.
-        return Err(error::NOT_SUPPORTED);
-    }
     let device = location::ordinal(bytes, props::LOCATION)?;
     let low = u64::from(word(bytes, props::MAX_SIZE));
     let high = u64::from(word(bytes, props::MAX_SIZE + 4));
     let max = usize::try_from(low | high << 32).map_err(|_| error::INVALID_VALUE)?;
-    Ok((device, max, word(bytes, props::USAGE) & 0xffff))
+    Ok((device, max, word(bytes, props::USAGE) & 0xffff, word(bytes, props::HANDLE_TYPES)))
 }
 
 pub unsafe fn cuMemPoolCreate(pool: *mut u64, poolProps: *const Blob8<88>) -> error::Result {
@@ -158,10 +156,10 @@ pub unsafe fn cuMemPoolCreate(pool: *mut u64, poolProps: *const Blob8<88>) -> er
     if pool.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    let (device, max, usage) = properties(&wanted.0)?;
+    let (device, max, usage, handle_types) = properties(&wanted.0)?;
     let host = device::host_ordinal(device)?;
     let made = handles::create_with(Kind::MemoryPool, u64::from(device.cast_unsigned()), 0)?;
-    if let Err(status) = calls::vgpuPoolCreate(made, host, max, usage) {
+    if let Err(status) = calls::vgpuPoolCreate(made, host, max, usage, handle_types) {
         handles::remove(made);
         return Err(status);
     }
@@ -289,9 +287,104 @@ pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
     if !graphs && !memory::remove(dptr) {
         return Err(error::INVALID_VALUE);
     }
+    sharing::withdraw(Thing::Memory(dptr));
     calls::cuMemFreeAsync(dptr, hStream)?;
     // Whether a launch has allocated it, or a capture can free it, the driver knows.
     if graphs { call::settle() } else { Ok(()) }
+}
+
+/// Only descriptors are given out; what the driver says of other types is passed on.
+pub unsafe fn cuMemPoolExportToShareableHandle(
+    handle_out: *mut c_void,
+    pool: u64,
+    handleType: u32,
+    flags: u64,
+) -> error::Result {
+    handles::check_memorypool(pool)?;
+    if handle_out.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let (device, _) = handles::words(Kind::MemoryPool, pool)?;
+    let host = device::host_ordinal(i32::try_from(device).unwrap_or(-1))?;
+    let token = sharing::token(|low, high| calls::vgpuSharePool(low, high, pool, host, handleType, flags))?;
+    // SAFETY: checked above; the program's int.
+    unsafe { sharing::put_descriptor(handle_out, token) }
+}
+
+pub unsafe fn cuMemPoolImportFromShareableHandle(
+    pool_out: *mut u64,
+    handle: *mut c_void,
+    handleType: u32,
+    flags: u64,
+) -> error::Result {
+    client::get()?;
+    if pool_out.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    if handleType != sharing::FILE_DESCRIPTOR {
+        return Err(virtual_memory::import_refused(handleType));
+    }
+    let token = sharing::token_of_descriptor(handle).ok_or(error::UNKNOWN)?;
+    let made = handles::create_with(Kind::MemoryPool, 0, 0)?;
+    let (mut host, mut number) = (0, 0);
+    let imported = calls::vgpuOpenPool(made, &mut host, &mut number, token.low, token.high, flags);
+    // The same pool again has the same handle.
+    if imported.is_ok() && number != made {
+        handles::remove(made);
+        handles::check_memorypool(number)?;
+        // SAFETY: checked above; the program's pointer.
+        return unsafe { put(pool_out, number) };
+    }
+    let device = imported.and_then(|()| {
+        virtual_memory::imported_on(host, || calls::cuMemPoolDestroy(made).unwrap_or_default())
+    });
+    match device {
+        Ok(device) => handles::set_word(made, 0, u64::from(device.cast_unsigned())),
+        Err(status) => {
+            handles::remove(made);
+            return Err(status);
+        }
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(pool_out, made) }
+}
+
+pub unsafe fn cuMemPoolExportPointer(shareData_out: *mut Blob1<64>, ptr: u64) -> error::Result {
+    client::get()?;
+    if shareData_out.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let token = sharing::token(|low, high| calls::vgpuSharePoolMemory(low, high, ptr))?;
+    let base = memory::find(ptr).map_or(ptr, |block| block.base);
+    sharing::remember(Thing::Memory(base), token);
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(shareData_out, Blob1(token.to_handle())) }
+}
+
+pub unsafe fn cuMemPoolImportPointer(
+    ptr_out: *mut u64,
+    pool: u64,
+    shareData: *const Blob1<64>,
+) -> error::Result {
+    handles::check_memorypool(pool)?;
+    // SAFETY: the program's pointer, or NULL.
+    let data = unsafe { shareData.as_ref() }.ok_or(error::INVALID_VALUE)?;
+    if ptr_out.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let token = Token::from_handle(&data.0).ok_or(error::INVALID_VALUE)?;
+    let (mut address, mut base, mut size) = (0, 0, 0);
+    calls::vgpuOpenPoolMemory(&mut address, &mut base, &mut size, pool, token.low, token.high)?;
+    if !memory::claim(base, size) {
+        vgpu_client::warn!(
+            "memory of another process is at {base:#x}, where this process has memory of the host"
+        );
+        let _ = calls::cuMemFree_v2(address);
+        return Err(error::MAP_FAILED);
+    }
+    memory::insert(base, size, Origin::Pool(pool));
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(ptr_out, address) }
 }
 
 #[cfg(test)]
@@ -307,11 +400,11 @@ mod tests {
         set_word(&mut bytes, props::LOCATION + 4, 2);
         set_word(&mut bytes, props::MAX_SIZE + 4, 1);
         set_word(&mut bytes, props::USAGE, 2);
-        assert_eq!(properties(&bytes), Ok((2, 1 << 32, 2)));
+        set_word(&mut bytes, props::HANDLE_TYPES, 1);
+        assert_eq!(properties(&bytes), Ok((2, 1 << 32, 2, 1)));
         for (at, value, want) in [
             (props::TYPE, MANAGED, error::NOT_SUPPORTED),
             (props::TYPE, 0, error::INVALID_VALUE),
-            (props::HANDLE_TYPES, 1, error::NOT_SUPPORTED),
             (props::LOCATION, 3, error::NOT_SUPPORTED),
             (props::SECURITY.start, 1, error::INVALID_VALUE),
             (props::RESERVED.end - 4, 1, error::INVALID_VALUE),

@@ -1,7 +1,7 @@
-//! Copies between contexts, which may be of different devices.
+//! Copies between contexts, which may be of different devices, and multicast objects, which are allocations to all other calls.
 
-use crate::{calls, context, copy, copy_strided::copy_peer, error, handles};
-use vgpu_spec::plain::Blob8;
+use crate::{call, call::put, calls, client, context, copy, copy_strided::copy_peer, device, error, handles};
+use vgpu_spec::{handle::Kind, plain::Blob8};
 
 /// NULL is the current context.
 fn or_current(context: u64) -> error::Result<u64> {
@@ -46,4 +46,78 @@ pub unsafe fn cuMemcpy3DPeer(pCopy: *const Blob8<200>, stream: u64) -> error::Re
 pub unsafe fn cuMemcpy3DPeerAsync(pCopy: *const Blob8<200>, hStream: u64) -> error::Result {
     // SAFETY: the program's pointers.
     unsafe { copy_peer(pCopy, hStream, 2, false) }
+}
+
+/// Without a device that can take part, the driver refuses everything, whatever the arguments are.
+fn need_multicast() -> error::Result {
+    if client::get()?.devices.have_multicast() { Ok(()) } else { Err(error::NOT_SUPPORTED) }
+}
+
+pub unsafe fn cuMulticastCreate(mcHandle: *mut u64, prop: *const Blob8<32>) -> error::Result {
+    need_multicast()?;
+    // SAFETY: the program's pointer, or NULL.
+    let prop = unsafe { call::slice(prop, 1) }.ok_or(error::INVALID_VALUE)?;
+    if mcHandle.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // Held once, as what cuMemCreate makes.
+    let made = handles::create_with(Kind::Allocation, 1, 0)?;
+    if let Err(status) = calls::cuMulticastCreate(made, prop) {
+        handles::remove(made);
+        return Err(status);
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(mcHandle, made) }
+}
+
+pub unsafe fn cuMulticastAddDevice(mcHandle: u64, dev: i32) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    calls::cuMulticastAddDevice(mcHandle, device::host_ordinal(dev)?)
+}
+
+pub unsafe fn cuMulticastBindAddr(
+    mcHandle: u64,
+    mcOffset: usize,
+    memptr: u64,
+    size: usize,
+    flags: u64,
+) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    calls::cuMulticastBindAddr(mcHandle, mcOffset, memptr, size, flags)
+}
+
+pub unsafe fn cuMulticastBindMem(
+    mcHandle: u64,
+    mcOffset: usize,
+    memHandle: u64,
+    memOffset: usize,
+    size: usize,
+    flags: u64,
+) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    handles::check_allocation(memHandle)?;
+    calls::cuMulticastBindMem(mcHandle, mcOffset, memHandle, memOffset, size, flags)
+}
+
+pub unsafe fn cuMulticastGetGranularity(
+    granularity: *mut usize,
+    prop: *const Blob8<32>,
+    option: u32,
+) -> error::Result {
+    need_multicast()?;
+    // SAFETY: the program's pointer, or NULL.
+    let prop = unsafe { call::slice(prop, 1) }.ok_or(error::INVALID_VALUE)?;
+    let mut value = 0;
+    calls::cuMulticastGetGranularity(&mut value, prop, option)?;
+    // SAFETY: the program's pointer.
+    unsafe { put(granularity, value) }
+}
+
+pub unsafe fn cuMulticastUnbind(mcHandle: u64, dev: i32, mcOffset: usize, size: usize) -> error::Result {
+    need_multicast()?;
+    handles::check_allocation(mcHandle)?;
+    calls::cuMulticastUnbind(mcHandle, device::host_ordinal(dev)?, mcOffset, size)
 }

@@ -1,7 +1,7 @@
 //! Pointer attributes, answered from what this process knows of its memory.
 
 use crate::{
-    client, context, error, host_memory,
+    client, context, error, handles, host_memory,
     memory::{self, Origin},
     memory_pool,
 };
@@ -10,7 +10,10 @@ use std::{
     ffi::c_void,
     sync::{Mutex, PoisonError},
 };
-use vgpu_spec::wire::{HUGE_PAGE, SMALL_PAGE};
+use vgpu_spec::{
+    handle::Kind,
+    wire::{HUGE_PAGE, SMALL_PAGE},
+};
 
 /// CUpointer_attribute.
 mod attribute {
@@ -58,6 +61,8 @@ struct Known {
     registered: bool,
     /// Registered for reading only.
     read_only: bool,
+    /// From cuMemAlloc here.
+    allocated: bool,
     /// The pool that the memory is from: 0 is the default one.
     pool: Option<u64>,
     /// Allocation and device of a mapping, which has no context.
@@ -81,6 +86,7 @@ fn find(address: u64) -> Option<Known> {
             managed: block.origin == Origin::Managed,
             registered: false,
             read_only: false,
+            allocated: block.origin == Origin::Allocated,
             pool: if let Origin::Pool(pool) = block.origin { Some(pool) } else { None },
             mapped,
             range: mapped.and_then(|_| memory::reservation(address)).unwrap_or((block.base, block.len)),
@@ -95,6 +101,7 @@ fn find(address: u64) -> Option<Known> {
         managed: false,
         registered: b.registered,
         read_only: b.read_only,
+        allocated: false,
         pool: None,
         mapped: None,
         range: (b.base, b.len),
@@ -139,9 +146,11 @@ fn mapping(known: &Known) -> (u64, u64) {
 
 /// A value and its bytes in the program's place.
 fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usize)> {
-    let device = || match known.mapped {
-        Some((_, device)) => Ok(u64::from(device.cast_unsigned())),
-        None => context::device_of(known.context).map(|d| u64::from(d.cast_unsigned())),
+    let device = || match (known.mapped, known.pool) {
+        (Some((_, device)), _) => Ok(u64::from(device.cast_unsigned())),
+        // Memory of a pool may be of no context here: imported.
+        (None, Some(pool)) if pool != 0 => handles::words(Kind::MemoryPool, pool).map(|words| words.0),
+        _ => context::device_of(known.context).map(|d| u64::from(d.cast_unsigned())),
     };
     Ok(match attribute {
         // Memory of a pool belongs to no context.
@@ -152,7 +161,8 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::HOST_POINTER => return Err(error::INVALID_VALUE),
         attribute::SYNC_MEMOPS => (u64::from(sync_memops(known)), BOOL),
         attribute::IS_MANAGED => (u64::from(known.managed), BOOL),
-        attribute::IS_LEGACY_CUDA_IPC_CAPABLE | attribute::IS_HW_DECOMPRESS_CAPABLE => (0, BOOL),
+        attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (u64::from(known.allocated), BOOL),
+        attribute::IS_HW_DECOMPRESS_CAPABLE => (0, BOOL),
         attribute::BUFFER_ID => (known.id, 8),
         attribute::DEVICE_ORDINAL => (device()?, 4),
         attribute::RANGE_START_ADDR => (known.range.0, 8),
@@ -219,6 +229,7 @@ pub unsafe fn cuPointerGetAttributes(
             managed: false,
             registered: false,
             read_only: false,
+            allocated: false,
             pool: None,
             mapped: None,
             range: (0, 0),

@@ -1,6 +1,6 @@
 //! Streams. A stream's words in the handle table: flags and priority (upper half), context.
 
-use crate::{call::put, calls, capture, client, context, error, green_context, handles};
+use crate::{call::put, calls, capture, client, context, error, event, green_context, handles};
 use std::sync::{Mutex, PoisonError};
 use vgpu_spec::{handle::Kind, plain::Blob8, result::CudaError};
 
@@ -98,7 +98,8 @@ pub unsafe fn cuStreamWaitEvent(hStream: u64, hEvent: u64, Flags: u32) -> error:
     handles::check_stream(hStream)?;
     handles::check_event(hEvent)?;
     check_external(hStream, Flags)?;
-    calls::cuStreamWaitEvent(hStream, hEvent, Flags)
+    calls::cuStreamWaitEvent(hStream, hEvent, Flags)?;
+    event::settle_if_shared(hEvent)
 }
 
 /// A stream's first word.

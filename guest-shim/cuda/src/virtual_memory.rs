@@ -5,9 +5,9 @@
 use crate::{
     call,
     call::put,
-    calls, client, error, handles,
+    calls, client, device, error, handles,
     location::{self, set_word, word},
-    memory,
+    memory, sharing,
 };
 use std::{
     ffi::c_void,
@@ -52,6 +52,8 @@ pub unsafe fn cuMemAddressFree(ptr: u64, size: usize) -> error::Result {
 /// Places in CUmemAllocationProp.
 mod props {
     pub const TYPE: usize = 0;
+    /// Which of them there are, the host's driver knows.
+    #[allow(dead_code)]
     pub const HANDLE_TYPES: usize = 4;
     pub const LOCATION: usize = 8;
     /// Windows' metadata, which must be NULL.
@@ -62,8 +64,6 @@ mod props {
 /// CU_MEM_ALLOCATION_TYPE_PINNED and _MANAGED.
 const PINNED: u32 = 1;
 const MANAGED: u32 = 2;
-/// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR. Taken although export is refused: PyTorch and NCCL ask for it whether or not they share.
-const POSIX_FILE_DESCRIPTOR: u32 = 1;
 
 /// Checked properties with the host's ordinal, and the program's ordinal.
 fn properties(wanted: &Blob8<32>) -> error::Result<(Blob8<32>, i32)> {
@@ -76,9 +76,6 @@ fn properties(wanted: &Blob8<32>) -> error::Result<(Blob8<32>, i32)> {
         PINNED => {}
         MANAGED => return Err(error::NOT_SUPPORTED),
         _ => return Err(error::INVALID_VALUE),
-    }
-    if word(bytes, props::HANDLE_TYPES) & !POSIX_FILE_DESCRIPTOR != 0 {
-        return Err(error::NOT_SUPPORTED);
     }
     let ordinal = location::ordinal(bytes, props::LOCATION)?;
     Ok((*wanted, ordinal))
@@ -206,9 +203,75 @@ pub unsafe fn cuMemGetAllocationPropertiesFromHandle(prop: *mut Blob8<32>, handl
     let (_, device) = handles::words(Kind::Allocation, handle).map_err(|_| error::INVALID_VALUE)?;
     let mut value = Blob8::default();
     calls::cuMemGetAllocationPropertiesFromHandle(&mut value, handle)?;
-    set_word(&mut value.0, props::LOCATION + 4, device as u32);
+    // The driver does not say where imported memory is.
+    if word(&value.0, props::LOCATION) == location::DEVICE {
+        set_word(&mut value.0, props::LOCATION + 4, device as u32);
+    }
     // SAFETY: the program's pointer.
     unsafe { put(prop, value) }
+}
+
+/// Only descriptors are given out; what the driver says of other types is passed on.
+pub unsafe fn cuMemExportToShareableHandle(
+    shareableHandle: *mut c_void,
+    handle: u64,
+    handleType: u32,
+    flags: u64,
+) -> error::Result {
+    client::get()?;
+    if shareableHandle.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let (_, device) = handles::words(Kind::Allocation, handle).map_err(|_| error::INVALID_VALUE)?;
+    let host = device::host_ordinal(i32::try_from(device).unwrap_or(-1))?;
+    let token =
+        sharing::token(|low, high| calls::vgpuShareAllocation(low, high, handle, host, handleType, flags))?;
+    // SAFETY: checked above; the program's int.
+    unsafe { sharing::put_descriptor(shareableHandle, token) }
+}
+
+/// The device of an imported thing, as the program's ordinal; `release` gives it back if the program does not see that device.
+pub fn imported_on(host: i32, release: impl FnOnce()) -> error::Result<i32> {
+    client::get()?.devices.ordinal_of_host(host).ok_or_else(|| {
+        release();
+        error::INVALID_DEVICE
+    })
+}
+
+pub unsafe fn cuMemImportFromShareableHandle(
+    handle: *mut u64,
+    osHandle: *mut c_void,
+    shHandleType: u32,
+) -> error::Result {
+    client::get()?;
+    if handle.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    if shHandleType != sharing::FILE_DESCRIPTOR {
+        return Err(import_refused(shHandleType));
+    }
+    let token = sharing::token_of_descriptor(osHandle).ok_or(error::UNKNOWN)?;
+    let made = handles::create_with(Kind::Allocation, 1, 0)?;
+    let mut host = 0;
+    let imported = calls::vgpuOpenAllocation(made, &mut host, token.low, token.high);
+    let device = imported.and_then(|()| imported_on(host, || calls::cuMemRelease(made).unwrap_or_default()));
+    match device {
+        Ok(device) => handles::set_word(made, 1, u64::from(device.cast_unsigned())),
+        Err(status) => {
+            handles::remove(made);
+            return Err(status);
+        }
+    }
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(handle, made) }
+}
+
+/// What the driver says of a type of handle that is not a descriptor.
+pub fn import_refused(kind: u32) -> u32 {
+    match kind {
+        0 => error::INVALID_VALUE,
+        _ => error::NOT_SUPPORTED,
+    }
 }
 
 #[cfg(test)]
@@ -223,9 +286,8 @@ mod tests {
         set_word(&mut good.0, props::LOCATION + 4, 3);
         assert_eq!(properties(&good).map(|p| p.1), Ok(3));
         for (at, value, want) in [
-            (props::HANDLE_TYPES, POSIX_FILE_DESCRIPTOR, Ok(3)),
-            (props::HANDLE_TYPES, 8, Err(error::NOT_SUPPORTED)),
-            (props::HANDLE_TYPES, 9, Err(error::NOT_SUPPORTED)),
+            (props::HANDLE_TYPES, sharing::FILE_DESCRIPTOR, Ok(3)),
+            (props::HANDLE_TYPES, 8, Ok(3)),
             (props::TYPE, MANAGED, Err(error::NOT_SUPPORTED)),
             (props::TYPE, 0, Err(error::INVALID_VALUE)),
             (props::LOCATION, 2, Err(error::NOT_SUPPORTED)),

@@ -3,7 +3,7 @@
 //! A request is a descriptor chain: device-readable [`RequestHeader`] and body, then device-writable space for
 //! [`ReplyHeader`] and body. The reply space must hold [`MAX_REPLY`] bytes. One request may be outstanding.
 
-use super::Range;
+use super::{Range, share::Token};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Queue numbers.
@@ -35,6 +35,10 @@ pub mod kind {
     pub const WINDOW_MAP: u32 = 6;
     /// [`super::WindowUnmap`] → no body.
     pub const WINDOW_UNMAP: u32 = 7;
+    /// [`super::ShareKeep`] → no body. The file that a client exported stays when the client ends.
+    pub const SHARE_KEEP: u32 = 8;
+    /// [`super::ShareDrop`] → no body. Nobody holds a kept file any more.
+    pub const SHARE_DROP: u32 = 9;
 }
 
 /// `ReplyHeader::status`.
@@ -188,6 +192,21 @@ pub struct WindowMap {
 pub struct WindowUnmap {
     pub client: u32,
     pub window: u32,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ShareKeep {
+    /// The client that exported the file.
+    pub client: u32,
+    pub reserved: u32,
+    pub token: Token,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ShareDrop {
+    pub token: Token,
 }
 
 /// Queue 1: the agent posts device-writable buffers of this size; the broker fills one per event.

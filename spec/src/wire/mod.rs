@@ -7,17 +7,19 @@
 //! | [`socket`] | shim and agent, over the agent's unix socket |
 //! | [`lane`] | shim and worker, over a lane |
 //! | [`snapshot`] | what the host's devices are, told once per client |
+//! | [`share`] | names of what processes of one VM share |
 
 pub mod args;
 pub mod control;
 pub mod lane;
+pub mod share;
 pub mod snapshot;
 pub mod socket;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The protocol's version. A peer with another major version is refused; features are negotiated apart.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Windows and lane pages come in units of this many bytes: a huge page of x86-64.
 pub const HUGE_PAGE: u64 = 2 << 20;

@@ -23,6 +23,8 @@ pub mod kind {
     pub const WINDOW_ALLOC: u32 = 3;
     /// `arg0`: the window's number → status only.
     pub const WINDOW_FREE: u32 = 4;
+    /// `arg0`, `arg1`: the token of a file that this client has exported → 1 descriptor, which stands for it ([`crate::wire::share::Ticket`]).
+    pub const SHARE_FD: u32 = 5;
 }
 
 /// Flags of `HELLO`.

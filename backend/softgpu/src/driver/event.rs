@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Out, put};
-use crate::model::event::{Event, Marker};
+use crate::model::event::Event;
 use crate::model::special_stream::{self, DefaultStream};
 use crate::model::work::{Point, Work};
 use crate::model::{CudaError, Result, current, state};
@@ -20,7 +20,7 @@ pub fn record(default: DefaultStream, event: u64, stream: u64) -> Result {
         return Ok(());
     }
     event.set_captured(None);
-    let marker = Arc::new(Marker::default());
+    let marker = Arc::new(event.marker());
     let point = context.submit(&stream, Vec::new(), Work::Marker(Arc::clone(&marker)))?;
     event.set_record(point, marker);
     Ok(())
@@ -67,7 +67,11 @@ driver_api! {
     fn cuEventQuery(event: u64) {
         let event = state()?.events.get(event)?;
         check_context(&event)?;
-        if event.point().is_some_and(|point| !point.is_reached()) {
+        let reached = match event.shared() {
+            Some(shared) => shared.is_reached(shared.last()),
+            None => event.point().is_none_or(|point| point.is_reached()),
+        };
+        if !reached {
             return Err(CudaError::NotReady);
         }
         Ok(())
@@ -76,8 +80,12 @@ driver_api! {
     /// Waits for the last record.
     fn cuEventSynchronize(event: u64) {
         let event = state()?.events.get(event)?;
-        let points: Vec<Point> = event.point().into_iter().collect();
         let context = state()?.contexts.get(event.context()).map_err(|_| CudaError::ContextIsDestroyed)?;
+        if let Some(shared) = event.shared() {
+            shared.wait(shared.last());
+            return context.core().check();
+        }
+        let points: Vec<Point> = event.point().into_iter().collect();
         context.wait_for(&points)
     }
 

@@ -66,6 +66,7 @@ pub mod graph_node;
 pub mod green_context;
 pub mod host_memory;
 pub mod init;
+pub mod ipc;
 mod jit_options;
 pub mod kernel;
 pub mod launch;

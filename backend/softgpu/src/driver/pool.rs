@@ -1,6 +1,7 @@
 //! Allocation in stream order, and pools. Freed memory goes back to the device when the stream gets there.
 
 use std::ffi::c_void;
+use std::os::fd::IntoRawFd;
 use std::sync::{Arc, PoisonError};
 
 use super::graph_memory::default_properties;
@@ -9,15 +10,18 @@ use crate::model::context::Context;
 use crate::model::graph::{Op, capture_op};
 use crate::model::graph_memory::GraphMemory;
 use crate::model::pool::Pool;
+use crate::model::shared_file::HANDLE;
 use crate::model::special_stream;
 use crate::model::stream::Stream;
 use crate::model::work::Work;
-use crate::model::{CudaError, Result, state};
+use crate::model::{CudaError, Result, current, ipc, state};
 
 /// `CU_MEM_LOCATION_TYPE_DEVICE`.
 const ON_DEVICE: u32 = 1;
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`.
 const PINNED: u32 = 1;
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+const POSIX_FILE_DESCRIPTOR: u32 = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
 const READ_WRITE: u32 = 3;
 
@@ -63,6 +67,11 @@ pub struct Props {
     max_size: u64,
     usage: u16,
     reserved: [u8; 54],
+}
+
+/// A descriptor that the API passes as a pointer.
+pub fn descriptor_in(handle: *mut c_void) -> Result<i32> {
+    i32::try_from(handle.expose_provenance()).map_err(|_| CudaError::Unknown)
 }
 
 fn default_pool(device: i32) -> Result<Arc<Pool>> {
@@ -116,7 +125,7 @@ driver_api! {
     fn cuDeviceSetMemPool(device: i32, pool: u64) {
         let ordinal = state()?.device(device)?.ordinal();
         let pool = pool_at(pool)?;
-        if pool.device().ordinal() != ordinal {
+        if pool.device().ordinal() != ordinal || pool.is_imported() {
             return Err(CudaError::InvalidValue);
         }
         let mut all = state()?.current_pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,16 +133,21 @@ driver_api! {
         Ok(())
     }
 
-    /// Makes a pool of device memory that is not shared.
+    /// Makes a pool of device memory.
     fn cuMemPoolCreate(pool: Out<'_, u64>, props: Option<&Props>) {
         let (out, props) = pool.zip(props).ok_or(CudaError::InvalidValue)?;
         if props.allocation_type != PINNED || props.security != 0 || props.reserved != [0; 54] {
             return Err(CudaError::InvalidValue);
         }
-        if props.handle_types != 0 || props.usage != 0 {
+        if props.usage != 0 {
             return Err(CudaError::NotSupported);
         }
-        let pool = Arc::new(Pool::new(state()?.device(props.location.ordinal()?)?, props.max_size));
+        let device = state()?.device(props.location.ordinal()?)?;
+        let pool = Arc::new(match props.handle_types {
+            0 => Pool::new(device, props.max_size),
+            POSIX_FILE_DESCRIPTOR => Pool::shared(device, props.max_size)?,
+            _ => return Err(CudaError::InvalidValue),
+        });
         out.write(pool.handle());
         state()?.pools.insert(pool.handle(), pool);
         Ok(())
@@ -149,15 +163,62 @@ driver_api! {
         state()?.pools.remove(pool.handle()).map(drop)
     }
 
+    /// A descriptor for other processes.
+    fn cuMemPoolExportToShareableHandle(handle: *mut c_void, pool: u64, kind: u32, flags: u64) {
+        let pool = pool_at(pool)?;
+        if handle.is_null() || kind != POSIX_FILE_DESCRIPTOR || flags != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let file = pool.export()?;
+        // SAFETY: the caller answers for room for a descriptor.
+        unsafe { handle.cast::<i32>().write_unaligned(file.into_raw_fd()) };
+        Ok(())
+    }
+
+    /// Another process's pool, by its descriptor.
+    fn cuMemPoolImportFromShareableHandle(pool: Out<'_, u64>, handle: *mut c_void, kind: u32, flags: u64) {
+        let out = pool.ok_or(CudaError::InvalidValue)?;
+        if kind != POSIX_FILE_DESCRIPTOR || flags != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let pool = Pool::import(descriptor_in(handle)?)?;
+        // The same pool again has the same handle.
+        if let Some(known) = state()?.pools.all().iter().find(|known| known.is_same_import(&pool)) {
+            out.write(known.handle());
+            return Ok(());
+        }
+        out.write(pool.handle());
+        state()?.pools.insert(pool.handle(), Arc::new(pool));
+        Ok(())
+    }
+
+    /// What tells other processes where memory of a shared pool is.
+    fn cuMemPoolExportPointer(data: Out<'_, [u8; HANDLE]>, address: u64) {
+        let out = data.ok_or(CudaError::InvalidValue)?;
+        if state()?.memory.at(address).is_none() {
+            return Err(CudaError::InvalidValue);
+        }
+        out.write(ipc::export_memory(address, true)?);
+        Ok(())
+    }
+
+    /// Memory of another process's pool.
+    fn cuMemPoolImportPointer(address: Out<'_, u64>, pool: u64, data: Option<&[u8; HANDLE]>) {
+        let (out, data) = address.zip(data).ok_or(CudaError::InvalidValue)?;
+        let context = current::working_context()?;
+        out.write(ipc::import_pool_memory(data, &pool_at(pool)?, context.handle())?);
+        Ok(())
+    }
+
     /// Nothing is kept, so there is nothing to trim.
     fn cuMemPoolTrimTo(pool: u64, _keep: usize) {
-        pool_at(pool).map(drop)
+        if pool_at(pool)?.is_imported() { Err(CudaError::InvalidValue) } else { Ok(()) }
     }
 
     /// One attribute of a pool.
     fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut c_void) {
         let (pool, width) = (pool_at(pool)?, width(attribute)?);
-        if to.is_null() {
+        if to.is_null() || pool.is_imported() {
             return Err(CudaError::InvalidValue);
         }
         let value = pool.attribute(attribute)?.to_le_bytes();
@@ -169,7 +230,7 @@ driver_api! {
     /// Sets one attribute of a pool.
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *const c_void) {
         let (pool, width) = (pool_at(pool)?, width(attribute)?);
-        if from.is_null() {
+        if from.is_null() || pool.is_imported() {
             return Err(CudaError::InvalidValue);
         }
         let mut value = [0; 8];
@@ -213,6 +274,9 @@ fn capture_allocation(out: Out<'_, u64>, context: &Context, stream: &Arc<Stream>
 fn allocate(out: Out<'_, u64>, pool: &Arc<Pool>, context: u64, bytes: usize) -> Result {
     let out = out.ok_or(CudaError::InvalidValue)?;
     let bytes = u64::try_from(bytes).map_err(|_| CudaError::OutOfMemory)?;
+    if pool.is_imported() {
+        return Err(CudaError::InvalidValue);
+    }
     out.write(state()?.memory.allocate_from(pool, context, bytes)?.base());
     Ok(())
 }

@@ -148,6 +148,15 @@ stream_api! {
         if stream.captures() {
             return Err(CudaError::StreamCaptureIsolation);
         }
+        if let Some(shared) = event.shared() {
+            // What another process records later does not count.
+            let (shared, last) = (Arc::clone(shared), shared.last());
+            if shared.is_reached(last) {
+                return Ok(());
+            }
+            let wait = Box::new(move |_: &_| shared.wait(last));
+            return context.submit(&stream, Vec::new(), Work::Task(wait)).map(drop);
+        }
         event.point().map_or(Ok(()), |point| context.submit(&stream, vec![point], Work::Wait).map(drop))
     }
 

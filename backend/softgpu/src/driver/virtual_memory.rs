@@ -1,16 +1,18 @@
 //! Virtual memory management.
 
+use std::ffi::c_void;
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
-use super::pool::{Access, Location};
+use super::pool::{Access, Location, descriptor_in};
 use super::{Out, array_at, put};
-use crate::model::virtual_memory::{GRANULARITY, Physical, release};
+use crate::model::virtual_memory::{GRANULARITY, POSIX_FILE_DESCRIPTOR, Physical, release};
 use crate::model::{CudaError, Result, state};
 
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`.
 const PINNED: u32 = 1;
-/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`, which is taken; exporting is not there.
-const POSIX_FILE_DESCRIPTOR: u32 = 1;
+/// `CU_MEM_HANDLE_TYPE_FABRIC`, for which the machine lacks a channel.
+const FABRIC: u32 = 8;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
 const READ_WRITE: u32 = 3;
 
@@ -33,8 +35,7 @@ impl Props {
         if self.kind != PINNED || self.metadata != 0 || self.reserved != [0; 4] {
             return Err(CudaError::InvalidValue);
         }
-        let wants_more = self.compression != 0 || self.rdma != 0 || self.usage != 0;
-        if wants_more || self.handle_types & !POSIX_FILE_DESCRIPTOR != 0 {
+        if self.compression != 0 || self.rdma != 0 || self.usage != 0 {
             return Err(CudaError::NotSupported);
         }
         self.location.ordinal()
@@ -68,6 +69,12 @@ driver_api! {
             return Err(CudaError::InvalidValue);
         }
         let device = state()?.device(props.check()?)?;
+        if props.handle_types & FABRIC != 0 {
+            return Err(CudaError::NotPermitted);
+        }
+        if props.handle_types & !POSIX_FILE_DESCRIPTOR != 0 {
+            return Err(CudaError::InvalidValue);
+        }
         let physical = Arc::new(Physical::new(device, bytes(size)?, props.handle_types)?);
         out.write(physical.handle());
         state()?.physical.insert(physical.handle(), physical);
@@ -77,6 +84,32 @@ driver_api! {
     /// Lets go of device memory.
     fn cuMemRelease(handle: u64) {
         release(handle)
+    }
+
+    /// A descriptor for other processes.
+    fn cuMemExportToShareableHandle(place: *mut c_void, handle: u64, kind: u32, flags: u64) {
+        let memory = state()?.physical.get(handle).map_err(|_| CudaError::InvalidValue)?;
+        if place.is_null() || kind != POSIX_FILE_DESCRIPTOR || flags != 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        let file = memory.export()?;
+        // SAFETY: the caller answers for room for a descriptor.
+        unsafe { place.cast::<i32>().write_unaligned(file.into_raw_fd()) };
+        Ok(())
+    }
+
+    /// Memory of a process, by its descriptor.
+    fn cuMemImportFromShareableHandle(handle: Out<'_, u64>, descriptor: *mut c_void, kind: u32) {
+        let out = handle.ok_or(CudaError::InvalidValue)?;
+        match kind {
+            POSIX_FILE_DESCRIPTOR => {}
+            0 => return Err(CudaError::InvalidValue),
+            _ => return Err(CudaError::NotSupported),
+        }
+        let physical = Arc::new(Physical::import(descriptor_in(descriptor)?)?);
+        out.write(physical.handle());
+        state()?.physical.insert(physical.handle(), physical);
+        Ok(())
     }
 
     /// Maps device memory; `offset` must be 0, as on the real driver.
@@ -137,7 +170,7 @@ driver_api! {
         put(props, Props {
             kind: PINNED,
             handle_types: memory.handle_types(),
-            location: Location { kind: 1, id },
+            location: if memory.is_imported() { Location { kind: 0, id: 0 } } else { Location { kind: 1, id } },
             metadata: 0,
             compression: 0,
             rdma: 0,

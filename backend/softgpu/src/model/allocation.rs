@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::device::Device;
+use super::ipc::Part;
 use super::pool::Pool;
 use super::{CudaError, Result};
 
@@ -22,6 +23,8 @@ pub enum RangeKind {
     Host(u32),
     /// The program's own memory, registered with these `CU_MEMHOSTREGISTER` flags.
     Registered(u32),
+    /// Another process's device memory.
+    Opened,
     /// A mapping of virtual memory management, whose pages are not the allocation's.
     Virtual,
 }
@@ -38,6 +41,10 @@ pub struct Allocation {
     id: u64,
     /// The pool that it was taken from.
     pool: Option<Arc<Pool>>,
+    /// Its part of the file of device memory.
+    part: Option<Part>,
+    /// Whether it is taken off the device's memory and the pool's.
+    counted: bool,
 }
 
 impl Allocation {
@@ -52,8 +59,12 @@ impl Allocation {
         if counted {
             device.take(mapped)?;
         }
-        match map_pages(mapped) {
-            Ok(base) => Ok(Allocation {
+        let pages = match kind {
+            RangeKind::Device => Part::new(mapped).map(|(part, base)| (Some(part), base)),
+            _ => map_pages(mapped).map(|base| (None, base)),
+        };
+        match pages {
+            Ok((part, base)) => Ok(Allocation {
                 base,
                 size,
                 mapped,
@@ -62,6 +73,8 @@ impl Allocation {
                 device: Arc::clone(device),
                 id: next_id(),
                 pool: None,
+                part,
+                counted,
             }),
             Err(error) => {
                 if counted {
@@ -86,7 +99,8 @@ impl Allocation {
         }
         let kind = RangeKind::Registered(flags);
         let device = Arc::clone(device);
-        Ok(Allocation { base, size, mapped: 0, kind, context, device, id: next_id(), pool: None })
+        let (id, pool, part) = (next_id(), None, None);
+        Ok(Allocation { base, size, mapped: 0, kind, context, device, id, pool, part, counted: false })
     }
 
     /// Device memory of a pool.
@@ -107,7 +121,32 @@ impl Allocation {
     /// Device memory that is mapped at `base` already; it belongs to no context.
     pub fn of_mapping(base: u64, size: u64, device: &Arc<Device>) -> Allocation {
         let (kind, device) = (RangeKind::Virtual, Arc::clone(device));
-        Allocation { base, size, mapped: 0, kind, context: 0, device, id: next_id(), pool: None }
+        let (id, pool, part) = (next_id(), None, None);
+        Allocation { base, size, mapped: 0, kind, context: 0, device, id, pool, part, counted: false }
+    }
+
+    /// Another process's memory that is mapped at `base`: opened, or of a pool that is that process's, too.
+    pub fn of_another(
+        base: u64,
+        size: u64,
+        mapped: u64,
+        context: u64,
+        device: &Arc<Device>,
+        pool: Option<Arc<Pool>>,
+    ) -> Allocation {
+        let kind = if pool.is_some() { RangeKind::Device } else { RangeKind::Opened };
+        let (device, id) = (Arc::clone(device), next_id());
+        Allocation { base, size, mapped, kind, context, device, id, pool, part: None, counted: false }
+    }
+
+    /// Its part of the file of device memory, for other processes.
+    pub fn part(&self) -> Option<&Part> {
+        self.part.as_ref()
+    }
+
+    /// Whether its pool is for other processes, too; none without a pool.
+    pub fn shared_pool(&self) -> Option<bool> {
+        self.pool.as_ref().map(|pool| pool.is_shared())
     }
 
     /// Whether `cuMemFree` may end it.
@@ -137,7 +176,7 @@ impl Allocation {
 
     /// Whether it is device memory.
     pub fn is_device(&self) -> bool {
-        counts_against_device(self.kind) || self.kind == RangeKind::Virtual
+        counts_against_device(self.kind) || matches!(self.kind, RangeKind::Virtual | RangeKind::Opened)
     }
 
     /// The handle of the context that it was made in.
@@ -177,9 +216,10 @@ impl Drop for Allocation {
             // SAFETY: the pages are this allocation's own mapping, and nothing that could use them holds it any more.
             unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(base), length) };
         }
-        if self.is_device() {
-            self.device.give_back(self.mapped);
+        if !self.counted {
+            return;
         }
+        self.device.give_back(self.mapped);
         if let Some(pool) = &self.pool {
             pool.give_back(self.size);
         }

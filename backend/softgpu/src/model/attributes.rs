@@ -1,7 +1,7 @@
 //! What `cuDeviceGetAttribute` answers, attribute by attribute.
 //!
 //! Where nothing is claimed that softgpu cannot keep, the value is an H100's. What softgpu lacks (cooperative launch,
-//! clusters, interprocess handles) is 0.
+//! clusters) is 0.
 
 /// How an attribute's value is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ const TABLE: &[(u32, Value)] = &[
     (100, Fixed(0)), // PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
     (101, Fixed(0)), // DIRECT_MANAGED_MEM_ACCESS_FROM_HOST
     (102, Fixed(1)), // VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED
-    (103, Fixed(0)), // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
+    (103, Fixed(1)), // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
     (104, Fixed(0)), // HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
     (105, Fixed(0)), // HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED
     (106, Fixed(32)), // MAX_BLOCKS_PER_MULTIPROCESSOR
@@ -147,13 +147,13 @@ const TABLE: &[(u32, Value)] = &[
     (116, Fixed(0)), // GPU_DIRECT_RDMA_SUPPORTED
     (117, Fixed(0)), // GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
     (118, Fixed(0)), // GPU_DIRECT_RDMA_WRITES_ORDERING
-    (119, Fixed(0)), // MEMPOOL_SUPPORTED_HANDLE_TYPES
+    (119, Fixed(1)), // MEMPOOL_SUPPORTED_HANDLE_TYPES
     (120, Fixed(0)), // CLUSTER_LAUNCH
     (121, Fixed(0)), // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
     (122, Fixed(0)), // CAN_USE_64_BIT_STREAM_MEM_OPS
     (123, Fixed(0)), // CAN_USE_STREAM_WAIT_VALUE_NOR
     (124, Fixed(0)), // DMA_BUF_SUPPORTED
-    (125, Fixed(0)), // IPC_EVENT_SUPPORTED
+    (125, Fixed(1)), // IPC_EVENT_SUPPORTED
     (126, Fixed(1)), // MEM_SYNC_DOMAIN_COUNT
     (127, Fixed(0)), // TENSOR_MAP_ACCESS_SUPPORTED
     (128, Fixed(0)), // HANDLE_TYPE_FABRIC_SUPPORTED

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::graph::Capture;
 use super::handle::{self, Kind};
+use super::ipc::SharedEvent;
+use super::shared_file::HANDLE;
 use super::work::Point;
 use super::{CudaError, Result};
 
@@ -13,14 +15,17 @@ const DISABLE_TIMING: u32 = 2;
 /// `CU_EVENT_INTERPROCESS`.
 const INTERPROCESS: u32 = 4;
 
-/// When a record was reached.
+/// When a record was reached; for an event of several processes, its number there.
 #[derive(Debug, Default)]
-pub struct Marker(OnceLock<Instant>);
+pub struct Marker(OnceLock<Instant>, Option<(Arc<SharedEvent>, u64)>);
 
 impl Marker {
     /// The record is reached now.
     pub fn set(&self) {
         let _ = self.0.set(Instant::now());
+        if let Some((event, record)) = &self.1 {
+            event.reach(*record);
+        }
     }
 }
 
@@ -32,6 +37,9 @@ pub struct Event {
     flags: u32,
     record: Mutex<Option<Record>>,
     captured: Mutex<Option<Capture>>,
+    shared: Option<Arc<SharedEvent>>,
+    /// Another process has made it.
+    foreign: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -41,21 +49,51 @@ struct Record {
 }
 
 impl Event {
-    /// An event of the context with this handle. Unknown flags: `INVALID_VALUE`; for other processes: `NOT_SUPPORTED`.
+    /// An event of the context with this handle. Unknown flags: `INVALID_VALUE`.
     pub fn new(context: u64, flags: u32) -> Result<Event> {
         if flags & !7 != 0 || (flags & INTERPROCESS != 0 && flags & DISABLE_TIMING == 0) {
             return Err(CudaError::InvalidValue);
         }
-        if flags & INTERPROCESS != 0 {
-            return Err(CudaError::NotSupported);
-        }
+        let shared = flags & INTERPROCESS != 0;
+        let shared = if shared { Some(Arc::new(SharedEvent::new()?)) } else { None };
         Ok(Event {
             handle: handle::new_handle(Kind::Event),
             context,
             flags,
             record: Mutex::default(),
             captured: Mutex::default(),
+            shared,
+            foreign: false,
         })
+    }
+
+    /// Another process's event.
+    pub fn open(context: u64, handle: &[u8; HANDLE]) -> Result<Event> {
+        Ok(Event {
+            handle: handle::new_handle(Kind::Event),
+            context,
+            flags: DISABLE_TIMING | INTERPROCESS,
+            record: Mutex::default(),
+            captured: Mutex::default(),
+            shared: Some(Arc::new(SharedEvent::open(handle)?)),
+            foreign: true,
+        })
+    }
+
+    /// Its handle for other processes: `INVALID_HANDLE` for one that is not for them, or is another's itself.
+    pub fn export(&self) -> Result<[u8; HANDLE]> {
+        self.shared.as_ref().filter(|_| !self.foreign).ok_or(CudaError::InvalidHandle)?.export()
+    }
+
+    /// What other processes see of it, if it is for them.
+    pub fn shared(&self) -> Option<&Arc<SharedEvent>> {
+        self.shared.as_ref()
+    }
+
+    /// For a record that is about to be made.
+    pub fn marker(&self) -> Marker {
+        let shared = self.shared.as_ref().map(|event| (Arc::clone(event), event.record()));
+        Marker(OnceLock::new(), shared)
     }
 
     /// The `CUevent`.

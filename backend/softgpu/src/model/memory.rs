@@ -60,7 +60,8 @@ impl MemoryMap {
         Ok(())
     }
 
-    fn insert(&self, allocation: Allocation) -> Arc<Allocation> {
+    /// Takes a range that is made already.
+    pub fn insert(&self, allocation: Allocation) -> Arc<Allocation> {
         let allocation = Arc::new(allocation);
         let mut ranges = self.0.write().unwrap_or_else(PoisonError::into_inner);
         ranges.snapshots.clear();

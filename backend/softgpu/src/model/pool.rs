@@ -1,11 +1,17 @@
 //! Memory pools: what they count and are told to keep. Memory that is freed goes back to the device at once.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::Device;
 use super::handle::{Kind, new_handle};
-use super::{CudaError, Result};
+use super::{CudaError, Result, shared_file};
+
+/// In the file that stands for a pool in other processes.
+const MAGIC: u64 = u64::from_le_bytes(*b"softpool");
+/// Bytes of that file.
+const FILE: u64 = 4096;
 
 /// Bytes in use, now and at most.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +31,10 @@ pub struct Pool {
     /// `CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES`, `_ALLOW_OPPORTUNISTIC`, `_ALLOW_INTERNAL_DEPENDENCIES`.
     policies: [AtomicU32; 3],
     threshold: AtomicU64,
+    /// What stands for it in other processes, if it is for them.
+    file: Option<OwnedFd>,
+    /// The inode of the file that it was imported with; 0 for a pool of this process.
+    imported: u64,
 }
 
 impl Pool {
@@ -37,7 +47,53 @@ impl Pool {
             used: Mutex::default(),
             policies: [AtomicU32::new(1), AtomicU32::new(1), AtomicU32::new(1)],
             threshold: AtomicU64::new(0),
+            file: None,
+            imported: 0,
         }
+    }
+
+    /// A pool that other processes can import.
+    pub fn shared(device: &Arc<Device>, most: u64) -> Result<Pool> {
+        let file = shared_file::memory_file(FILE)?;
+        shared_file::write(&file, 0, &[MAGIC, u64::from(device.ordinal())])?;
+        Ok(Pool { file: Some(file), ..Pool::new(device, most) })
+    }
+
+    /// Another process's pool, by its descriptor: `UNKNOWN` for any other.
+    pub fn import(descriptor: i32) -> Result<Pool> {
+        let unknown = |_| CudaError::Unknown;
+        let file = shared_file::duplicate(descriptor).map_err(unknown)?;
+        let (size, inode) = shared_file::size_and_inode(&file).map_err(unknown)?;
+        if size != FILE {
+            return Err(CudaError::Unknown);
+        }
+        let [magic, ordinal] = shared_file::read::<2>(&file, 0).map_err(unknown)?;
+        if magic != MAGIC {
+            return Err(CudaError::Unknown);
+        }
+        let device = super::state()?.device(i32::try_from(ordinal).unwrap_or(-1))?;
+        Ok(Pool { imported: inode, ..Pool::new(device, 0) })
+    }
+
+    /// A new descriptor for other processes: `INVALID_VALUE` for a pool that is not for them.
+    pub fn export(&self) -> Result<OwnedFd> {
+        let file = self.file.as_ref().ok_or(CudaError::InvalidValue)?;
+        file.try_clone().map_err(|_| CudaError::OperatingSystem)
+    }
+
+    /// Whether other processes can import it.
+    pub fn is_shared(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether another process has made it: nothing is allocated from it here.
+    pub fn is_imported(&self) -> bool {
+        self.imported != 0
+    }
+
+    /// Whether both are the same pool of another process.
+    pub fn is_same_import(&self, other: &Pool) -> bool {
+        self.imported == other.imported
     }
 
     /// The `CUmemoryPool`.

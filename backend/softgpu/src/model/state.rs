@@ -13,6 +13,7 @@ use super::function::{Function, Kernel};
 use super::graph::{Exec, Graph};
 use super::green_context::{Description, GreenContext};
 use super::handle::Table;
+use super::ipc::Opened;
 use super::library::Library;
 use super::link::Link;
 use super::memory::MemoryMap;
@@ -34,6 +35,8 @@ pub struct State {
     devices: Vec<Arc<Device>>,
     /// Device, pinned and registered memory of all devices.
     pub memory: MemoryMap,
+    /// Other processes' memory.
+    pub opened: Opened,
     /// Live contexts.
     pub contexts: Table<Context>,
     /// Live created streams (not the three special ones).

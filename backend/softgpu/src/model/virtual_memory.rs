@@ -3,17 +3,21 @@
 //! Device memory is a file in memory, so that it can be mapped where the program wants it, more than once.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::device::Device;
 use super::handle::{Kind, new_handle};
-use super::{CudaError, Result, state};
+use super::{CudaError, Result, shared_file, state};
 
 /// What sizes are multiples of, as on an H100.
 pub const GRANULARITY: u64 = 2 << 20;
 const PAGE: u64 = 4096;
+/// In the file of device memory, behind the memory.
+const MAGIC: u64 = u64::from_le_bytes(*b"softphys");
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+pub const POSIX_FILE_DESCRIPTOR: u32 = 1;
 
 /// Device memory, from `cuMemCreate`.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Physical {
     size: u64,
     device: Arc<Device>,
     handle_types: u32,
+    /// Whether it is taken off the device's memory.
+    counted: bool,
     /// How often the program holds the handle.
     holds: AtomicU32,
 }
@@ -33,18 +39,10 @@ impl Physical {
         if size == 0 || !size.is_multiple_of(GRANULARITY) {
             return Err(CudaError::InvalidValue);
         }
-        let length = libc::off_t::try_from(size).map_err(|_| CudaError::OutOfMemory)?;
-        // SAFETY: the name is a string that lives as long as the call.
-        let file = unsafe { libc::memfd_create(c"vgpu-softgpu".as_ptr(), libc::MFD_CLOEXEC) };
-        if file < 0 {
-            return Err(CudaError::OutOfMemory);
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let file = unsafe { OwnedFd::from_raw_fd(file) };
-        // SAFETY: a live descriptor of our own.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), length) } != 0 {
-            return Err(CudaError::OutOfMemory);
-        }
+        // What it is stands behind the memory, for processes that import it.
+        let whole = size.checked_add(PAGE).ok_or(CudaError::OutOfMemory)?;
+        let file = shared_file::memory_file(whole)?;
+        shared_file::write(&file, size, &[MAGIC, u64::from(device.ordinal())])?;
         device.take(size)?;
         Ok(Physical {
             handle: new_handle(Kind::Physical),
@@ -52,8 +50,32 @@ impl Physical {
             size,
             device: Arc::clone(device),
             handle_types,
+            counted: true,
             holds: AtomicU32::new(1),
         })
+    }
+
+    /// A new descriptor for other processes: `INVALID_VALUE` for memory that was not made for that.
+    pub fn export(&self) -> Result<OwnedFd> {
+        if self.handle_types & POSIX_FILE_DESCRIPTOR == 0 {
+            return Err(CudaError::InvalidValue);
+        }
+        self.file.try_clone().map_err(|_| CudaError::OperatingSystem)
+    }
+
+    /// Memory of a process, by its descriptor: `UNKNOWN` for any other. It cannot be exported again.
+    pub fn import(descriptor: i32) -> Result<Physical> {
+        let unknown = |_| CudaError::Unknown;
+        let file = shared_file::duplicate(descriptor).map_err(unknown)?;
+        let whole = shared_file::size_and_inode(&file).map_err(unknown)?.0;
+        let size = whole.checked_sub(PAGE).ok_or(CudaError::Unknown)?;
+        let [magic, ordinal] = shared_file::read::<2>(&file, size).map_err(unknown)?;
+        if magic != MAGIC {
+            return Err(CudaError::Unknown);
+        }
+        let device = Arc::clone(state()?.device(i32::try_from(ordinal).unwrap_or(-1))?);
+        let (handle, holds) = (new_handle(Kind::Physical), AtomicU32::new(1));
+        Ok(Physical { handle, file, size, device, handle_types: 0, counted: false, holds })
     }
 
     /// The `CUmemGenericAllocationHandle`.
@@ -66,6 +88,11 @@ impl Physical {
         &self.device
     }
 
+    /// Whether another process may have made it.
+    pub fn is_imported(&self) -> bool {
+        !self.counted
+    }
+
     /// The handle types that it was made with.
     pub fn handle_types(&self) -> u32 {
         self.handle_types
@@ -74,7 +101,9 @@ impl Physical {
 
 impl Drop for Physical {
     fn drop(&mut self) {
-        self.device.give_back(self.size);
+        if self.counted {
+            self.device.give_back(self.size);
+        }
     }
 }
 

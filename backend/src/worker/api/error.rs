@@ -12,8 +12,11 @@ pub const OUT_OF_MEMORY: CudaError = CudaError(2);
 pub const NOT_INITIALIZED: CudaError = CudaError(3);
 pub const INVALID_IMAGE: CudaError = CudaError(200);
 pub const INVALID_CONTEXT: CudaError = CudaError(201);
+pub const MAP_FAILED: CudaError = CudaError(205);
+pub const OPERATING_SYSTEM: CudaError = CudaError(304);
 pub const INVALID_HANDLE: CudaError = CudaError(400);
 pub const NOT_SUPPORTED: CudaError = CudaError(801);
+pub const UNKNOWN: CudaError = CudaError(999);
 
 /// What a call gives: results written, or the code.
 pub type Outcome = Result<(), CudaError>;

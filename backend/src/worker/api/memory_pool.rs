@@ -21,10 +21,11 @@ pub fn vgpuPoolDefault(t: &mut Thread, pool: u64, device: i32) -> Result<(), Cud
     t.insert_memorypool(pool, real)
 }
 
-/// CUmemPoolProps for a pool of device memory that is not shared.
-fn properties(device: i32, max_size: usize, usage: u32) -> Result<Blob8<88>, CudaError> {
+/// CUmemPoolProps for a pool of device memory.
+fn properties(device: i32, max_size: usize, usage: u32, handle_types: u32) -> Result<Blob8<88>, CudaError> {
     let mut bytes = [0; 88];
     bytes[..4].copy_from_slice(&PINNED.to_le_bytes());
+    bytes[4..8].copy_from_slice(&handle_types.to_le_bytes());
     bytes[8..12].copy_from_slice(&DEVICE.to_le_bytes());
     bytes[12..16].copy_from_slice(&device.to_le_bytes());
     bytes[24..32].copy_from_slice(&(max_size as u64).to_le_bytes());
@@ -39,9 +40,10 @@ pub fn vgpuPoolCreate(
     device: i32,
     max_size: usize,
     usage: u32,
+    handle_types: u32,
 ) -> Result<(), CudaError> {
     let create = t.driver.cuMemPoolCreate.ok_or(NOT_SUPPORTED)?;
-    let wanted = properties(device, max_size, usage)?;
+    let wanted = properties(device, max_size, usage, handle_types)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle and properties that outlive the call.
     check(unsafe { create(&raw mut real, &raw const wanted) })?;
@@ -82,9 +84,9 @@ mod tests {
 
     #[test]
     fn properties_lie_where_the_driver_reads_them() {
-        let bytes = properties(3, 0x1_0000_0002, 2).unwrap().0;
-        assert_eq!(bytes[..16], [1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
+        let bytes = properties(3, 0x1_0000_0002, 2, 9).unwrap().0;
+        assert_eq!(bytes[..16], [1, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
         assert_eq!(bytes[24..36], [2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
-        assert!(properties(0, 0, 0x1_0000).is_err());
+        assert!(properties(0, 0, 0x1_0000, 0).is_err());
     }
 }

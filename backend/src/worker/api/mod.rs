@@ -21,6 +21,7 @@ mod graph_node;
 mod graph_pageable;
 mod green_context;
 mod image;
+mod ipc;
 mod jit;
 mod kernel;
 mod launch;

@@ -188,6 +188,11 @@ impl super::thread::Thread {
         self.session.kernels.table.insert(number, real)
     }
 
+    /// The number of a pool that the guest has imported.
+    pub fn known_pool(&self, real: u64) -> Option<u64> {
+        self.session.memory_pools.find(real)
+    }
+
     /// The number of a function that the guest asked for.
     pub fn known_function(&self, real: u64) -> Option<u64> {
         self.session.functions.table.find(real)

@@ -11,15 +11,14 @@ use vgpu_spec::plain::Blob8;
 /// CU_MEM_ALLOCATION_TYPE_PINNED and CU_MEM_LOCATION_TYPE_DEVICE.
 const PINNED: u32 = 1;
 const DEVICE: u32 = 1;
-/// CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR: allowed, since many programs ask for it whether or not they share; nothing exports it.
-const HANDLE_TYPES: u32 = 1;
 
 /// CUmemAllocationProp for memory of a device.
 fn checked(props: Option<Vec<Blob8<32>>>) -> Result<Blob8<32>, CudaError> {
     let props = props.as_deref().and_then(<[_]>::first).copied().ok_or(INVALID_VALUE)?;
     let word =
         |at: usize| props.0.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    if word(0) != PINNED || word(4) & !HANDLE_TYPES != 0 || word(8) != DEVICE {
+    // Any handle types (word 1): the driver knows which it has, and only descriptors are exported.
+    if word(0) != PINNED || word(8) != DEVICE {
         return Err(NOT_SUPPORTED);
     }
     // The pointer of Windows' metadata.
@@ -81,9 +80,9 @@ mod tests {
     fn only_memory_of_a_device_is_allocated() {
         assert!(checked(props([1, 0, 1, 7, 0, 0, 0, 0])).is_ok());
         assert!(checked(props([1, 1, 1, 0, 0, 0, 0x100, 0])).is_ok());
+        assert!(checked(props([1, 8, 1, 0, 0, 0, 0, 0])).is_ok());
         for wrong in [
             [2, 0, 1, 0, 0, 0, 0, 0],
-            [1, 2, 1, 0, 0, 0, 0, 0],
             [1, 0, 2, 0, 0, 0, 0, 0],
             [1, 0, 3, 0, 0, 0, 0, 0],
             [1, 0, 1, 0, 0, 1, 0, 0],

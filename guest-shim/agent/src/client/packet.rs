@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use vgpu_spec::wire::control::status;
+use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::socket::{self as wire, MAX_PACKET, hello, kind};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -18,6 +19,7 @@ pub enum Request {
     Lane,
     WindowAlloc { len: u64, address: u64 },
     WindowFree { window: u32 },
+    ShareFd { token: Token },
 }
 
 /// Why a request is refused: the status for the shim and the reason for the log.
@@ -58,6 +60,7 @@ pub fn parse(bytes: &[u8]) -> Result<Request, Refusal> {
         }),
         kind::LANE => Ok(Request::Lane),
         kind::WINDOW_ALLOC => Ok(Request::WindowAlloc { len: request.arg0, address: request.arg1 }),
+        kind::SHARE_FD => Ok(Request::ShareFd { token: Token { low: request.arg0, high: request.arg1 } }),
         kind::WINDOW_FREE => match u32::try_from(request.arg0) {
             Ok(window) => Ok(Request::WindowFree { window }),
             Err(_) => Err(Refusal::invalid(format!("no window has the number {:#x}", request.arg0))),

@@ -7,10 +7,12 @@ use crate::carrier::{Block, ClientMemory, MemoryError};
 use crate::control::ControlError;
 use crate::lanes::LaneError;
 use crate::service::Service;
+use crate::shares::{self, Shares};
 use crate::wait::borrow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use vgpu_spec::wire::control::{ClientOpen, ClientOpenReply, status};
+use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::{HUGE_PAGE, Range, VERSION, socket as wire};
 use zerocopy::IntoBytes;
 
@@ -62,6 +64,10 @@ impl Session {
             Request::WindowAlloc { len, address } => {
                 let (body, file) = self.window_alloc(len, address)?;
                 answer(Reply { body: body.as_bytes().to_vec(), fds: vec![file.as_fd()] });
+            }
+            Request::ShareFd { token } => {
+                let file = self.share_fd(token)?;
+                answer(Reply { body: Vec::new(), fds: vec![file.as_fd()] });
             }
             Request::WindowFree { window } => {
                 self.window_free(window)?;
@@ -211,6 +217,18 @@ impl Session {
         }
         client.memory.free(window.block);
         Ok(())
+    }
+
+    /// A descriptor that stands for a file which this client has exported.
+    fn share_fd(&mut self, token: Token) -> Result<std::os::fd::OwnedFd, Refusal> {
+        let client = client(&mut self.state)?;
+        if let Err(error) = self.service.control().share_keep(client.number, token) {
+            return Err(self.refusal(&error));
+        }
+        Shares::hold(&self.service, token).map_err(|error| {
+            shares::drop_file(&self.service, token);
+            Refusal::new(status::LIMIT, format!("making a descriptor for an exported file: {error}"))
+        })
     }
 
     /// What a failed request to the broker means for the shim; ends the agent if the device is of no use.

@@ -22,6 +22,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use vgpu_spec::wire::control::{self, status};
 use vgpu_spec::wire::lane::state;
+use vgpu_spec::wire::share::{TICKET_MAGIC, Ticket, Token};
 use vgpu_spec::wire::socket::{self as wire, kind};
 use vgpu_spec::wire::{HUGE_PAGE, VERSION, WINDOW_AREA, split};
 use zerocopy::IntoBytes;
@@ -269,4 +270,47 @@ fn stopping_the_server_closes_all_clients() {
 fn a_packet_larger_than_the_protocol_allows_is_not_sent() {
     let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
     assert!(packet::send(&a, &vec![0; wire::MAX_PACKET + 1], &[]).is_err());
+}
+
+#[test]
+fn an_exported_file_is_kept_until_the_last_copy_of_its_descriptor_is_closed() {
+    let agent = Agent::start(1);
+    let shim = agent.client();
+    let (status, body, mut files) = shim.ask(kind::SHARE_FD, 7, 9);
+    assert_eq!((status, body.len(), files.len()), (status::OK, 0, 1));
+    let file = files.remove(0);
+    let mut bytes = [0; 64];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, len) = rustix::net::recv(&file, &mut bytes[..], flags).unwrap();
+    let token = Token { low: 7, high: 9 };
+    assert_eq!(&bytes[..len], Ticket { magic: TICKET_MAGIC, token }.as_bytes());
+    let seen = |kind| agent.broker.seen.lock().unwrap().iter().find(|s| s.0 == kind).map(|s| s.1.clone());
+    let kept = seen(control::kind::SHARE_KEEP).unwrap();
+    assert_eq!(kept, control::ShareKeep { client: 1, reserved: 0, token }.as_bytes());
+    // The exporter's end is not the file's.
+    drop(shim);
+    agent.wait_closed(1);
+    let copy = file.try_clone().unwrap();
+    drop(file);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(seen(control::kind::SHARE_DROP), None);
+    drop(copy);
+    let start = Instant::now();
+    while seen(control::kind::SHARE_DROP).is_none() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the file is never dropped");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(seen(control::kind::SHARE_DROP).unwrap(), token.as_bytes());
+}
+
+#[test]
+fn a_file_that_the_broker_does_not_keep_gets_no_descriptor() {
+    let agent = Agent::start(1);
+    let shim = agent.connect();
+    assert_eq!(shim.ask(kind::SHARE_FD, 7, 9).0, status::INVALID, "before hello");
+    let shim = agent.client();
+    agent.broker.behaviour.lock().unwrap().refuse = Some((control::kind::SHARE_KEEP, status::LIMIT));
+    let (status, _, files) = shim.ask(kind::SHARE_FD, 7, 9);
+    assert_eq!((status, files.len()), (status::LIMIT, 0));
+    assert!(!agent.broker.kinds().contains(&control::kind::SHARE_DROP));
 }
