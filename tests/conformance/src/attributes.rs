@@ -132,6 +132,18 @@ pub fn ends_something(symbol: &str) -> bool {
     .any(|part| symbol.contains(part))
 }
 
+/// Functions whose good stream is one that captures.
+pub fn wants_capture(symbol: &str) -> bool {
+    [
+        "cuStreamEndCapture",
+        "cuStreamGetCaptureInfo",
+        "cuStreamIsCapturing",
+        "cuStreamUpdateCaptureDependencies",
+    ]
+    .iter()
+    .any(|name| symbol.starts_with(name))
+}
+
 /// Functions that change what other cases of the process would see: a new process follows each case.
 pub fn spoils_process(symbol: &str) -> bool {
     matches!(

@@ -106,6 +106,9 @@ impl Child<'_> {
             State::Capture(mode) => {
                 self.driver.cu("cuStreamBeginCapture_v2", &[stream, u64::from(mode)]);
             }
+            _ if attributes::wants_capture(&case.symbol) => {
+                self.driver.cu("cuStreamBeginCapture_v2", &[stream, 2]);
+            }
             _ => {}
         }
         let result = self.driver.call(address, &call);
