@@ -37,11 +37,8 @@ pub fn index() -> u32 {
 /// Refuses when there is no current context.
 #[inline]
 pub fn require() -> error::Result {
-    if CURRENT.get() != 0 {
-        return Ok(());
-    }
     client::get()?;
-    Err(error::INVALID_CONTEXT)
+    if CURRENT.get() == 0 { Err(error::INVALID_CONTEXT) } else { Ok(()) }
 }
 
 /// The current context's device.

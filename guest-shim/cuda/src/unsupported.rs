@@ -1,16 +1,16 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
-use crate::error;
+use crate::{client, error};
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
 
 static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
 
-/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of `name`.
+/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of `name`; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
 pub fn report(name: &'static str, reason: &'static str) -> u32 {
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     if seen.get_or_insert_with(HashSet::new).insert(name) {
         vgpu_client::warn!("{name} is not supported: {reason}");
     }
     vgpu_client::record::call(name);
-    error::NOT_SUPPORTED
+    client::get().err().unwrap_or(error::NOT_SUPPORTED)
 }

@@ -74,6 +74,10 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
         }
     }
     let _ = writeln!(out, "    crate::call::enter(\"{name}\", {}, || {{", f.needs_context);
+    // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it.
+    if !f.needs_context && f.noun != "entry" {
+        out.push_str("        crate::client::get()?;\n");
+    }
     if f.by_hand_in_shim {
         let mut args: Vec<String> = f.parameters.iter().map(|p| identifier(&p.name)).collect();
         if f.ptds {

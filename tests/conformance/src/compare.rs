@@ -156,16 +156,12 @@ pub fn compare(native: &str, other: &str, words: &[&str]) -> Result<u8, String> 
     let limit: f64 =
         option(words, "--percent").unwrap_or("98").parse().map_err(|_| "--percent needs a number")?;
     let nouns = nouns()?;
-    let only_run = words.contains(&"--run");
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     let mut all = Row::default();
     let mut used = BTreeSet::new();
     let mut differences = Vec::new();
     for (id, here) in &native {
         let there = other.get(id);
-        if only_run && there.is_none() {
-            continue;
-        }
         let verdict = verdict(here, there, codes_only);
         let reason = reasons.iter().find(|(pattern, _)| matches(pattern, id));
         let symbol = id.split('/').next().unwrap_or_default();
@@ -230,4 +226,46 @@ pub fn passed(native: &str, other: &str) -> Result<u8, String> {
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn codes_values_and_crashes_are_told_apart() {
+        let one = |native: Value, other: Value| verdict(&native, Some(&other), false);
+        assert_eq!(one(json!({"r": 1}), json!({"r": 1})), Verdict::Same);
+        assert_eq!(one(json!({"r": 1}), json!({"r": 400})), Verdict::Differs);
+        assert_eq!(one(json!({"r": 400}), json!({"r": 0, "a": 400})), Verdict::Later);
+        assert_eq!(one(json!({"r": 0}), json!({"r": 0, "a": 400})), Verdict::Differs);
+        assert_eq!(one(json!({"r": 0, "e": 901}), json!({"r": 0})), Verdict::Differs);
+        assert_eq!(one(json!({"r": 0, "o": {"n": "1"}}), json!({"r": 0, "o": {"n": "2"}})), Verdict::Values);
+        assert_eq!(one(json!({"end": "crashed: signal 11"}), json!({"r": 0})), Verdict::Nothing);
+        assert_eq!(one(json!({"r": 1}), json!({"end": "hung"})), Verdict::Differs);
+        assert_eq!(verdict(&json!({"r": 1}), None, false), Verdict::Differs);
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, text, expected) in [
+            ("cuMemAlloc_v2/good", "cuMemAlloc_v2/good", true),
+            ("cuMem*/good", "cuMemAlloc_v2/good", true),
+            ("cuMem*/good", "cuMemAlloc_v2/goods", false),
+            ("*/@forked", "cuX/@forked", true),
+            ("cu*Get*/good", "cuCtxSetLimit/good", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn what_crashes_natively_does_not_count() {
+        let mut row = Row::default();
+        for v in [Verdict::Same, Verdict::Later, Verdict::Differs, Verdict::Values, Verdict::Nothing] {
+            row.add(v, false);
+        }
+        assert!((row.percent() - 50.0).abs() < 1e-9);
+    }
 }
