@@ -18,8 +18,8 @@ pub enum Show {
     Numbers(&'static str, usize),
     /// Handles or addresses: only which fixture they are, or whether they are null.
     Handles(usize),
-    /// A structure of this many bytes; these words of it are handles.
-    Struct(usize, &'static [usize]),
+    /// A structure of this many bytes; these words of it are handles, and of these the upper half is padding.
+    Struct(usize, &'static [usize], &'static [usize]),
     Text,
     /// A pointer to a string.
     TextPointer,
@@ -113,7 +113,10 @@ fn output(fx: &mut Fixtures, f: &Function, p: &Parameter) -> Argument {
         Type::Struct(name) => {
             let len = api::struct_layout(name).map_or(64, |l| l.0);
             let bytes = if attributes::is_input(f, &p.name) { structs::good(fx, name) } else { vec![0; len] };
-            Argument::output(&bytes, Show::Struct(len, structs::volatile_words(name)))
+            Argument::output(
+                &bytes,
+                Show::Struct(len, structs::volatile_words(name), structs::padded_words(name)),
+            )
         }
         _ => Argument::output(&untouched(8 * count), Show::Handles(count)),
     }

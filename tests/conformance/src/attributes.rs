@@ -156,6 +156,18 @@ pub fn spoils_process(symbol: &str) -> bool {
     ) || symbol.starts_with("cuCheckpointProcess")
 }
 
+/// Functions that change what other functions' cases would see: a new process follows the last of their cases.
+pub fn spoils_others(symbol: &str) -> bool {
+    matches!(
+        base_name(symbol),
+        "cuCtxSetLimit"
+            | "cuCtxSetCacheConfig"
+            | "cuCtxSetSharedMemConfig"
+            | "cuDeviceSetMemPool"
+            | "cuMemSetMemPool"
+    )
+}
+
 /// Numbers that differ from run to run.
 pub fn is_volatile(symbol: &str, parameter: &str) -> bool {
     matches!(

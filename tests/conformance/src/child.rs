@@ -18,11 +18,21 @@ pub const MARK: &str = "@ ";
 /// Exit code: the next case needs a new process.
 pub const RENEW: i32 = 10;
 
+/// Begins the line that says that a call crashed and the process goes on.
+pub const DIRTY: &str = "@!";
+
+extern "C" fn give_up(_: i32) {
+    // SAFETY: ends the process, without what the driver does at exit.
+    unsafe { libc::_exit(RENEW) }
+}
+
 /// A process that runs cases.
 pub struct Child<'a> {
     pub driver: &'a Driver,
     pub fx: Fixtures<'a>,
     pub functions: &'a [Function],
+    /// Whether the last call did.
+    succeeded: bool,
 }
 
 /// Runs the unit's cases from `from` on; the exit code.
@@ -34,7 +44,7 @@ pub fn run(functions: &[Function], unit: &Unit, from: usize) -> i32 {
             return 1;
         }
     };
-    let mut child = Child { driver: &driver, fx: Fixtures::new(&driver), functions };
+    let mut child = Child { driver: &driver, fx: Fixtures::new(&driver), functions, succeeded: false };
     let cases = &unit.cases[from.min(unit.cases.len())..];
     match cases.first().map(|c| c.state) {
         None => 0,
@@ -48,10 +58,18 @@ pub fn print(case: &Case, fields: Map<String, Value>) {
     let mut all = Map::new();
     all.insert("id".into(), case.id().into());
     all.extend(fields);
-    let line = format!("{MARK}{}\n", Value::Object(all));
+    say(&format!("{MARK}{}", Value::Object(all)));
+}
+
+fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Nobody reads any more when this fails.
-    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+}
+
+/// How a call ended that did not return.
+pub fn end(how: &str) -> Map<String, Value> {
+    Map::from_iter([("end".to_string(), json!(how))])
 }
 
 /// A code as a result's fields.
@@ -78,14 +96,26 @@ impl Child<'_> {
         if code != 0 {
             eprintln!("vgpu-conformance: cuInit returned {code}");
         }
+        let mut before: Option<&Case> = None;
         for (i, case) in cases.iter().enumerate() {
-            if attributes::ends_something(&case.symbol) {
+            let other = before.is_some_and(|b| b.symbol != case.symbol);
+            if other || attributes::ends_something(&case.symbol) {
                 self.fx.renew();
             }
-            let good = self.one(case);
-            if i + 1 < cases.len() && (!good || attributes::spoils_process(&case.symbol)) {
+            let fit = self.one(case);
+            let spoiled = match cases.get(i + 1) {
+                None => return 0,
+                Some(next) if next.symbol == case.symbol => {
+                    attributes::spoils_process(&case.symbol) && self.succeeded
+                }
+                Some(_) => {
+                    attributes::spoils_process(&case.symbol) || attributes::spoils_others(&case.symbol)
+                }
+            };
+            if !fit || spoiled {
                 return RENEW;
             }
+            before = Some(case);
         }
         0
     }
@@ -96,13 +126,11 @@ impl Child<'_> {
         let stream = self.fx.get("Stream");
         let (address, arguments, call) = self.prepare(case);
         let Some(address) = address else {
-            print(case, Map::from_iter([("end".to_string(), json!("no symbol"))]));
+            print(case, end("no symbol"));
             return true;
         };
         match case.state {
-            State::NoContext => {
-                self.driver.cu("cuCtxSetCurrent", &[0]);
-            }
+            State::NoContext => self.without_context(),
             State::Capture(mode) => {
                 self.driver.cu("cuStreamBeginCapture_v2", &[stream, u64::from(mode)]);
             }
@@ -111,7 +139,11 @@ impl Child<'_> {
             }
             _ => {}
         }
-        let result = self.driver.call(address, &call);
+        let Some(result) = self.driver.call(address, &call) else {
+            print(case, end("crashed: signal 11"));
+            return self.recover(context, stream);
+        };
+        self.succeeded = result == 0;
         let mut fields = code(result);
         if result == 0 {
             let shown = self.outputs(case, &arguments);
@@ -129,6 +161,7 @@ impl Child<'_> {
             self.driver.cu("cuThreadExchangeStreamCaptureMode", &[Piece::filled(0).0]);
         }
         self.clean_up(case, result, &arguments);
+        self.without_context();
         let current = self.driver.cu("cuCtxSetCurrent", &[context]);
         let after = self.driver.cu("cuCtxSynchronize", &[]);
         if after != 0 {
@@ -136,6 +169,24 @@ impl Child<'_> {
         }
         print(case, fields);
         after == 0 && current == 0
+    }
+
+    /// After a crash: makes all fixtures anew, unless that hangs; false if the process is of no more use.
+    fn recover(&mut self, context: u64, stream: u64) -> bool {
+        say(DIRTY);
+        // SAFETY: the handler ends the process.
+        unsafe {
+            libc::signal(libc::SIGALRM, (give_up as *const ()).expose_provenance());
+            libc::alarm(1);
+        }
+        self.end_capture(stream);
+        let current = self.driver.cu("cuCtxSetCurrent", &[context]);
+        let after = self.driver.cu("cuCtxSynchronize", &[]);
+        self.fx.renew();
+        let made = self.fx.get("Stream") != 0 && self.fx.get("Event") != 0;
+        // SAFETY: plain system call.
+        unsafe { libc::alarm(0) };
+        current == 0 && after == 0 && made
     }
 
     /// What the call wrote, by parameter.
@@ -147,19 +198,36 @@ impl Child<'_> {
         f.parameters.iter().zip(arguments).filter_map(shown).collect()
     }
 
-    /// Ends a capture if there is one; what that said.
+    /// Empties the stack of contexts.
+    fn without_context(&self) {
+        let place = Piece::filled(0);
+        for _ in 0..8 {
+            self.driver.cu("cuCtxGetCurrent", &[place.0]);
+            if place.word(0) == 0 || self.driver.cu("cuCtxPopCurrent_v2", &[place.0]) != 0 {
+                return;
+            }
+        }
+    }
+
+    /// Ends captures of the stream and of the per-thread one, if there are; what that said for the stream.
     fn end_capture(&self, stream: u64) -> u32 {
-        let status = Piece::filled(0);
-        self.driver.cu("cuStreamIsCapturing", &[stream, status.0]);
-        if status.word(0) == 0 {
-            return 0;
+        let mut result = 0;
+        for which in [2, stream] {
+            let status = Piece::filled(0);
+            self.driver.cu("cuStreamIsCapturing", &[which, status.0]);
+            if status.word(0) == 0 {
+                continue;
+            }
+            let graph = Piece::filled(0);
+            let code = self.driver.cu("cuStreamEndCapture", &[which, graph.0]);
+            if graph.word(0) != 0 {
+                self.driver.cu("cuGraphDestroy", &[graph.word(0)]);
+            }
+            if which == stream {
+                result = code;
+            }
         }
-        let graph = Piece::filled(0);
-        let code = self.driver.cu("cuStreamEndCapture", &[stream, graph.0]);
-        if graph.word(0) != 0 {
-            self.driver.cu("cuGraphDestroy", &[graph.word(0)]);
-        }
-        code
+        result
     }
 
     /// Gives back what would fill the device.

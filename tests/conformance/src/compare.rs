@@ -206,8 +206,9 @@ pub fn compare(native: &str, other: &str, words: &[&str]) -> Result<u8, String> 
 
 /// The noun of each exported symbol.
 fn nouns() -> Result<BTreeMap<String, String>, String> {
-    let (_, units) = plan::units()?;
-    Ok(units.iter().flat_map(|u| u.cases.iter().map(|c| (c.symbol.clone(), u.noun.clone()))).collect())
+    let (functions, units) = plan::units()?;
+    let cases = units.iter().flat_map(|u| &u.cases);
+    Ok(cases.filter_map(|c| Some((c.symbol.clone(), functions.get(c.function)?.noun.clone()))).collect())
 }
 
 /// Prints the symbols whose good case succeeds in both.

@@ -89,6 +89,7 @@ impl<'d> Fixtures<'d> {
         let Some((_, destroyer)) = DESTROYERS.iter().find(|d| d.0 == kind) else { return 0 };
         let value = match kind {
             "Context" => self.make("other context"),
+            "Graph" => self.make("other graph"),
             "GraphNode" => {
                 let graph = self.get("Graph");
                 self.out("cuGraphAddEmptyNode", |p| vec![p, graph, 0, 0])

@@ -4,6 +4,7 @@ mod arguments;
 mod attributes;
 mod child;
 mod compare;
+mod crash;
 mod driver;
 mod fixtures;
 mod kernels;
@@ -17,13 +18,14 @@ mod structs;
 
 use std::{process::ExitCode, time::Duration};
 
-const USAGE: &str = "usage: vgpu-conformance run OUTPUT [--jobs N] [--seconds N] [--only PART]… [--every N]
+const USAGE: &str = "usage: vgpu-conformance run OUTPUT [--jobs N] [--seconds N] [--known FILE] [--only PART]… [--every N]
        vgpu-conformance list [--only PART]… [--every N]
        vgpu-conformance compare NATIVE VIRTUAL [--reasons FILE] [--percent N] [--codes] [--all]
        vgpu-conformance passed NATIVE VIRTUAL
   run      runs the list and writes a line of JSON per case to OUTPUT
              --jobs N     processes at a time (default 2)
              --seconds N  starts nothing new after that time (default 3600)
+             --known FILE an earlier OUTPUT: its cases come last, and stand for those that there was no time for
              --only PART  only cases whose identifier contains PART
              --every N    every Nth case besides the good ones
   list     prints the cases' identifiers
@@ -97,6 +99,7 @@ fn start(output: &str, rest: &[&str]) -> Result<u8, String> {
         output: output.into(),
         patience: Duration::from_secs(number(rest, "--patience", 10)?),
         deadline: Duration::from_secs(number(rest, "--seconds", 3600)?),
+        known: option(rest, "--known").map(String::from),
         choice,
     };
     let started = std::time::Instant::now();

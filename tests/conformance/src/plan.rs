@@ -93,41 +93,39 @@ fn is_callable(f: &Function) -> bool {
     f.has_signature() && !attributes::LEFT_OUT.contains(&f.name.as_str())
 }
 
+/// Most cases of a unit; a function's stay together.
+const UNIT: usize = 220;
+
 /// Every unit of the list.
 ///
 /// # Errors
 /// The description does not parse.
 pub fn units() -> Result<(Vec<Function>, Vec<Unit>), String> {
     let functions = api::cuda().map_err(|e| e.to_string())?;
-    let mut units = Vec::new();
-    let mut nouns: Vec<String> = Vec::new();
-    for (index, f) in functions.iter().enumerate().filter(|(_, f)| is_callable(f)) {
-        if !nouns.contains(&f.noun) {
-            nouns.push(f.noun.clone());
-        }
-        units.push(Unit { noun: f.noun.clone(), cases: cases(f, index) });
+    let mut units: Vec<Unit> = Vec::new();
+    let callable = || functions.iter().enumerate().filter(|(_, f)| is_callable(f));
+    for (index, f) in callable() {
+        let mut all = cases(f, index);
         for (also, suffix) in [(f.ptsz, "_ptsz"), (f.ptds, "_ptds")] {
             if also {
-                units.push(Unit { noun: f.noun.clone(), cases: form_cases(f, index, suffix) });
+                all.extend(form_cases(f, index, suffix));
             }
+        }
+        match units.last_mut() {
+            Some(unit) if unit.noun == f.noun && unit.cases.len() + all.len() <= UNIT => {
+                unit.cases.extend(all)
+            }
+            _ => units.push(Unit { noun: f.noun.clone(), cases: all }),
         }
     }
-    for noun in nouns {
-        for state in State::SHARED {
-            let mut cases: Vec<Case> = functions
-                .iter()
-                .enumerate()
-                .filter(|(_, f)| {
-                    f.noun == noun && is_callable(f) && !(state == State::BeforeInit && f.name == "cuInit")
-                })
-                .map(|(index, f)| case(f, index, state.name().into(), None, state))
-                .collect();
-            // Those that end something come last: the others need it.
-            cases.sort_by_key(|c| attributes::ends_something(&c.symbol));
-            if !cases.is_empty() {
-                units.push(Unit { noun: noun.clone(), cases });
-            }
-        }
+    for state in State::SHARED {
+        let mut all: Vec<Case> = callable()
+            .filter(|(_, f)| !(state == State::BeforeInit && f.name == "cuInit"))
+            .map(|(index, f)| case(f, index, state.name().into(), None, state))
+            .collect();
+        // Those that end something come last: the others need it.
+        all.sort_by_key(|c| attributes::ends_something(&c.symbol));
+        units.extend(all.chunks(100).map(|part| Unit { noun: String::new(), cases: part.to_vec() }));
     }
     Ok((functions, units))
 }

@@ -1,11 +1,11 @@
 //! Starts a process for each unit, several at a time, and another one when it dies.
 
 use crate::{
-    child::{MARK, RENEW},
+    child::{DIRTY, MARK, RENEW},
     plan::Unit,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
@@ -29,6 +29,8 @@ pub struct Options {
     pub patience: Duration,
     /// No unit starts later than this.
     pub deadline: Duration,
+    /// An earlier run's output: what is in it comes last, and fills in for what there was no time for.
+    pub known: Option<String>,
     /// The arguments that choose cases, for the processes.
     pub choice: Vec<String>,
 }
@@ -36,6 +38,8 @@ pub struct Options {
 struct Run<'a> {
     options: &'a Options,
     units: &'a [Unit],
+    /// Indexes of units, in the order in which they are run.
+    order: Vec<usize>,
     next: AtomicUsize,
     started: Instant,
     file: Mutex<File>,
@@ -47,9 +51,14 @@ struct Run<'a> {
 /// The output file cannot be written.
 pub fn run(units: &[Unit], options: &Options) -> Result<usize, String> {
     let say = |e: std::io::Error| format!("writing {}: {e}", options.output);
+    let known = match &options.known {
+        Some(name) => std::fs::read_to_string(name).map_err(|e| format!("reading {name}: {e}"))?,
+        None => String::new(),
+    };
     let run = Run {
         options,
         units,
+        order: order(units, &known),
         next: AtomicUsize::new(0),
         started: Instant::now(),
         file: Mutex::new(File::create(&options.output).map_err(say)?),
@@ -65,27 +74,41 @@ pub fn run(units: &[Unit], options: &Options) -> Result<usize, String> {
     });
     // Gone already is fine too.
     let _ = std::fs::remove_dir_all(&folder);
-    sort(units, &options.output).map_err(say)
+    sort(units, &options.output, &known).map_err(say)
 }
 
-/// Sorts the lines in the list's order.
-fn sort(units: &[Unit], name: &str) -> std::io::Result<usize> {
+fn id(line: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    Some(value.get("id")?.as_str()?.to_string())
+}
+
+/// Units with much that is not known first.
+fn order(units: &[Unit], known: &str) -> Vec<usize> {
+    let known: BTreeSet<String> = known.lines().filter_map(id).collect();
+    let mut order: Vec<usize> = (0..units.len()).collect();
+    order.sort_by_key(|i| {
+        let cases = &units[*i].cases;
+        let new = cases.iter().filter(|c| !known.contains(&c.id())).count();
+        std::cmp::Reverse(new * 100 / cases.len().max(1))
+    });
+    order
+}
+
+/// Sorts the lines in the list's order, after filling in from `known`.
+fn sort(units: &[Unit], name: &str, known: &str) -> std::io::Result<usize> {
     let text = std::fs::read_to_string(name)?;
-    let order: BTreeMap<String, usize> =
-        units.iter().flat_map(|u| &u.cases).enumerate().map(|(i, c)| (c.id(), i)).collect();
-    let mut lines: Vec<(usize, &str)> = text
-        .lines()
-        .filter_map(|line| {
-            let value: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some((*order.get(value.get("id")?.as_str()?)?, line))
-        })
-        .collect();
-    lines.sort_unstable();
-    let mut out = File::create(name)?;
-    for (_, line) in &lines {
-        writeln!(out, "{line}")?;
+    let mut lines: BTreeMap<String, &str> = known.lines().filter_map(|l| Some((id(l)?, l))).collect();
+    lines.extend(text.lines().filter_map(|l| Some((id(l)?, l))));
+    let mut out = std::io::BufWriter::new(File::create(name)?);
+    let mut count = 0;
+    for case in units.iter().flat_map(|u| &u.cases) {
+        if let Some(line) = lines.get(&case.id()) {
+            writeln!(out, "{line}")?;
+            count += 1;
+        }
     }
-    Ok(lines.len())
+    out.flush()?;
+    Ok(count)
 }
 
 enum Event {
@@ -96,18 +119,12 @@ enum Event {
 impl Run<'_> {
     fn work(&self) {
         loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let place = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(&index) = self.order.get(place) else { return };
             let Some(unit) = self.units.get(index) else { return };
-            if self.started.elapsed() > self.options.deadline {
-                eprintln!("vgpu-conformance: out of time at unit {index} of {}", self.units.len());
-                return;
-            }
-            if index.is_multiple_of(100) {
-                eprintln!(
-                    "vgpu-conformance: {index} of {} units, {} s",
-                    self.units.len(),
-                    self.started.elapsed().as_secs()
-                );
+            if place.is_multiple_of(20) {
+                let seconds = self.started.elapsed().as_secs();
+                eprintln!("vgpu-conformance: {place} of {} units, {seconds} s", self.units.len());
             }
             self.unit(index, unit);
         }
@@ -116,10 +133,15 @@ impl Run<'_> {
     fn unit(&self, index: usize, unit: &Unit) {
         let mut done = 0;
         while done < unit.cases.len() {
-            let (printed, how) = self.process(index, done);
+            if self.started.elapsed() > self.options.deadline {
+                eprintln!("vgpu-conformance: out of time at {}", unit.cases[done].id());
+                return;
+            }
+            let (printed, dirty, how) = self.process(index, done);
             done += printed;
-            // Dead before its next line: that case's fault.
+            // Dead before its next line: that case's fault, unless the process had recovered from a crash before.
             if let Some(how) = how
+                && !dirty
                 && let Some(case) = unit.cases.get(done)
             {
                 self.write(&serde_json::json!({ "id": case.id(), "end": how }).to_string());
@@ -151,11 +173,11 @@ impl Run<'_> {
         command.spawn()
     }
 
-    /// Runs one process: how many cases it printed, and how it ended if that was not as it should.
-    fn process(&self, index: usize, from: usize) -> (usize, Option<String>) {
+    /// Runs one process: how many cases it printed, whether it recovered from a crash, and how it ended if that was not as it should.
+    fn process(&self, index: usize, from: usize) -> (usize, bool, Option<String>) {
         let mut child = match self.start(index, from) {
             Ok(child) => child,
-            Err(error) => return (0, Some(format!("not started: {error}"))),
+            Err(error) => return (0, false, Some(format!("not started: {error}"))),
         };
         let (sender, events) = mpsc::channel();
         if let Some(out) = child.stdout.take() {
@@ -168,10 +190,12 @@ impl Run<'_> {
                 let _ = sender.send(Event::End);
             });
         }
-        let mut printed = 0;
+        let (mut printed, mut dirty) = (0, false);
         loop {
-            match events.recv_timeout(self.options.patience) {
+            let patience = if dirty { Duration::from_secs(3) } else { self.options.patience };
+            match events.recv_timeout(patience) {
                 Ok(Event::Line(line)) => {
+                    dirty |= line.contains(DIRTY);
                     if let Some(at) = line.find(MARK) {
                         self.write(&line[at + MARK.len()..]);
                         printed += 1;
@@ -182,19 +206,19 @@ impl Run<'_> {
                     // It may have ended just now.
                     let _ = child.kill();
                     let _ = child.wait();
-                    return (printed, Some("hung".into()));
+                    return (printed, dirty, Some("hung".into()));
                 }
             }
         }
         match child.wait() {
-            Ok(status) if matches!(status.code(), Some(0 | RENEW)) => (printed, None),
+            Ok(status) if matches!(status.code(), Some(0 | RENEW)) => (printed, dirty, None),
             Ok(status) => {
                 let how = status
                     .signal()
                     .map_or(format!("exit code {}", status.code().unwrap_or(-1)), |s| format!("signal {s}"));
-                (printed, Some(format!("crashed: {how}")))
+                (printed, dirty, Some(format!("crashed: {how}")))
             }
-            Err(error) => (printed, Some(format!("lost: {error}"))),
+            Err(error) => (printed, dirty, Some(format!("lost: {error}"))),
         }
     }
 }

@@ -20,7 +20,7 @@ pub fn output(fx: &Fixtures, argument: &Argument) -> Option<String> {
         Show::Handles(count) => {
             (0..count).map(|i| handle(fx, piece.word(8 * i))).collect::<Vec<_>>().join(" ")
         }
-        Show::Struct(len, volatile) => structure(fx, piece, len, volatile),
+        Show::Struct(len, volatile, padded) => structure(fx, piece, len, volatile, padded),
         Show::Text => text(&piece.read(0, LONGEST)),
         Show::TextPointer => match piece.word(0) {
             0 => "null".into(),
@@ -76,12 +76,15 @@ fn looks_like_address(value: u64) -> bool {
 }
 
 /// Words that are not 0, with their offset.
-fn structure(fx: &Fixtures, piece: Piece, len: usize, volatile: &[usize]) -> String {
+fn structure(fx: &Fixtures, piece: Piece, len: usize, volatile: &[usize], padded: &[usize]) -> String {
     let mut parts = Vec::new();
     for at in (0..len).step_by(8) {
         let mut bytes = [0; 8];
         let here = piece.read(at, 8.min(len - at));
         bytes[..here.len()].copy_from_slice(&here);
+        if padded.contains(&at) {
+            bytes[4..].fill(0);
+        }
         let value = u64::from_ne_bytes(bytes);
         if value == 0 {
             continue;

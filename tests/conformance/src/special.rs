@@ -146,7 +146,7 @@ pub fn good(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument
         ) => Some(Argument::output(&[0; 8], Show::Numbers("u64", 1))),
         ("cuMemPoolGetAttribute" | "cuMemPoolSetAttribute", "attr") => integer(4),
         ("cuMemGetDefaultMemPool" | "cuMemGetMemPool" | "cuMemSetMemPool", "type") => integer(1),
-        ("cuPointerGetAttribute", "data") => Some(Argument::output(&[0; 16], Show::Struct(16, &[]))),
+        ("cuPointerGetAttribute", "data") => Some(Argument::output(&[0; 16], Show::Struct(16, &[], &[]))),
         ("cuPointerGetAttribute", "attribute") => integer(2),
         ("cuPointerSetAttribute", "attribute") => integer(6),
         ("cuPointerSetAttribute", "value") => Some(words(&[1])),
@@ -157,7 +157,7 @@ pub fn good(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument
             places.write(0, &(places.0 + 16).to_ne_bytes());
             places.write(8, &(places.0 + 24).to_ne_bytes());
             Some(Argument {
-                output: Some((places, Show::Struct(32, &[0, 8]))),
+                output: Some((places, Show::Struct(32, &[0, 8], &[]))),
                 ..Argument::integer(places.0)
             })
         }
@@ -277,7 +277,7 @@ fn more(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument> {
             tensor(fx, parameter)
         }
         ("cuTensorMapReplaceAddress", "tensorMap") => {
-            Some(Argument::output(&encoded(fx), Show::Struct(128, &[0])))
+            Some(Argument::output(&encoded(fx), Show::Struct(128, &[0], &[])))
         }
         (_, "globalAddress") => integer(fx.get("memory")),
         // Green contexts
@@ -295,7 +295,7 @@ fn more(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument> {
         }
         (_, "pid") => integer(0x7fff_fff0),
         ("cuCoredumpGetAttribute" | "cuCoredumpGetAttributeGlobal", "value") => {
-            Some(Argument::output(&[0; 64], Show::Struct(8, &[])))
+            Some(Argument::output(&[0; 64], Show::Struct(8, &[], &[])))
         }
         (
             "cuCoredumpGetAttribute"

@@ -2,7 +2,8 @@
 
 use crate::{
     arguments::Argument,
-    child::{Child, RENEW, code, print},
+    attributes,
+    child::{Child, RENEW, code, end, print},
     driver::{Call, Driver},
     memory::Piece,
     plan::{Case, State},
@@ -22,25 +23,40 @@ pub fn run(child: &mut Child, state: State, cases: &[Case]) -> i32 {
     } else {
         child.fx.start();
     }
-    let prepared: Vec<Prepared> = cases.iter().map(|c| child.prepare(c)).collect();
+    let prepared: Vec<Prepared> = cases
+        .iter()
+        .map(|case| {
+            // What this call ends is not what the others use.
+            if attributes::ends_something(&case.symbol) && !child.fx.frozen {
+                child.fx.renew();
+            }
+            child.prepare(case)
+        })
+        .collect();
     child.fx.frozen = true;
-    let mut context = 0;
+    let (mut context, mut sticky) = (0, 0);
     match state {
-        State::Fault => fault(child, "fault"),
-        State::Trap => fault(child, "trapped"),
+        State::Fault => sticky = fault(child, "fault"),
+        State::Trap => sticky = fault(child, "trapped"),
         State::DestroyedContext => context = destroy_current(child.driver),
         _ => {}
     }
     for (i, (case, (address, arguments, call))) in cases.iter().zip(&prepared).enumerate() {
         let Some(address) = *address else {
-            print(case, Map::from_iter([("end".to_string(), json!("no symbol"))]));
+            print(case, end("no symbol"));
             continue;
         };
         if state == State::Forked {
             print(case, forked(child.driver, address, call));
             continue;
         }
-        let result = child.driver.call(address, call);
+        let Some(result) = child.driver.call(address, call) else {
+            print(case, end("crashed: signal 11"));
+            if state == State::BeforeInit {
+                continue;
+            }
+            return RENEW;
+        };
         let mut fields = code(result);
         // Handles mean nothing here, but a query's answer does.
         if result == 0 && state == State::BeforeInit {
@@ -58,7 +74,7 @@ pub fn run(child: &mut Child, state: State, cases: &[Case]) -> i32 {
         }
         print(case, fields);
         let holds = match state {
-            State::Fault | State::Trap => after != 0,
+            State::Fault | State::Trap => after == sticky,
             State::DestroyedContext => current(child.driver) == context,
             _ => true,
         };
@@ -69,14 +85,15 @@ pub fn run(child: &mut Child, state: State, cases: &[Case]) -> i32 {
     0
 }
 
-fn fault(child: &Child, kernel: &str) {
+/// Runs a kernel that ends the context; the code that stays.
+fn fault(child: &Child, kernel: &str) -> u32 {
     let driver = child.driver;
     let (module, function, one) = (Piece::filled(0), Piece::filled(0), 1);
     let image = crate::kernels::KERNELS.as_ptr().expose_provenance() as u64;
     driver.cu("cuModuleLoadData", &[module.0, image]);
     driver.cu("cuModuleGetFunction", &[function.0, module.word(0), crate::fixtures::text(kernel)]);
     driver.cu("cuLaunchKernel", &[function.word(0), one, one, one, one, one, one, 0, 0, 0, 0]);
-    driver.cu("cuCtxSynchronize", &[]);
+    driver.cu("cuCtxSynchronize", &[])
 }
 
 fn current(driver: &Driver) -> u64 {
@@ -117,7 +134,6 @@ impl Other {
 
 /// The call in a forked child.
 fn forked(driver: &Driver, address: usize, call: &Call) -> Map<String, serde_json::Value> {
-    let end = |what: String| Map::from_iter([("end".to_string(), json!(what))]);
     let mut pipe = [0; 2];
     // SAFETY: plain system calls; the child only calls the driver and ends.
     let pid = unsafe {
@@ -125,10 +141,13 @@ fn forked(driver: &Driver, address: usize, call: &Call) -> Map<String, serde_jso
         libc::fork()
     };
     if pid == 0 {
-        let result = driver.call(address, call).to_ne_bytes();
+        // After a crash nothing is written.
+        let result = driver.call(address, call).map(u32::to_ne_bytes);
         // SAFETY: 4 bytes of a local.
         unsafe {
-            libc::write(pipe[1], result.as_ptr().cast(), 4);
+            if let Some(result) = result {
+                libc::write(pipe[1], result.as_ptr().cast(), 4);
+            }
             libc::_exit(0);
         }
     }
@@ -144,7 +163,7 @@ fn forked(driver: &Driver, address: usize, call: &Call) -> Map<String, serde_jso
                 libc::close(pipe[0]);
                 libc::close(pipe[1]);
             }
-            return end("hung".into());
+            return end("hung");
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -158,6 +177,9 @@ fn forked(driver: &Driver, address: usize, call: &Call) -> Map<String, serde_jso
     };
     match got {
         4 => code(u32::from_ne_bytes(bytes)),
-        _ => end(format!("crashed: signal {}", libc::WTERMSIG(status))),
+        _ => end(&format!(
+            "crashed: signal {}",
+            if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { libc::SIGSEGV }
+        )),
     }
 }

@@ -146,3 +146,12 @@ pub fn volatile_words(name: &str) -> &'static [usize] {
         _ => &[],
     }
 }
+
+/// Words of a structure whose upper half is padding.
+pub fn padded_words(name: &str) -> &'static [usize] {
+    match name {
+        "CUDA_KERNEL_NODE_PARAMS" | "CUDA_KERNEL_NODE_PARAMS_v1" => &[32],
+        "CUDA_MEMCPY3D" => &[32, 120],
+        _ => &[],
+    }
+}
