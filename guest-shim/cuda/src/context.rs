@@ -131,8 +131,14 @@ pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32,
     create(pctx, flags, dev)
 }
 
+/// As the functions that change the stack or end a context refuse (measured): NULL with `null`, anything else with
+/// CUDA_ERROR_INVALID_CONTEXT.
+fn check_for(context: u64, null: u32) -> error::Result {
+    handles::check_context(context).map_err(|_| if context == 0 { null } else { error::INVALID_CONTEXT })
+}
+
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_VALUE)?;
     if client::get()?.devices.primary(device_of(ctx)?)? == ctx {
         return Err(error::INVALID_CONTEXT);
     }
@@ -152,7 +158,7 @@ pub unsafe fn cuCtxDestroy(ctx: u64) -> error::Result {
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
     client::get()?;
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_VALUE)?;
     push(ctx);
     Ok(())
 }
@@ -186,7 +192,7 @@ pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
         }
         return Ok(());
     }
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_CONTEXT)?;
     if current() == 0 {
         push(ctx);
     } else {
@@ -203,6 +209,9 @@ pub unsafe fn cuCtxGetCurrent(pctx: *mut u64) -> error::Result {
 
 pub unsafe fn cuCtxGetApiVersion(ctx: u64, version: *mut u32) -> error::Result {
     client::get()?;
+    if ctx != 0 {
+        check_for(ctx, error::INVALID_CONTEXT)?;
+    }
     resolve(ctx)?;
     // SAFETY: the program's pointer.
     unsafe { put(version, API_VERSION) }
@@ -232,7 +241,7 @@ pub unsafe fn cuCtxAttach(pctx: *mut u64, flags: u32) -> error::Result {
 
 pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
     client::get()?;
-    handles::check_context(ctx)
+    check_for(ctx, error::INVALID_CONTEXT)
 }
 
 pub unsafe fn cuCtxGetDevice(device: *mut i32) -> error::Result {

@@ -190,8 +190,9 @@ pub unsafe fn cuDeviceGetName(name: *mut u8, len: i32, dev: i32) -> error::Resul
 /// # Safety
 /// `place` is NULL or has room for `len` bytes.
 unsafe fn copy_text(place: *mut u8, len: i32, text: &[u8]) -> error::Result {
-    let room =
-        usize::try_from(len).ok().filter(|&n| n > 0 && !place.is_null()).ok_or(error::INVALID_VALUE)?;
+    let room = Some(len.cast_unsigned() as usize)
+        .filter(|&n| n > 0 && !place.is_null())
+        .ok_or(error::INVALID_VALUE)?;
     let count = text.len().min(room - 1);
     // SAFETY: `count` + 1 is at most `room`.
     unsafe {

@@ -93,15 +93,33 @@ pub unsafe fn cuFuncGetParamInfo(
     paramOffset: *mut usize,
     paramSize: *mut usize,
 ) -> error::Result {
+    not_null(func)?;
     handles::words(Kind::Function, func)?;
     // SAFETY: the program's pointers.
     unsafe { parameter(info(func)?, paramIndex, paramOffset, paramSize) }
 }
 
 pub unsafe fn cuFuncGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
-    let text = info(hfunc)?.name.as_ptr();
-    // SAFETY: the program's pointer; the text is never freed.
+    not_null(hfunc)?;
+    handles::words(Kind::Function, hfunc)?;
+    // SAFETY: the program's pointer.
+    unsafe { name_of(name, hfunc) }
+}
+
+/// The name of a function or kernel.
+///
+/// # Safety
+/// `name` is NULL or valid for a write.
+pub unsafe fn name_of(name: *mut *mut c_void, callable: u64) -> error::Result {
+    let text = info(callable)?.name.as_ptr();
+    // SAFETY: the caller's promise; the text is never freed.
     unsafe { put(name, text.cast_mut().cast()) }
+}
+
+/// Measured on driver 580: the functions that read what is known of a function or kernel refuse NULL as a value, other wrong handles
+/// as handles.
+pub fn not_null(callable: u64) -> error::Result {
+    if callable == 0 { Err(error::INVALID_VALUE) } else { Ok(()) }
 }
 
 /// (function, attribute) → value, of attributes that do not change. Kernels are left out: theirs depend on the context.

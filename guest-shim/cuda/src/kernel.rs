@@ -37,9 +37,10 @@ pub unsafe fn cuKernelGetFunction(pFunc: *mut u64, kernel: u64) -> error::Result
 }
 
 pub unsafe fn cuKernelGetName(name: *mut *mut c_void, hfunc: u64) -> error::Result {
+    function::not_null(hfunc)?;
     handles::check_kernel(hfunc)?;
     // SAFETY: the program's pointer.
-    unsafe { function::cuFuncGetName(name, hfunc) }
+    unsafe { function::name_of(name, hfunc) }
 }
 
 pub unsafe fn cuKernelGetParamInfo(
@@ -48,6 +49,7 @@ pub unsafe fn cuKernelGetParamInfo(
     paramOffset: *mut usize,
     paramSize: *mut usize,
 ) -> error::Result {
+    function::not_null(kernel)?;
     handles::check_kernel(kernel)?;
     // SAFETY: the program's pointers.
     unsafe { function::parameter(function::info(kernel)?, paramIndex, paramOffset, paramSize) }

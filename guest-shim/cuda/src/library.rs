@@ -146,7 +146,7 @@ pub unsafe fn cuLibraryEnumerateKernels(kernels: *mut u64, numKernels: u32, lib:
     handles::check_library(lib)?;
     // SAFETY: the program's array.
     let places = unsafe { call::slice_mut(kernels, numKernels as usize) };
-    let places = places.filter(|p| !p.is_empty()).ok_or(error::INVALID_VALUE)?;
+    let places = places.ok_or(error::INVALID_VALUE)?;
     let mut count = 0;
     calls::cuLibraryGetKernelCount(&mut count, lib)?;
     let names = function::all_names(count.min(numKernels), |first, place, len| {
