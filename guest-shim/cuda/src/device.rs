@@ -181,6 +181,8 @@ pub unsafe fn cuDeviceGet(device: *mut i32, ordinal: i32) -> error::Result {
 
 pub unsafe fn cuDeviceGetName(name: *mut u8, len: i32, dev: i32) -> error::Result {
     let record = &devices()?.at(dev)?.device.record;
+    // Measured: a length below 0 counts as a large one, here only.
+    let len = if len < 0 { i32::MAX } else { len };
     // SAFETY: the program's buffer of `len` bytes.
     unsafe { copy_text(name, len, snapshot::text(&record.name).as_bytes()) }
 }
@@ -190,9 +192,8 @@ pub unsafe fn cuDeviceGetName(name: *mut u8, len: i32, dev: i32) -> error::Resul
 /// # Safety
 /// `place` is NULL or has room for `len` bytes.
 unsafe fn copy_text(place: *mut u8, len: i32, text: &[u8]) -> error::Result {
-    let room = Some(len.cast_unsigned() as usize)
-        .filter(|&n| n > 0 && !place.is_null())
-        .ok_or(error::INVALID_VALUE)?;
+    let room =
+        usize::try_from(len).ok().filter(|&n| n > 0 && !place.is_null()).ok_or(error::INVALID_VALUE)?;
     let count = text.len().min(room - 1);
     // SAFETY: `count` + 1 is at most `room`.
     unsafe {

@@ -195,6 +195,7 @@ pub unsafe fn cuFuncSetAttribute(hfunc: u64, attrib: u32, value: i32) -> error::
 }
 
 pub unsafe fn cuFuncGetModule(hmod: *mut u64, hfunc: u64) -> error::Result {
+    not_null(hfunc)?;
     let (_, owner) = handles::words(Kind::Function, hfunc)?;
     let module = if handles::is(Kind::Kernel, owner) {
         let (_, library) = handles::words(Kind::Kernel, owner)?;

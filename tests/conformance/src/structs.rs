@@ -142,6 +142,7 @@ pub fn volatile_words(name: &str) -> &'static [usize] {
         "CUDA_GRAPH_INSTANTIATE_PARAMS" => &[8, 16],
         "CUipcMemHandle" | "CUipcEventHandle" | "CUmemPoolPtrExportData" => &[0, 8, 16, 24, 32, 40, 48, 56],
         "CUuuid" => &[0, 8],
+        "CUdevResource" => &[8, 16],
         "CUtensorMap" => &[0],
         _ => &[],
     }
