@@ -152,8 +152,8 @@ pub unsafe fn text<'a>(text: *const c_char) -> Option<&'a CStr> {
 /// # Safety
 /// `values` is NULL or points to `count` values, for the life of the call.
 pub unsafe fn slice<'a, T: Plain>(values: *const T, count: usize) -> Option<&'a [T]> {
-    // SAFETY: the caller's promise.
-    (!values.is_null()).then(|| unsafe { slice::from_raw_parts(values, count) })
+    // SAFETY: the caller's promise; the length is one that a slice can have.
+    fits::<T>(values, count).then(|| unsafe { slice::from_raw_parts(values, count) })
 }
 
 /// An array argument that is written.
@@ -162,8 +162,14 @@ pub unsafe fn slice<'a, T: Plain>(values: *const T, count: usize) -> Option<&'a 
 /// `values` is NULL or points to room for `count` values, for the life of the call.
 #[allow(dead_code)] // for derived exports with arrays
 pub unsafe fn slice_mut<'a, T: Plain>(values: *mut T, count: usize) -> Option<&'a mut [T]> {
-    // SAFETY: the caller's promise.
-    (!values.is_null()).then(|| unsafe { slice::from_raw_parts_mut(values, count) })
+    // SAFETY: the caller's promise; the length is one that a slice can have.
+    fits::<T>(values, count).then(|| unsafe { slice::from_raw_parts_mut(values, count) })
+}
+
+/// Whether this can be an array: programs give any length.
+fn fits<T>(values: *const T, count: usize) -> bool {
+    let len = count.checked_mul(size_of::<T>());
+    !values.is_null() && len.is_some_and(|len| isize::try_from(len).is_ok())
 }
 
 /// Writes one result of a call, where NULL is an error.

@@ -8,7 +8,7 @@ use std::{
 use vgpu_client::{Connection, Heap, Lanes, Mode, Windows, fork, reserve};
 
 /// Bytes of shared memory that a process may hold: pinned memory and staging.
-const HEAP_LIMIT: u64 = 1 << 40;
+pub const HEAP_LIMIT: u64 = 1 << 40;
 
 /// Everything that lives from cuInit to the process's end.
 pub struct Client {

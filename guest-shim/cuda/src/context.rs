@@ -50,11 +50,8 @@ pub fn index() -> u32 {
 /// Refuses when there is no current context.
 #[inline]
 pub fn require() -> error::Result {
-    if CURRENT.get() != 0 {
-        return Ok(());
-    }
     client::get()?;
-    Err(error::INVALID_CONTEXT)
+    if CURRENT.get() == 0 { Err(error::INVALID_CONTEXT) } else { Ok(()) }
 }
 
 /// The current context's device.
@@ -181,12 +178,15 @@ pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32,
     }
 }
 
+/// As the functions that change the stack or end a context refuse (measured): NULL with `null`, anything else with
+/// CUDA_ERROR_INVALID_CONTEXT.
+fn check_for(context: u64, null: u32) -> error::Result {
+    handles::check_context(context).map_err(|_| if context == 0 { null } else { error::INVALID_CONTEXT })
+}
+
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
     client::get()?;
-    if ctx == 0 {
-        return Err(error::INVALID_VALUE);
-    }
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_VALUE)?;
     if is_green(ctx) {
         return Err(error::INVALID_CONTEXT);
     }
@@ -209,10 +209,7 @@ pub unsafe fn cuCtxDestroy(ctx: u64) -> error::Result {
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
     client::get()?;
-    if ctx == 0 {
-        return Err(error::INVALID_VALUE);
-    }
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_VALUE)?;
     push(ctx);
     Ok(())
 }
@@ -246,7 +243,7 @@ pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
         }
         return Ok(());
     }
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_CONTEXT)?;
     if current() == 0 {
         push(ctx);
     } else {
@@ -263,6 +260,9 @@ pub unsafe fn cuCtxGetCurrent(pctx: *mut u64) -> error::Result {
 
 pub unsafe fn cuCtxGetApiVersion(ctx: u64, version: *mut u32) -> error::Result {
     client::get()?;
+    if ctx != 0 {
+        check_for(ctx, error::INVALID_CONTEXT)?;
+    }
     resolve(ctx)?;
     // SAFETY: the program's pointer.
     unsafe { put(version, API_VERSION) }
@@ -298,7 +298,7 @@ pub unsafe fn cuCtxAttach(pctx: *mut u64, flags: u32) -> error::Result {
 /// The last use's end is the context's.
 pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
     client::get()?;
-    handles::check_context(ctx)?;
+    check_for(ctx, error::INVALID_CONTEXT)?;
     {
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = attached.iter().position(|&c| c == ctx) {

@@ -195,6 +195,8 @@ pub unsafe fn cuDeviceGet(device: *mut i32, ordinal: i32) -> error::Result {
 
 pub unsafe fn cuDeviceGetName(name: *mut u8, len: i32, dev: i32) -> error::Result {
     let record = &devices()?.at(dev)?.device.record;
+    // Measured: a length below 0 counts as a large one, here only.
+    let len = if len < 0 { i32::MAX } else { len };
     // SAFETY: the program's buffer of `len` bytes.
     unsafe { copy_text(name, len, snapshot::text(&record.name).as_bytes()) }
 }

@@ -15,6 +15,7 @@ pub const NO_DEVICE: u32 = CudaError::NoDevice as u32;
 pub const INVALID_DEVICE: u32 = CudaError::InvalidDevice as u32;
 pub const INVALID_IMAGE: u32 = CudaError::InvalidImage as u32;
 pub const INVALID_CONTEXT: u32 = CudaError::InvalidContext as u32;
+pub const CONTEXT_IS_DESTROYED: u32 = CudaError::ContextIsDestroyed as u32;
 pub const FILE_NOT_FOUND: u32 = CudaError::FileNotFound as u32;
 pub const INVALID_HANDLE: u32 = CudaError::InvalidHandle as u32;
 pub const MAP_FAILED: u32 = CudaError::MapFailed as u32;

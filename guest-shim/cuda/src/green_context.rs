@@ -119,7 +119,7 @@ pub unsafe fn cuGreenCtxDestroy(hCtx: u64) -> error::Result {
     let device = context::device_of(context)?;
     let result = calls::vgpuGreenContextDestroy(hCtx, context);
     context::leave(context);
-    stream::orphan(context);
+    stream::end_of_context(context);
     handles::remove(hCtx);
     handles::remove(context);
     result.and(primary_context::release(device))

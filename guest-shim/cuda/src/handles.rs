@@ -162,6 +162,24 @@ fn check(kind: Kind, number: u64, otherwise: u32) -> error::Result {
     if is(kind, number) && live(number).is_some() { Ok(()) } else { Err(otherwise) }
 }
 
+/// Measured on driver 580: a stream, event or context that has ended or is something else is CUDA_ERROR_CONTEXT_IS_DESTROYED; only NULL is
+/// told apart.
+fn check_of_context(kind: Kind, number: u64, null: u32) -> error::Result {
+    check(kind, number, if number == 0 { null } else { error::CONTEXT_IS_DESTROYED })
+}
+
+/// Refuses what is no live context.
+#[inline]
+pub fn check_context(number: u64) -> error::Result {
+    check_of_context(Kind::Context, number, error::INVALID_CONTEXT)
+}
+
+/// Refuses what is no live event.
+#[inline]
+pub fn check_event(number: u64) -> error::Result {
+    check_of_context(Kind::Event, number, error::INVALID_HANDLE)
+}
+
 macro_rules! checks {
     ($($name:ident, $kind:ident, $error:ident;)*) => {$(
         #[doc = concat!("Refuses what is no live ", stringify!($kind), ".")]
@@ -172,8 +190,6 @@ macro_rules! checks {
     )*};
 }
 checks! {
-    check_context, Context, INVALID_CONTEXT;
-    check_event, Event, INVALID_HANDLE;
     check_module, Module, INVALID_HANDLE;
     check_library, Library, INVALID_HANDLE;
     check_kernel, Kernel, INVALID_HANDLE;
@@ -193,15 +209,20 @@ checks! {
     check_resourcedescription, ResourceDescription, INVALID_VALUE;
 }
 
+/// Whether the stream is the current context's: the default one, CU_STREAM_LEGACY or CU_STREAM_PER_THREAD.
+#[inline]
+pub fn is_special_stream(number: u64) -> bool {
+    number <= SPECIAL_STREAMS
+}
+
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
-    let special =
-        number < PER_THREAD || (number == PER_THREAD && !crate::context::is_green(crate::context::current()));
-    if special || (is(Kind::Stream, number) && live(number).is_some()) {
+    let green = number == PER_THREAD && crate::context::is_green(crate::context::current());
+    if is_special_stream(number) && !green {
         return Ok(());
     }
-    Err(crate::stream::why_not(number))
+    check_of_context(Kind::Stream, number, error::INVALID_HANDLE)
 }
 
 /// Refuses what cannot be launched.
@@ -222,11 +243,11 @@ mod tests {
         assert_eq!(words(Kind::Stream, first), Err(error::INVALID_HANDLE));
         remove(first);
         remove(first);
-        assert_eq!(check_event(first), Err(error::INVALID_HANDLE));
+        assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));
         let second = create(Kind::Event).unwrap();
         assert_ne!(first, second);
         assert_eq!(check_event(second), Ok(()));
-        assert_eq!(check_event(first), Err(error::INVALID_HANDLE));
+        assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));
     }
 
     #[test]
@@ -252,7 +273,8 @@ mod tests {
         for stream in 0..=2 {
             assert_eq!(check_stream(stream), Ok(()));
         }
-        assert_eq!(check_stream(3), Err(error::INVALID_HANDLE));
+        assert_eq!(check_stream(3), Err(error::CONTEXT_IS_DESTROYED));
+        assert_eq!(check_event(0), Err(error::INVALID_HANDLE));
         assert_eq!(check_context(0), Err(error::INVALID_CONTEXT));
         assert_eq!(check_callable(0), Err(error::INVALID_HANDLE));
     }

@@ -5,7 +5,7 @@ use crate::{
     device::attribute,
     error,
     function::{self, Info},
-    handles,
+    handles, stream,
 };
 use std::{ffi::c_void, slice};
 use vgpu_spec::{
@@ -38,12 +38,13 @@ pub struct Shape {
 
 impl Shape {
     /// Refuses what no device can run.
-    fn check(&self, info: &Info) -> error::Result {
+    fn check(&self, info: &Info, stream: u64) -> error::Result {
         if self.grid.contains(&0) || self.block.contains(&0) {
             return Err(error::INVALID_VALUE);
         }
         let devices = &client::get()?.devices;
-        let device = context::device()?;
+        // A stream of its own has a context; the current one is quicker to ask.
+        let device = context::device().or_else(|_| context::device_of(stream::context_of(stream)?))?;
         let limit = |id| devices.attribute(device, id).map_or(u32::MAX, i32::cast_unsigned);
         let first = [(attribute::MAX_GRID_DIM_X, &self.grid), (attribute::MAX_BLOCK_DIM_X, &self.block)];
         for (base, dimensions) in first {
@@ -174,7 +175,7 @@ pub unsafe fn launch(
 ) -> error::Result {
     let info = function::info(f)?;
     handles::check_stream(stream)?;
-    shape.check(info)?;
+    shape.check(info, stream)?;
     let Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared } = shape;
     // SAFETY: the caller's promise.
     unsafe {

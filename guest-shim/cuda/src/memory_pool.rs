@@ -86,13 +86,19 @@ pub unsafe fn cuDeviceGetDefaultMemPool(pool_out: *mut u64, dev: i32) -> error::
     unsafe { put(pool_out, default_pool(dev)?) }
 }
 
+/// Measured: for a device's current pool an ordinal that is none is an invalid value; for its default pool it is an invalid device.
+fn no_device(code: u32) -> u32 {
+    if code == error::INVALID_DEVICE { error::INVALID_VALUE } else { code }
+}
+
 pub unsafe fn cuDeviceGetMemPool(pool: *mut u64, dev: i32) -> error::Result {
+    let current = current_pool(dev).map_err(no_device)?;
     // SAFETY: the program's pointer.
-    unsafe { put(pool, current_pool(dev)?) }
+    unsafe { put(pool, current) }
 }
 
 pub unsafe fn cuDeviceSetMemPool(dev: i32, pool: u64) -> error::Result {
-    let host = device::host_ordinal(dev)?;
+    let host = device::host_ordinal(dev).map_err(no_device)?;
     handles::check_memorypool(pool)?;
     calls::cuDeviceSetMemPool(host, pool)?;
     let (mut all, index) = pools(dev)?;
@@ -252,8 +258,12 @@ fn allocate(
 
 pub unsafe fn cuMemAllocAsync(dptr: *mut u64, bytesize: usize, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
-    if dptr.is_null() || bytesize == 0 {
+    if dptr.is_null() {
         return Err(error::INVALID_VALUE);
+    }
+    if bytesize == 0 {
+        // SAFETY: checked above; the program's pointer.
+        return unsafe { put(dptr, 0) };
     }
     // The pool's handle is not made for this: 0 says that it is the default one.
     let pool = {
@@ -271,8 +281,12 @@ pub unsafe fn cuMemAllocFromPoolAsync(
 ) -> error::Result {
     handles::check_stream(hStream)?;
     handles::check_memorypool(pool)?;
-    if dptr.is_null() || bytesize == 0 {
+    if dptr.is_null() {
         return Err(error::INVALID_VALUE);
+    }
+    if bytesize == 0 {
+        // SAFETY: checked above; the program's pointer.
+        return unsafe { put(dptr, 0) };
     }
     let ask = |place: &mut u64| calls::cuMemAllocFromPoolAsync(place, bytesize, pool, hStream);
     allocate(dptr, bytesize, hStream, pool, ask)
@@ -280,6 +294,9 @@ pub unsafe fn cuMemAllocFromPoolAsync(
 
 pub unsafe fn cuMemFreeAsync(dptr: u64, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
+    if dptr == 0 {
+        return Ok(());
+    }
     if memory::managed(dptr, 1).is_some_and(|block| block.base == dptr) {
         return Err(error::NOT_SUPPORTED);
     }

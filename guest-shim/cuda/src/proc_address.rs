@@ -31,14 +31,17 @@ mod query {
 
 /// CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM.
 const PER_THREAD: u64 = 2;
+/// CU_GET_PROC_ADDRESS_LEGACY_STREAM.
+const LEGACY: u64 = 1;
 
 /// The symbol for `name` at `version`, and the query's result.
 ///
 /// The newest version of the API that is not newer than `version` is meant (measured: an unknown name gives success and "not found",
 /// a version below the first gives success and "version not sufficient", one above the driver's is invalid).
 pub fn find(name: &CStr, version: i32, flags: u64, driver_version: u32) -> error::Result<(*mut c_void, u32)> {
-    let version = u32::try_from(version).map_err(|_| error::INVALID_VALUE)?;
-    if version > driver_version || flags > PER_THREAD {
+    // Measured: what is below 0 is as the newest, and both streams at once are taken.
+    let version = u32::try_from(version).unwrap_or(driver_version);
+    if version > driver_version || flags > (LEGACY | PER_THREAD) {
         return Err(error::INVALID_VALUE);
     }
     let name = name.to_bytes();
@@ -54,7 +57,7 @@ pub fn find(name: &CStr, version: i32, flags: u64, driver_version: u32) -> error
     }
     Ok(match found {
         Some(entry) => {
-            let address = if flags == PER_THREAD { entry.per_thread } else { entry.symbol };
+            let address = if flags & PER_THREAD != 0 { entry.per_thread } else { entry.symbol };
             (address.0.cast_mut().cast(), query::SUCCESS)
         }
         None if known => (std::ptr::null_mut(), query::VERSION_NOT_SUFFICIENT),

@@ -1,7 +1,6 @@
 //! Streams. A stream's words in the handle table: flags and priority (upper half), context.
 
 use crate::{call::put, calls, capture, client, context, error, event, green_context, handles};
-use std::sync::{Mutex, PoisonError};
 use vgpu_spec::{handle::Kind, plain::Blob8, result::CudaError};
 
 /// CU_STREAM_NON_BLOCKING.
@@ -178,23 +177,11 @@ pub unsafe fn cuStreamGetId(hStream: u64, streamId: *mut u64) -> error::Result {
     unsafe { put(streamId, id) }
 }
 
-/// Streams whose green context was destroyed before them.
-static ORPHANS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-
-/// Ends the streams of a green context that ends: as natively, whatever is done with them says so.
-pub fn orphan(context: u64) {
-    let mut orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
+/// Ends the streams of a green context that ends.
+pub fn end_of_context(context: u64) {
     for stream in handles::all(Kind::Stream) {
         if handles::words(Kind::Stream, stream).is_ok_and(|w| w.1 == context) {
             handles::remove(stream);
-            orphans.push(stream);
         }
     }
-}
-
-/// What is wrong with a stream that is none.
-#[cold]
-pub fn why_not(stream: u64) -> u32 {
-    let orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
-    if orphans.contains(&stream) { CudaError::ContextIsDestroyed as u32 } else { error::INVALID_HANDLE }
 }

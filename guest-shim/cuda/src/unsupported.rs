@@ -1,7 +1,7 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
 use crate::{
-    error,
+    client, error,
     trace::{self, Site},
 };
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
@@ -12,7 +12,7 @@ static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
 /// 4 GiB, with CUDA_ERROR_INVALID_CONTEXT (measured).
 const NARROW: &str = "device addresses do not fit in 32 bits";
 
-/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function.
+/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
 pub fn report(site: &'static Site) -> u32 {
     let began = trace::begin();
     // Not locked while it is logged: the program's callback for log entries may call a function of these.
@@ -25,7 +25,8 @@ pub fn report(site: &'static Site) -> u32 {
         vgpu_client::warn!("{} is not supported: {}", site.name, site.reason);
     }
     vgpu_client::record::call(site.name);
-    let status = if site.reason == NARROW { error::INVALID_CONTEXT } else { error::NOT_SUPPORTED };
+    let refusal = if site.reason == NARROW { error::INVALID_CONTEXT } else { error::NOT_SUPPORTED };
+    let status = client::get().err().unwrap_or(refusal);
     crate::logs::returned(site.name, status);
     if let Some(began) = began {
         trace::end(began, site, &[], status);

@@ -75,13 +75,18 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
             let _ = writeln!(out, "    let {n} = crate::call::per_thread({n});");
         }
     }
+    let needs = needs_context(f);
     let _ = writeln!(
         out,
         "    static SITE: crate::trace::Site = {};\n    crate::call::enter(&SITE, {}, || {}, || {{",
         trace::site(f, suffix, ""),
-        f.needs_context,
+        needs,
         trace::arguments(f)
     );
+    // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it.
+    if needs != "true" && f.noun != "entry" {
+        out.push_str("        crate::client::get()?;\n");
+    }
     if f.by_hand_in_shim {
         let mut args: Vec<String> = f.parameters.iter().map(|p| identifier(&p.name)).collect();
         if f.ptds {
@@ -103,6 +108,28 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
     }
     out.push_str("    })\n}\n");
     Ok(())
+}
+
+/// Whether a call needs a current context, as an expression. What has a stream of its own, an event or a part of a graph finds the context
+/// there, so that the driver does not look at the current one (measured on driver 580: such calls succeed without one).
+fn needs_context(f: &Function) -> String {
+    let of = |kinds: &[&str]| {
+        f.parameters.iter().find(|p| {
+            p.direction == Direction::Value
+                && matches!(&p.ty, Type::Handle(kind) if kinds.contains(&kind.as_str()))
+        })
+    };
+    if !f.needs_context {
+        "false".into()
+    } else if let Some(stream) = of(&["Stream"]) {
+        format!("crate::handles::is_special_stream({})", identifier(&stream.name))
+    } else if f.name.starts_with("cuGraphInstantiate") {
+        "true".into()
+    } else if of(&["Event", "Graph", "GraphNode", "GraphExec"]).is_some() || f.noun == "function" {
+        "false".into()
+    } else {
+        "true".into()
+    }
 }
 
 fn is_stream(p: &Parameter) -> bool {

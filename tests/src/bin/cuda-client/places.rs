@@ -1,6 +1,6 @@
 //! Where device memory is, how much of it is left, and whose handles are whose.
 
-use crate::driver::{Driver, INVALID_HANDLE, INVALID_VALUE};
+use crate::driver::{CONTEXT_IS_DESTROYED, Driver, INVALID_VALUE};
 use crate::{pause, refuses, say};
 
 /// Free and total bytes, as a program finds them.
@@ -64,8 +64,8 @@ pub fn use_handle() {
     let d = Driver::start();
     let argument = |i| std::env::args().nth(i).unwrap().parse::<u64>().unwrap();
     let (stream, event, memory) = (argument(2), argument(3), argument(4));
-    refuses("a foreign stream", d.synchronize_stream(stream), INVALID_HANDLE);
-    refuses("a foreign event", d.synchronize_event(event), INVALID_HANDLE);
+    refuses("a foreign stream", d.synchronize_stream(stream), CONTEXT_IS_DESTROYED);
+    refuses("a foreign event", d.synchronize_event(event), CONTEXT_IS_DESTROYED);
     refuses("freeing foreign memory", d.free(memory), INVALID_VALUE);
     refuses("reading foreign memory", d.download::<u32>(memory, 1), INVALID_VALUE);
     refuses("writing foreign memory", d.to_device(memory, &[9; 4]), INVALID_VALUE);

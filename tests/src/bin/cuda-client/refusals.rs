@@ -30,17 +30,18 @@ fn handles(d: &Driver) {
     let function = d.function(module, c"empty");
     let never = [0x10, 0x7fff_0000_1230, u64::MAX, stream + 0x10_0000, event | 1];
     for wrong in never.into_iter().chain([event, module, function, d.context]) {
-        refuses("no stream, synchronised", d.synchronize_stream(wrong), INVALID_HANDLE);
-        refuses("no stream, launched in", d.launch(function, 1, 1, wrong, &[]), INVALID_HANDLE);
-        refuses("no stream, copied in", d.to_device_async(WILD, &[1], wrong), INVALID_HANDLE);
-        refuses("no stream, destroyed", d.destroy_stream(wrong), INVALID_HANDLE);
-        refuses("no stream, recorded in", d.record(event, wrong), INVALID_HANDLE);
+        refuses("no stream, synchronised", d.synchronize_stream(wrong), CONTEXT_IS_DESTROYED);
+        refuses("no stream, launched in", d.launch(function, 1, 1, wrong, &[]), CONTEXT_IS_DESTROYED);
+        refuses("no stream, copied in", d.to_device_async(WILD, &[1], wrong), CONTEXT_IS_DESTROYED);
+        refuses("no stream, destroyed", d.destroy_stream(wrong), CONTEXT_IS_DESTROYED);
+        refuses("no stream, recorded in", d.record(event, wrong), CONTEXT_IS_DESTROYED);
     }
     for wrong in never.into_iter().chain([0, stream, module, function]) {
-        refuses("no event, recorded", d.record(wrong, stream), INVALID_HANDLE);
-        refuses("no event, synchronised", d.synchronize_event(wrong), INVALID_HANDLE);
-        refuses("no event, waited for", d.wait_event(stream, wrong), INVALID_HANDLE);
-        refuses("no event, destroyed", d.destroy_event(wrong), INVALID_HANDLE);
+        let code = if wrong == 0 { INVALID_HANDLE } else { CONTEXT_IS_DESTROYED };
+        refuses("no event, recorded", d.record(wrong, stream), code);
+        refuses("no event, synchronised", d.synchronize_event(wrong), code);
+        refuses("no event, waited for", d.wait_event(stream, wrong), code);
+        refuses("no event, destroyed", d.destroy_event(wrong), code);
     }
     for wrong in never.into_iter().chain([0, stream, event, function]) {
         refuses("no module, unloaded", d.unload(wrong), INVALID_HANDLE);
@@ -55,7 +56,8 @@ fn handles(d: &Driver) {
         if wrong != 0 {
             refuses("no context, made current", check(current), INVALID_CONTEXT);
         }
-        refuses("no context, destroyed", check(destroyed), INVALID_CONTEXT);
+        let code = if wrong == 0 { INVALID_VALUE } else { INVALID_CONTEXT };
+        refuses("no context, destroyed", check(destroyed), code);
         d.enter();
     }
     refuses("a function that is not there", d.find_function(module, c"nothing"), NOT_FOUND);
@@ -64,10 +66,10 @@ fn handles(d: &Driver) {
     d.unload(module).unwrap();
     // Ended ones, also when their places are taken again.
     let (_stream, _event) = (d.stream().unwrap(), d.event().unwrap());
-    refuses("an ended stream", d.synchronize_stream(stream), INVALID_HANDLE);
-    refuses("an ended stream, again", d.destroy_stream(stream), INVALID_HANDLE);
-    refuses("an ended event", d.record(event, 0), INVALID_HANDLE);
-    refuses("an ended event, again", d.destroy_event(event), INVALID_HANDLE);
+    refuses("an ended stream", d.synchronize_stream(stream), CONTEXT_IS_DESTROYED);
+    refuses("an ended stream, again", d.destroy_stream(stream), CONTEXT_IS_DESTROYED);
+    refuses("an ended event", d.record(event, 0), CONTEXT_IS_DESTROYED);
+    refuses("an ended event, again", d.destroy_event(event), CONTEXT_IS_DESTROYED);
     refuses("an ended module", d.find_function(module, c"empty"), INVALID_HANDLE);
     refuses("an ended module, again", d.unload(module), INVALID_HANDLE);
     refuses("a function of an ended module", d.launch(function, 1, 1, 0, &[]), INVALID_HANDLE);
