@@ -55,7 +55,7 @@ def reductions():
 
 @check
 def reduction_kernel():
-    kernel = cp.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "norm")
+    kernel = cp.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "length_of")
     return near(float(kernel(numbers(10_000))))
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Runs applications' checks natively and in local mode and compares what they print.
 
-usage: gpu-suite apps [--app a,b] [--json FILE] [--no-native] [--python FILE]
+usage: gpu-suite apps [--app a,b] [--json FILE] [--no-native] [--softgpu] [--python FILE]
   --app a,b      only these (default: all)
   --json FILE    where the table goes as JSON (default build/log/gpu-suite/apps.json)
   --no-native    leaves the native run out; then nothing is compared
+  --softgpu      in local mode on softgpu, without the native run: a trial of this script; much cannot work there
   --python FILE  the interpreter that has the applications (default: this one)
 Exit code 0 when every check of every application that is installed is equal both ways.
 """
@@ -119,7 +120,7 @@ def run_application(name, file, limit, options, logs):
             os.remove(shim_log)
         command = [options.python, os.path.join(HERE, file)]
         if way == "virtual":
-            command = [os.path.join(ROOT, "scripts", "with-vgpu"), "--logs", os.path.join(logs, f"{name}.broker")] + command
+            command = [os.path.join(ROOT, "scripts", "with-vgpu"), *(["--softgpu"] if options.softgpu else []), "--logs", os.path.join(logs, f"{name}.broker")] + command
         say(f"{name}: {way}")
         try:
             # Working in the temporary folder keeps what an application writes beside itself out of the tree.
@@ -184,8 +185,10 @@ def main():
     parser.add_argument("--app")
     parser.add_argument("--json", default=os.path.join(BUILD, "log", "gpu-suite", "apps.json"))
     parser.add_argument("--no-native", action="store_true")
+    parser.add_argument("--softgpu", action="store_true")
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
+    options.no_native |= options.softgpu
     wanted = options.app.split(",") if options.app else [name for name, *_ in APPLICATIONS]
     for name in wanted:
         if name not in (known for known, *_ in APPLICATIONS):
@@ -196,7 +199,7 @@ def main():
     for name, file, limit, gpus in APPLICATIONS:
         if name not in wanted:
             continue
-        if gpus > count_gpus():
+        if gpus > max(count_gpus(), 1):
             rows[name] = {"state": "skipped", "reason": f"needs {gpus} GPUs"}
             continue
         results, refused = run_application(name, file, limit, options, logs)
