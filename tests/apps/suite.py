@@ -28,13 +28,13 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.environ.get("VGPU_BUILD_DIR") or os.path.join(ROOT, "build")
 # name, file, seconds for one run, GPUs
 APPLICATIONS = [
-    ("pytorch", "pytorch.py", 240, 1),
-    ("pytorch_compile", "pytorch_compile.py", 240, 1),
-    ("triton", "triton_app.py", 120, 1),
-    ("cupy", "cupy_app.py", 180, 1),
-    ("numba", "numba_app.py", 180, 1),
-    ("jax", "jax_app.py", 240, 1),
-    ("llama_cpp", "llama_cpp.py", 240, 1),
+    ("pytorch", "pytorch.py", 180, 1),
+    ("pytorch_compile", "pytorch_compile.py", 180, 1),
+    ("triton", "triton_app.py", 100, 1),
+    ("cupy", "cupy_app.py", 120, 1),
+    ("numba", "numba_app.py", 120, 1),
+    ("jax", "jax_app.py", 150, 1),
+    ("llama_cpp", "llama_cpp.py", 180, 1),
     ("nccl", "nccl_app.py", 200, 2),
 ]
 
@@ -69,11 +69,12 @@ def run_one(command, limit, output, errors, environment):
             ended = "ended" if code in (0, 77) else f"exit code {code}"
         except subprocess.TimeoutExpired:
             ended = f"took longer than {limit} s"
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # children that outlived it, too
-        except ProcessLookupError:
-            pass
-        process.wait()
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)  # children that outlived it, too
+            except ProcessLookupError:
+                pass
+            process.wait()
     values = {}
     with open(output, encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -134,7 +135,7 @@ def run_application(name, file, limit, options, logs):
 
 
 def compared(results):
-    """A row of the table: how many checks are equal, and the differences."""
+    """A row of the table: how many checks are equal, and the differences. A check that fails natively too has nothing to be compared with."""
     native, virtual = results.get("native"), results.get("virtual")
     if native and not virtual:
         reason = native["values"].get("application", f"skip: {native['ended']}")
@@ -143,37 +144,41 @@ def compared(results):
     right = virtual["values"]
     names = [n for n in left if n != "application"]
     names += [n for n in right if n not in left and n != "application"]
-    differences, times, same = {}, {}, 0
+    differences, times, same, incomparable = {}, {}, 0, {}
     for name in names:
         a, b = left.get(name, "missing"), right.get(name, "missing")
         if a.startswith("time:") or b.startswith("time:"):
             times[name] = [a.removeprefix("time:"), b.removeprefix("time:")]
-        elif a.startswith("error:") or not equal(a, b):
+        elif a.startswith("error:") and (b.startswith("error:") or not native):
+            incomparable[name] = [a, b] if native else ["-", b]
+        elif not equal(a, b):
             differences[name] = [a, b]
         else:
             same += 1
     complete = virtual["ended"] == "ended" and (not native or native["ended"] == "ended")
     row = {"state": "equal" if complete and not differences else "different", "version": right.get("application") or left.get("application"),
-           "checks": same + len(differences), "equal": same, "differences": differences, "times": times,
-           "failed_natively": sum(1 for a, _ in differences.values() if a.startswith("error:")),
+           "checks": same + len(differences) + len(incomparable), "equal": same, "differences": differences, "times": times,
+           "failed_natively": incomparable,
            "seconds": {way: result["seconds"] for way, result in results.items()}, "ended": {way: r["ended"] for way, r in results.items()}}
     return row
 
 
 def show(rows):
-    print(f"{'application':<16} {'version':<34} {'checks':>6} {'equal':>6} {'native s':>9} {'virtual s':>9}  result")
+    print(f"{'application':<16} {'version':<34} {'checks':>6} {'equal':>6} {'failed natively':>15} {'native s':>9} {'virtual s':>9}  result")
     for name, row in rows.items():
         if "checks" not in row:
             print(f"{name:<16} {row['state']}: {row['reason'][:90]}")
             continue
         seconds = [f"{row['seconds'].get(way, '-')}" for way in ("native", "virtual")]
-        print(f"{name:<16} {str(row['version'])[:34]:<34} {row['checks']:>6} {row['equal']:>6} {seconds[0]:>9} {seconds[1]:>9}  {row['state']}")
+        print(f"{name:<16} {str(row['version'])[:34]:<34} {row['checks']:>6} {row['equal']:>6} {len(row['failed_natively']):>15} {seconds[0]:>9} {seconds[1]:>9}  {row['state']}")
     for name, row in rows.items():
         for way, ended in row.get("ended", {}).items():
             if ended != "ended":
                 print(f"  {name}: {way}: {ended}")
         for check, (a, b) in row.get("differences", {}).items():
             print(f"  {name}.{check}: native {a[:120]} | virtual {b[:120]}")
+        for check, (a, b) in row.get("failed_natively", {}).items():
+            print(f"  {name}.{check}: fails natively too: {a[:120]} | virtual {b[:120]}")
         for check, (a, b) in row.get("times", {}).items():
             print(f"  {name}.{check}: native {a}, virtual {b}")
         if row.get("unsupported"):
@@ -196,14 +201,19 @@ def main():
     logs = os.path.join(BUILD, "log", "gpu-suite", "apps")
     os.makedirs(logs, exist_ok=True)
     rows = {}
-    for name, file, limit, gpus in APPLICATIONS:
-        if name not in wanted:
-            continue
-        if gpus > max(count_gpus(), 1):
-            rows[name] = {"state": "skipped", "reason": f"needs {gpus} GPUs"}
-            continue
-        results, refused = run_application(name, file, limit, options, logs)
-        rows[name] = compared(results) | ({"unsupported": refused} if refused else {})
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        for name, file, limit, gpus in APPLICATIONS:
+            if name not in wanted:
+                continue
+            if gpus > max(count_gpus(), 1):
+                rows[name] = {"state": "skipped", "reason": f"needs {gpus} GPUs"}
+                continue
+            rows[name] = {"state": "failed", "reason": "this run was ended before it"}
+            results, refused = run_application(name, file, limit, options, logs)
+            rows[name] = compared(results) | ({"unsupported": refused} if refused else {})
+    except Stopped:
+        say("ended from outside: what was done so far")
     table = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), "device": device_name(),
              "kernel": platform.release(), "python": platform.python_version(), "compared_with_native": not options.no_native, "applications": rows}
     os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
@@ -216,6 +226,14 @@ def main():
     print(f"{good} of {len(ran)} applications equal, {sum(r.get('equal', 0) for r in ran)} of {sum(r.get('checks', 0) for r in ran)} checks; "
           f"{len(rows) - len(ran)} skipped")
     return 0 if good == len(ran) else 1
+
+
+class Stopped(Exception):
+    """The suite was asked to end; it still shows its table."""
+
+
+def stop(_number, _frame):
+    raise Stopped
 
 
 def nvidia_smi(query):
