@@ -10,7 +10,7 @@ import numpy as np
 if not hasattr(np, "row_stack"):
     np.row_stack = np.vstack  # numba 0.68 asks for it; NumPy 2.5 has it no more
 import numba
-from numba import cuda, float32, int32, vectorize
+from numba import cuda, float32, guvectorize, int32, vectorize
 
 from checks import check, must_pass
 
@@ -230,6 +230,64 @@ def streams_and_pinned_memory():
     stream.synchronize()
     np.testing.assert_array_equal(back, host * 2)
     return "ok"
+
+
+@check
+def generalised_ufunc():
+    @guvectorize(["void(float32[:], float32[:])"], "(n)->(n)", target="cuda")
+    def f(x, y):
+        total = float32(0)
+        for i in range(x.shape[0]):
+            total += x[i]
+            y[i] = total
+
+    x = numbers(16, 20)
+    np.testing.assert_allclose(f(x), np.cumsum(x, 1), rtol=1e-4, atol=1e-5)
+    return "ok"
+
+
+@check
+def dynamic_shared_memory():
+    @cuda.jit
+    def backwards(x):
+        tile = cuda.shared.array(0, int32)
+        i = cuda.threadIdx.x
+        tile[i] = x[i]
+        cuda.syncthreads()
+        x[i] = tile[cuda.blockDim.x - 1 - i]
+
+    x = np.arange(128, dtype=np.int32)
+    backwards[1, 128, 0, 512](x)
+    np.testing.assert_array_equal(x, np.arange(128)[::-1])
+    return "ok"
+
+
+@check
+def mapped_array():
+    @cuda.jit
+    def twice(x):
+        x[cuda.grid(1)] *= 2
+
+    x = cuda.mapped_array(256, np.float32)
+    x[:] = numbers(256)
+    expected = np.array(x) * 2
+    twice[1, 256](x)
+    cuda.synchronize()
+    np.testing.assert_array_equal(np.array(x), expected)
+    return "ok"
+
+
+@check
+def errors_in_a_kernel_reach_python():
+    @cuda.jit(debug=True, opt=False)
+    def f(x):
+        x[cuda.grid(1)] = 1 // x[0]
+
+    try:
+        f[1, 1](np.zeros(4, np.int32))
+    except ZeroDivisionError:
+        return "ok"
+    raise AssertionError("no ZeroDivisionError")
 
 
 if __name__ == "__main__":

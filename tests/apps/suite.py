@@ -149,9 +149,9 @@ def compared(results):
         a, b = left.get(name, "missing"), right.get(name, "missing")
         if a.startswith("time:") or b.startswith("time:"):
             times[name] = [a.removeprefix("time:"), b.removeprefix("time:")]
-        elif a.startswith("error:") and (b.startswith("error:") or not native):
-            incomparable[name] = [a, b] if native else ["-", b]
-        elif not equal(a, b):
+        elif native and a.startswith("error:") and b.startswith("error:"):
+            incomparable[name] = [a, b]
+        elif a.startswith("error:") or not equal(a, b):
             differences[name] = [a, b]
         else:
             same += 1
