@@ -105,6 +105,15 @@ static void attributes_of_pointers(unsigned *device)
     CHECK(cudaDeviceSynchronize());
     for (unsigned i = 0; i < 1024; i++)
         REQUIRE(pinned[i] == (i ^ 0xabcd));
+    // A set of pinned memory without a stream is done when it returns.
+    for (unsigned round = 1; round < 20; round++) {
+        fill<<<1, 64>>>(mapped, 1024);
+        CHECK(cudaGetLastError());
+        CHECK(cudaMemset(pinned, round, 4096));
+        REQUIRE(pinned[0] == round * 0x01010101u && pinned[1023] == round * 0x01010101u);
+        CHECK(cudaMemset2D(pinned, 64, round + 1, 32, 64));
+        REQUIRE(pinned[1008] == (round + 1) * 0x01010101u && pinned[1023] == round * 0x01010101u);
+    }
     CHECK(cudaFreeHost(pinned));
 }
 

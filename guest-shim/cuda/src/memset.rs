@@ -1,6 +1,6 @@
 //! Memory sets. The forms without a stream do the same work in the default stream (or the per-thread one, for `_ptds`).
 
-use crate::{call, calls, error, handles, memory};
+use crate::{call, calls, error, handles, host_memory, memory};
 
 /// An address that is not known may be wrong: the program learns it from this call, as natively.
 fn sure(dst: u64, len: Option<usize>) -> error::Result {
@@ -29,11 +29,18 @@ fn span(pitch: usize, row: Option<usize>, height: usize) -> Option<usize> {
     }
 }
 
+/// What the host can see is set when a form without a stream returns: the driver's promise for pinned memory (CUDA driver API, API
+/// synchronization behavior, Memset).
+fn wait_if_pinned(dst: u64, stream: u64) -> error::Result {
+    if host_memory::find(dst).is_some() { calls::cuStreamSynchronize(stream) } else { Ok(()) }
+}
+
 macro_rules! sets {
     ($($value:ty: $line:ident, $line_async:ident, $plane:ident, $plane_async:ident;)*) => {$(
         pub unsafe fn $line(dst: u64, value: $value, n: usize, stream: u64) -> error::Result {
             // SAFETY: no pointers.
-            unsafe { $line_async(dst, value, n, stream) }
+            unsafe { $line_async(dst, value, n, stream) }?;
+            wait_if_pinned(dst, stream)
         }
 
         pub unsafe fn $line_async(dst: u64, value: $value, n: usize, stream: u64) -> error::Result {
@@ -45,7 +52,8 @@ macro_rules! sets {
 
         pub unsafe fn $plane(dst: u64, pitch: usize, value: $value, width: usize, height: usize, stream: u64) -> error::Result {
             // SAFETY: no pointers.
-            unsafe { $plane_async(dst, pitch, value, width, height, stream) }
+            unsafe { $plane_async(dst, pitch, value, width, height, stream) }?;
+            wait_if_pinned(dst, stream)
         }
 
         pub unsafe fn $plane_async(
