@@ -85,21 +85,6 @@ driver_api! {
         put(value, 0)
     }
 
-    /// Elements of a linear texture, by the bytes of one: an H100's.
-    fn cuDeviceGetTexture1DLinearMaxWidth(width: Out<'_, usize>, format: u32, channels: u32, device: i32) {
-        state()?.device(device)?;
-        let bytes = match format {
-            0x01 | 0x08 => 1,
-            0x02 | 0x09 | 0x10 => 2,
-            0x03 | 0x0a | 0x20 => 4,
-            _ => return Err(CudaError::InvalidValue),
-        };
-        if !matches!(channels, 1 | 2 | 4) {
-            return Err(CudaError::InvalidValue);
-        }
-        put(width, (4_usize << 30) / (bytes * channels as usize).max(4))
-    }
-
     /// No atomic operation reaches another device.
     fn cuDeviceGetP2PAtomicCapabilities(
         capabilities: *mut u32, operations: *const u32, count: u32, from: i32, to: i32

@@ -76,7 +76,6 @@ pub static TABLE: &[Row] = &[
     Row("cuDeviceGetP2PAttribute", 8000, device::cuDeviceGetP2PAttribute as *const c_void, device::cuDeviceGetP2PAttribute as *const c_void),
     Row("cuDeviceGetPCIBusId", 4010, device::cuDeviceGetPCIBusId as *const c_void, device::cuDeviceGetPCIBusId as *const c_void),
     Row("cuDeviceGetTexture1DLinearMaxWidth", 11010, texture::cuDeviceGetTexture1DLinearMaxWidth as *const c_void, texture::cuDeviceGetTexture1DLinearMaxWidth as *const c_void),
-    Row("cuDeviceGetTexture1DLinearMaxWidth", 11010, device::cuDeviceGetTexture1DLinearMaxWidth as *const c_void, device::cuDeviceGetTexture1DLinearMaxWidth as *const c_void),
     Row("cuDeviceGetUuid", 9020, device::cuDeviceGetUuid as *const c_void, device::cuDeviceGetUuid as *const c_void),
     Row("cuDeviceGetUuid", 11040, device::cuDeviceGetUuid_v2 as *const c_void, device::cuDeviceGetUuid_v2 as *const c_void),
     Row("cuDevicePrimaryCtxGetState", 7000, primary_context::cuDevicePrimaryCtxGetState as *const c_void, primary_context::cuDevicePrimaryCtxGetState as *const c_void),
