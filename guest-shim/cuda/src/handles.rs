@@ -218,11 +218,10 @@ pub fn is_special_stream(number: u64) -> bool {
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
-    let green = number == PER_THREAD && crate::context::is_green(crate::context::current());
-    if is_special_stream(number) && !green {
-        return Ok(());
+    if number == PER_THREAD && crate::context::is_green(crate::context::current()) {
+        return Err(error::INVALID_HANDLE);
     }
-    check_of_context(Kind::Stream, number, error::INVALID_HANDLE)
+    if is_special_stream(number) { Ok(()) } else { check_of_context(Kind::Stream, number, error::INVALID_HANDLE) }
 }
 
 /// Refuses what cannot be launched.

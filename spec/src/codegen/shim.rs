@@ -83,8 +83,9 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
         needs,
         trace::arguments(f)
     );
-    // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it.
-    if needs != "true" && f.noun != "entry" {
+    // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it, and the
+    // driver's log is there from the start.
+    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs") {
         out.push_str("        crate::client::get()?;\n");
     }
     if f.by_hand_in_shim {
