@@ -111,6 +111,18 @@ impl Broker {
         self.child.id()
     }
 
+    /// As [`Broker::descriptors`], when no worker is being started any more.
+    pub fn descriptors_at_rest(&self) -> usize {
+        let (mut count, mut same) = (self.descriptors(), 0);
+        while same < 10 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let now = self.descriptors();
+            same = if now == count { same + 1 } else { 0 };
+            count = now;
+        }
+        count
+    }
+
     /// Open descriptors of the broker.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()

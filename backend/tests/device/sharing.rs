@@ -116,7 +116,7 @@ fn memory_of_a_client_opens_in_its_vm_and_in_no_other() {
 fn shares_end_with_their_client_unless_they_are_kept() {
     let broker = Broker::start("share-end", &[]);
     let mut guest = ready(&broker.socket, 2);
-    let before = broker.descriptors();
+    let before = broker.descriptors_at_rest();
     let memory = guest.share_memory(1, ADDRESS).unwrap();
     let (kept, ends) = (guest.export(1, allocation(1)), guest.export(1, allocation(2)));
     assert_eq!(guest.keep(2, kept), status::INVALID, "another client's");
@@ -142,7 +142,7 @@ fn shares_end_with_their_client_unless_they_are_kept() {
 fn a_client_that_is_closed_or_replaced_leaves_no_share_and_no_descriptor() {
     let broker = Broker::start("share-leak", &[]);
     let mut guest = ready(&broker.socket, 2);
-    let before = broker.descriptors();
+    let before = broker.descriptors_at_rest();
     let mut tokens = Vec::new();
     for i in 1..=20 {
         tokens.push(guest.export(1, allocation(i)));
