@@ -46,7 +46,7 @@ static const char *volatile part = "start";
 static void begin(const char *name)
 {
     part = name;
-    alarm(30);
+    alarm(20);
 }
 
 static void too_late(int)
