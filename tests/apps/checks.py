@@ -24,7 +24,10 @@ def check(function):
 
 def near(values, tolerance=1e-5):
     """A value that may differ by the relative tolerance."""
-    values = values if hasattr(values, "__len__") else [values]
+    if hasattr(values, "detach"):
+        values = values.detach()
+    if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:  # an array of no dimension has a length that raises
+        values = [values]
     return " ".join(f"~{float(value):.9g}@{tolerance:g}" for value in values)
 
 

@@ -155,8 +155,16 @@ static void bad_input(void)
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)whole, sizeof whole, "x", OPTIONS));
     EXPECT(CUDA_ERROR_INVALID_PTX, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)bad, sizeof bad, "x", 0, NULL, NULL));
     expect_error("line 4");
+    /* The linker takes nothing after the CUBIN that it refused. */
+    EXPECT(CUDA_ERROR_INVALID_IMAGE, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)whole, sizeof whole, "x", 0, NULL, NULL));
+    EXPECT(CUDA_ERROR_INVALID_IMAGE, cuLinkComplete(state, &image, &size));
+    CHECK(cuLinkDestroy(state));
+
+    prepare(ROOM);
+    CHECK(cuLinkCreate(OPTIONS, &state));
+    EXPECT(CUDA_ERROR_INVALID_PTX, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)bad, sizeof bad, "x", 0, NULL, NULL));
     CHECK(cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)whole, sizeof whole, "x", 0, NULL, NULL));
-    CHECK(cuLinkComplete(state, &image, &size)); /* without the part that was refused */
+    CHECK(cuLinkComplete(state, &image, &size)); /* without the part that the compiler refused */
     CHECK(cuLinkDestroy(state));
 
     prepare(ROOM);
@@ -171,6 +179,7 @@ static void bad_input(void)
     CHECK(cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)second, sizeof second, "one", 0, NULL, NULL));
     EXPECT(CUDA_ERROR_UNKNOWN, cuLinkAddData(state, CU_JIT_INPUT_PTX, (void *)second, sizeof second, "two", 0, NULL, NULL));
     expect_error("Multiple definition of");
+    EXPECT(CUDA_ERROR_UNKNOWN, cuLinkComplete(state, &image, &size));
     CHECK(cuLinkDestroy(state));
 }
 

@@ -241,8 +241,9 @@ static void import_memory(void)
     REQUIRE(close(null) == 0);
     CUmemAllocationProp props;
     CU(p_cuMemGetAllocationPropertiesFromHandle(&props, memory));
-    // The driver says neither where imported memory is nor what it was made for, and does not export it.
-    REQUIRE(props.type == CU_MEM_ALLOCATION_TYPE_PINNED && props.location.type == CU_MEM_LOCATION_TYPE_INVALID);
+    // The driver does not say what imported memory was made for, and does not export it.
+    REQUIRE(props.type == CU_MEM_ALLOCATION_TYPE_PINNED && props.location.type == CU_MEM_LOCATION_TYPE_DEVICE);
+    REQUIRE(props.location.id == 0);
     REQUIRE(props.requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE);
     int again = -1;
     REQUIRE_CU(CUDA_ERROR_INVALID_VALUE, p_cuMemExportToShareableHandle(&again, memory, DESCRIPTOR, 0));
@@ -290,8 +291,7 @@ static int pool_exporter(const Other &importer)
     fill_now(memory, POOLED, 7);
     cudaMemPoolPtrExportData data, again;
     CHECK(cudaMemPoolExportPointer(&data, memory));
-    CHECK(cudaMemPoolExportPointer(&again, memory));
-    REQUIRE(memcmp(&data, &again, sizeof data) == 0);
+    CHECK(cudaMemPoolExportPointer(&again, memory)); // need not be the same bytes
     EXPECT(cudaErrorInvalidValue, cudaMemPoolExportPointer(&again, (char *)memory + 16));
     EXPECT(cudaErrorInvalidValue, cudaMemPoolExportPointer(&again, unshared));
     EXPECT(cudaErrorInvalidValue, cudaMemPoolExportPointer(&again, allocated));

@@ -2,6 +2,7 @@
 // is refused.
 #include "entry.h"
 
+#include <csignal>
 #include <cstring>
 
 struct Entries {
@@ -39,6 +40,20 @@ __global__ void add(unsigned *value, unsigned addend)
     *value += addend;
 }
 
+// A wait that is never met would hang the program: the alarm says in which part. Between waits every call returns within milliseconds.
+static const char *volatile part = "start";
+
+static void begin(const char *name)
+{
+    part = name;
+    alarm(20);
+}
+
+static void too_late(int)
+{
+    fail("nothing goes on: %s", part);
+}
+
 static cudaStream_t new_stream()
 {
     cudaStream_t stream;
@@ -65,19 +80,21 @@ static void between_streams(const Entries &e, unsigned *memory)
     unsigned *flag = memory, *value = memory + 1;
     CHECK(cudaMemset(memory, 0, 64));
     CHECK(cudaDeviceSynchronize());
+    begin("a stream waits for another: the kernel behind the wait");
     DRIVER(e.wait32(waiter, at(flag), 3, CU_STREAM_WAIT_VALUE_EQ));
     add<<<1, 1, 0, waiter>>>(value, 1000);
     usleep(20000);
     EXPECT(cudaErrorNotReady, cudaStreamQuery(waiter));
-    // Other streams go on.
+    begin("a stream waits for another: a third stream");
     add<<<1, 1, 0, third>>>(memory + 2, 1);
     CHECK(cudaStreamSynchronize(third));
+    begin("a stream waits for another: the write");
     add<<<1, 1, 0, writer>>>(value, 7);
     DRIVER(e.write32(writer, at(flag), 3, CU_STREAM_WRITE_VALUE_DEFAULT));
     CHECK(cudaStreamSynchronize(waiter));
     REQUIRE(read(value) == 1007 && read(flag) == 3);
 
-    // Each condition, met by what is there.
+    begin("conditions that are met"); // each, by what is there
     DRIVER(e.wait32(waiter, at(flag), 2, CU_STREAM_WAIT_VALUE_GEQ));
     DRIVER(e.wait32(waiter, at(flag), 3, CU_STREAM_WAIT_VALUE_GEQ));
     DRIVER(e.wait32(waiter, at(flag), 0xfffffff0u, CU_STREAM_WAIT_VALUE_GEQ)); // the difference counts, with its sign
@@ -85,7 +102,7 @@ static void between_streams(const Entries &e, unsigned *memory)
     DRIVER(e.wait32(waiter, at(flag), 4, CU_STREAM_WAIT_VALUE_NOR));
     CHECK(cudaStreamSynchronize(waiter));
 
-    // 64 bits.
+    begin("64 bits");
     uint64_t *wide = (uint64_t *)(memory + 4);
     DRIVER(e.wait64(waiter, at(wide), 1ull << 40, CU_STREAM_WAIT_VALUE_GEQ));
     add<<<1, 1, 0, waiter>>>(value, 1);
@@ -111,6 +128,7 @@ static void with_the_host(const Entries &e, unsigned *memory)
     memset(pinned, 0, 4096);
     CHECK(cudaMemset(memory, 0, 64));
     CHECK(cudaDeviceSynchronize());
+    begin("a stream waits for the host");
     DRIVER(e.wait32(stream, at(pinned), 1, CU_STREAM_WAIT_VALUE_EQ));
     add<<<1, 1, 0, stream>>>(memory, 5);
     DRIVER(e.write32(stream, at(pinned + 1), 42, 0));
@@ -143,6 +161,7 @@ static void batches(const Entries &e, unsigned *memory)
     cudaStream_t stream = new_stream();
     CHECK(cudaMemset(memory, 0, 2048));
     CHECK(cudaDeviceSynchronize());
+    begin("batches");
     std::vector<CUstreamBatchMemOpParams> list;
     for (unsigned i = 0; i < 255; i++)
         list.push_back(operation(CU_STREAM_MEM_OP_WRITE_VALUE_32, memory + i, i + 1));
@@ -176,6 +195,7 @@ static void refusals(const Entries &e, unsigned *memory)
 {
     cudaStream_t stream = new_stream();
     static unsigned pageable[16];
+    begin("what is refused");
     CUdeviceptr place = at(memory);
     CUresult wrong = CUDA_ERROR_INVALID_VALUE;
     DRIVER_EXPECT(wrong, e.write32(stream, 0, 1, 0));
@@ -210,6 +230,7 @@ static void nodes(const Entries &e, unsigned *memory)
     ENTRY(cuGraphExecBatchMemOpNodeSetParams);
     ENTRY(cuCtxGetCurrent);
     ENTRY(cuGraphNodeGetType);
+    begin("nodes of graphs");
     CUcontext context;
     DRIVER(cuCtxGetCurrent(&context));
     cudaStream_t stream = new_stream();
@@ -247,6 +268,7 @@ static void nodes(const Entries &e, unsigned *memory)
     CHECK(cudaGraphExecDestroy(exec));
     CHECK(cudaGraphDestroy(graph));
 
+    begin("captured operations");
     CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
     DRIVER(e.write32(stream, at(memory + 4), 44, 0));
     DRIVER(e.wait32(stream, at(memory + 4), 44, CU_STREAM_WAIT_VALUE_EQ));
@@ -263,9 +285,14 @@ static void nodes(const Entries &e, unsigned *memory)
 
 int main()
 {
+    signal(SIGALRM, too_late);
+    begin("start");
     CHECK(cudaFree(nullptr));
     Entries e = entries();
     DeviceArray<unsigned> memory(1024);
+    // The first launch of a kernel loads its code, which may wait for all that the context has to do: not behind a wait, then.
+    add<<<1, 1>>>(memory.get(), 0);
+    CHECK(cudaDeviceSynchronize());
     between_streams(e, memory.get());
     with_the_host(e, memory.get());
     batches(e, memory.get());

@@ -221,7 +221,11 @@ pub fn check_stream(number: u64) -> error::Result {
     if number == PER_THREAD && crate::context::is_green(crate::context::current()) {
         return Err(error::INVALID_HANDLE);
     }
-    if is_special_stream(number) { Ok(()) } else { check_of_context(Kind::Stream, number, error::INVALID_HANDLE) }
+    if is_special_stream(number) {
+        Ok(())
+    } else {
+        check_of_context(Kind::Stream, number, error::INVALID_HANDLE)
+    }
 }
 
 /// Refuses what cannot be launched.

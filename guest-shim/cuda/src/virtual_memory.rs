@@ -203,7 +203,7 @@ pub unsafe fn cuMemGetAllocationPropertiesFromHandle(prop: *mut Blob8<32>, handl
     let (_, device) = handles::words(Kind::Allocation, handle).map_err(|_| error::INVALID_VALUE)?;
     let mut value = Blob8::default();
     calls::cuMemGetAllocationPropertiesFromHandle(&mut value, handle)?;
-    // The driver does not say where imported memory is.
+    // The ordinal is the program's, for imported memory too.
     if word(&value.0, props::LOCATION) == location::DEVICE {
         set_word(&mut value.0, props::LOCATION + 4, device as u32);
     }

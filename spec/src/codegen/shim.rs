@@ -84,8 +84,8 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
         trace::arguments(f)
     );
     // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it, and the
-    // driver's log is there from the start.
-    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs") {
+    // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves).
+    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump") {
         out.push_str("        crate::client::get()?;\n");
     }
     if f.by_hand_in_shim {

@@ -44,7 +44,7 @@ fn add(handle: u64, kind: u32, contents: Vec<u8>, name: &str) -> Result {
     }
     if kind != PTX && kind != FATBINARY {
         complain(&link, &options, "softgpu links PTX only");
-        return Err(CudaError::InvalidImage);
+        return Err(parts.refuse(CudaError::InvalidImage));
     }
     let source = image::ptx_in(contents).map_err(|error| {
         complain(&link, &options, &error.to_string());
@@ -104,6 +104,7 @@ driver_api! {
             return Err(CudaError::InvalidHandle);
         }
         let Some(image) = image else { return Err(CudaError::InvalidValue) };
+        parts.usable()?;
         let text = parts.complete().map_err(|error| {
             complain(&link, &options, &error);
             CudaError::Unknown

@@ -170,7 +170,7 @@ driver_api! {
         put(props, Props {
             kind: PINNED,
             handle_types: memory.handle_types(),
-            location: if memory.is_imported() { Location { kind: 0, id: 0 } } else { Location { kind: 1, id } },
+            location: Location { kind: 1, id },
             metadata: 0,
             compression: 0,
             rdma: 0,

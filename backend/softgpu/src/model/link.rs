@@ -28,6 +28,8 @@ pub struct Parts {
     defined: HashMap<String, String>,
     /// Each symbol that is needed, with the name of an input that does.
     needed: HashMap<String, String>,
+    /// What the linker refused an input with: it takes no other after that, and links nothing.
+    refused: Option<CudaError>,
     /// The finished image.
     output: Option<CString>,
 }
@@ -60,16 +62,27 @@ impl Parts {
         self.output.is_some()
     }
 
+    /// Notes that the linker refused an input, as opposed to the compiler before it.
+    pub fn refuse(&mut self, code: CudaError) -> CudaError {
+        *self.refused.get_or_insert(code)
+    }
+
+    /// An error once the linker has refused an input.
+    pub fn usable(&self) -> Result<(), CudaError> {
+        self.refused.map_or(Ok(()), Err)
+    }
+
     /// Adds PTX; what is wrong with it: the code, and what the error log says.
     pub fn add(&mut self, source: String, name: &str) -> Result<(), (CudaError, String)> {
         let module = ptx::Module::parse(&source).map_err(|e| (CudaError::InvalidPtx, e.to_string()))?;
+        self.usable().map_err(|code| (code, String::new()))?;
         let Definitions { defined, needed } = module.definitions();
         for symbol in &defined {
             if let Some(first) = self.defined.get(symbol) {
                 let text = format!(
                     "error   : Multiple definition of '{symbol}' in '{name}', first defined in '{first}'"
                 );
-                return Err((CudaError::Unknown, text));
+                return Err((self.refuse(CudaError::Unknown), text));
             }
         }
         self.defined.extend(defined.into_iter().map(|symbol| (symbol, name.to_owned())));

@@ -88,11 +88,6 @@ impl Physical {
         &self.device
     }
 
-    /// Whether another process may have made it.
-    pub fn is_imported(&self) -> bool {
-        !self.counted
-    }
-
     /// The handle types that it was made with.
     pub fn handle_types(&self) -> u32 {
         self.handle_types

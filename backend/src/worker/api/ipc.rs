@@ -72,7 +72,7 @@ fn refused(export: impl FnOnce(*mut c_void) -> u32) -> Result<Halves, CudaError>
     Err(NOT_SUPPORTED)
 }
 
-/// Shares an allocation as a file. Which device it is on is for the importer, whose driver does not tell.
+/// Shares an allocation as a file. Which device it is on is for the importer.
 pub fn vgpuShareAllocation(
     t: &mut Thread,
     allocation: u64,
