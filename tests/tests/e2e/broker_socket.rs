@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vgpu_spec::wire::control::{ClientOpen, LaneAttach, RequestHeader, WindowUnmap, kind, status};
-use vgpu_spec::wire::{HUGE_PAGE, Range, WINDOW_AREA, WINDOW_AREA_LEN};
+use vgpu_spec::wire::{ADDRESS_END, HUGE_PAGE, Range, WINDOW_AREA, WINDOW_AREA_LEN};
 use vgpu_tests::daemon::Daemon;
 use vgpu_tests::host::{Host, HostOptions};
 use vgpu_tests::noise::Noise;
@@ -118,15 +118,18 @@ fn lanes_and_windows_beyond_the_vm_s_memory_are_refused() {
         assert_eq!(vm.attach(1, queue, page), status::INVALID, "{what}");
     }
     assert_eq!(vm.attach(9, 2, Vm::page(2)), status::NO_CLIENT);
-    let page = |n: u64| Range { base: BASE + n * HUGE_PAGE, len: HUGE_PAGE };
+    let pages = |n: u64, count: u64| Range { base: BASE + n * HUGE_PAGE, len: count * HUGE_PAGE };
+    let page = |n: u64| pages(n, 1);
     for (range, address, what) in [
         (page(PAGES), WINDOW_AREA, "behind the memory"),
         (Range { base: BASE, len: (PAGES + 1) * HUGE_PAGE }, WINDOW_AREA, "over its end"),
         (Range { base: huge, len: HUGE_PAGE }, WINDOW_AREA, "at the end of all addresses"),
         (Range { base: huge, len: 2 * HUGE_PAGE }, WINDOW_AREA, "beyond all addresses"),
         (Range { base: BASE, len: 0 }, WINDOW_AREA, "empty"),
-        (page(8), WINDOW_AREA - HUGE_PAGE, "before the window area"),
-        (page(8), WINDOW_AREA + WINDOW_AREA_LEN, "behind the window area"),
+        (pages(8, 2), WINDOW_AREA - HUGE_PAGE, "over the window area's start"),
+        (pages(8, 2), WINDOW_AREA + WINDOW_AREA_LEN - HUGE_PAGE, "over its end"),
+        (page(8), ADDRESS_END - 4096, "over the end of a process's addresses"),
+        (page(8), 0x7f00_0000_0800, "unaligned, elsewhere"),
         (page(8), WINDOW_AREA + 4096, "unaligned"),
         (page(8), 0, "at NULL"),
     ] {

@@ -19,7 +19,6 @@ pub const INVALID_PTX: Code = 218;
 pub const FILE_NOT_FOUND: Code = 301;
 pub const INVALID_HANDLE: Code = 400;
 pub const CONTEXT_IS_DESTROYED: Code = 709;
-pub const ILLEGAL_STATE: Code = 401;
 pub const NOT_FOUND: Code = 500;
 pub const ILLEGAL_ADDRESS: Code = 700;
 

@@ -2,26 +2,28 @@
 
 use crate::driver::*;
 use crate::{pause, refuses, say};
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
-/// CU_EVENT_WAIT_EXTERNAL: for captures only, and the worker's driver is who knows that there is none.
-const WAIT_EXTERNAL: u32 = 1;
+/// A kernel that says how many threads a block may have: the worker's driver knows, the library does not ask.
+const FEW: &CStr =
+    c".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry few() .maxntid 32, 1, 1 { ret; }\n";
 
 /// An asynchronous call that fails is reported by the next call that may report it, once; with CUDA_LAUNCH_BLOCKING=1 by itself.
 pub fn deferred() {
     let d = Driver::start();
-    let (stream, event) = (d.stream().unwrap(), d.event().unwrap());
+    let stream = d.stream().unwrap();
+    let few = d.function(d.load_text(FEW).unwrap(), c"few");
     d.synchronize().unwrap();
     let blocking = std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v == "1");
-    // SAFETY: no pointers.
-    let waited = check(unsafe { (d.api.stream_wait)(stream, event, WAIT_EXTERNAL) });
+    let waited = d.launch(few, 1, 64, stream, &[]);
     if blocking {
-        refuses("the call itself", waited, ILLEGAL_STATE);
+        refuses("the call itself", waited, INVALID_VALUE);
     } else {
         assert_eq!(waited, Ok(()), "the asynchronous call");
         // What may not report stays silent, what may speaks.
         d.memory().unwrap();
-        refuses("the next call that may report", d.synchronize(), ILLEGAL_STATE);
+        refuses("the next call that may report", d.synchronize(), INVALID_VALUE);
     }
     assert_eq!(d.synchronize(), Ok(()), "an error is reported once");
     d.launch(d.function(d.module(), c"empty"), 1, 1, stream, &[]).unwrap();
