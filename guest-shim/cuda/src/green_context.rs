@@ -94,7 +94,9 @@ pub unsafe fn cuGreenCtxCreate(phCtx: *mut u64, desc: u64, dev: i32, flags: u32)
     if phCtx.is_null() || flags != DEFAULT_STREAM {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_resourcedescription(desc)?;
+    handles::check_resourcedescription(desc).map_err(|e| {
+        if desc == 0 || handles::is(Kind::ResourceDescription, desc) { e } else { error::INVALID_DEVICE }
+    })?;
     let primary = primary_context::retain(dev)?;
     let created = create(primary, desc, dev, host, flags).inspect_err(|_| {
         let _ = primary_context::release(dev);

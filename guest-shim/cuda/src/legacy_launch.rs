@@ -99,8 +99,9 @@ pub unsafe fn cuParamSetv(hfunc: u64, offset: i32, ptr: *mut c_void, numbytes: u
     if ptr.is_null() || numbytes as usize > MAX_PARAMETERS {
         return Err(error::INVALID_VALUE);
     }
-    // SAFETY: the program's bytes.
-    legacy.set(offset, unsafe { std::slice::from_raw_parts(ptr.cast::<u8>(), numbytes as usize) })
+    // SAFETY: the program's bytes. What lies outside of the room is left out without an error, unlike a single value.
+    let _ = legacy.set(offset, unsafe { std::slice::from_raw_parts(ptr.cast::<u8>(), numbytes as usize) });
+    Ok(())
 }
 
 fn launch_grid(f: u64, width: i32, height: i32, stream: u64) -> error::Result {

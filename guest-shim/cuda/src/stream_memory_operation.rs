@@ -76,7 +76,7 @@ unsafe fn batch(stream: u64, version: u32, list: *const Operation, count: u32, f
     // SAFETY: the program's array of `count`.
     let list = unsafe { call::slice(list, count as usize) };
     if list.is_none() && count > 0 {
-        return Err(error::INVALID_VALUE);
+        return Err(if version == 1 { error::NOT_SUPPORTED } else { error::INVALID_VALUE });
     }
     let list = list.unwrap_or_default();
     calls::vgpuStreamBatchMemOp(stream, version, list, count, flags)?;

@@ -209,7 +209,13 @@ fn border(out: &mut String, f: &Function, p: &Parameter) -> Result<String, Codeg
             let _ = writeln!(out, "        let {n} = crate::context::resolve({n})?;");
         }
         (Direction::Value, Type::Handle(kind)) if kind == "Event" && f.noun == "graph" => {
-            let _ = writeln!(out, "        crate::handles::check_event_of_node({n})?;");
+            // An executable graph's node looks at it by itself.
+            let any = if f.name.starts_with("cuGraphExec") {
+                ".map_err(|_| crate::error::INVALID_VALUE)"
+            } else {
+                ""
+            };
+            let _ = writeln!(out, "        crate::handles::check_event_of_node({n}){any}?;");
         }
         (Direction::Value, Type::Handle(kind)) => {
             let _ = writeln!(out, "        crate::handles::check_{}({n})?;", kind.to_lowercase());
