@@ -11,8 +11,10 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use vgpu_spec::plain::Blob1;
+use vgpu_spec::{plain::Blob1, result::CudaError};
 
+/// CU_STREAM_LEGACY, which with the default stream cannot capture.
+const LEGACY: u64 = 1;
 /// CU_STREAM_CAPTURE_STATUS_NONE.
 const NONE: u32 = 0;
 /// CU_STREAM_CAPTURE_MODE_GLOBAL, _THREAD_LOCAL and _RELAXED are 0, 1 and 2.
@@ -48,6 +50,15 @@ fn note(stream: u64, begun: bool) {
         streams.remove(&key(stream));
     }
     COUNT.store(streams.len(), Ordering::Release);
+}
+
+/// Refuses what a capturing stream does not allow, which ends the capture: so does a query.
+pub fn refuse_capturing(stream: u64) -> error::Result {
+    if stream <= LEGACY || !captures(stream)? {
+        return Ok(());
+    }
+    calls::cuStreamQuery(stream)?;
+    Err(CudaError::StreamCaptureUnsupported as u32)
 }
 
 /// Whether a stream captures. Any can once one has begun: capture spreads by event waits.
@@ -109,7 +120,15 @@ pub unsafe fn cuStreamBeginCaptureToGraph(
     numDependencies: usize,
     mode: u32,
 ) -> error::Result {
+    handles::check_stream(hStream)?;
+    let begun = |streams: &HashSet<_>| streams.contains(&key(hStream));
+    if BEGUN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(begun) {
+        return Err(CudaError::IllegalState as u32);
+    }
     handles::check_graph(hGraph)?;
+    if hStream <= LEGACY {
+        return Err(CudaError::StreamCaptureUnsupported as u32);
+    }
     // SAFETY: the program's arrays of so many elements, or NULL.
     let (nodes, data) =
         unsafe { (call::slice(dependencies, numDependencies), call::slice(dependencyData, numDependencies)) };
@@ -122,8 +141,10 @@ pub unsafe fn cuStreamBeginCaptureToGraph(
 /// The worker's answer is the driver's; an earlier error of this thread's makes the graph incomplete, so it is not given.
 pub unsafe fn cuStreamEndCapture(hStream: u64, phGraph: *mut u64) -> error::Result {
     handles::check_stream(hStream)?;
-    // SAFETY: the program's pointer.
-    let place = unsafe { phGraph.as_mut() }.ok_or(error::INVALID_VALUE)?;
+    // SAFETY: the program's pointer. With NULL the capture ends as well; nothing can name the graph.
+    let place = unsafe { phGraph.as_mut() };
+    let mut nowhere = 0;
+    let place = place.unwrap_or(&mut nowhere);
     let mut graph = 0;
     if let Err(status) = calls::vgpuStreamEndCapture(hStream, &mut graph) {
         // Some errors end the capture, others leave it.
@@ -200,6 +221,9 @@ unsafe fn info(stream: u64, status_out: *mut u32, places: &Places) -> error::Res
         nodes.truncate(count);
         edges.truncate(count);
     }
+    if places.dependencies.is_null() && !places.edges.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     let lossy = edges.iter().any(|edge| edge.0 != [0; 8]);
     if lossy && places.edges.is_null() && !places.dependencies.is_null() {
         return Err(error::LOSSY_QUERY);
@@ -215,8 +239,10 @@ unsafe fn info(stream: u64, status_out: *mut u32, places: &Places) -> error::Res
         let _ = put(places.count, nodes.len());
         DEPENDENCIES.with_borrow_mut(|kept| {
             *kept = (nodes, edges);
-            let _ = put(places.dependencies, kept.0.as_mut_ptr().cast());
-            let _ = put(places.edges, kept.1.as_mut_ptr().cast());
+            let any = !kept.0.is_empty();
+            let of = |list: *mut c_void| if any { list } else { std::ptr::null_mut() };
+            let _ = put(places.dependencies, of(kept.0.as_mut_ptr().cast()));
+            let _ = put(places.edges, of(kept.1.as_mut_ptr().cast()));
         });
     }
     Ok(())

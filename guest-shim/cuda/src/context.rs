@@ -41,21 +41,29 @@ pub fn current() -> u64 {
     CURRENT.get()
 }
 
-/// The current context's index for a message's header, or 0.
+/// The current context's index for a message's header, or 0: also when it was destroyed while it was current, as what needs one is refused
+/// before it is sent.
 #[inline]
 pub fn index() -> u32 {
-    handle::split(CURRENT.get()).map_or(0, |p| p.index)
+    if is_destroyed() { 0 } else { handle::split(CURRENT.get()).map_or(0, |p| p.index) }
 }
 
-/// Refuses when there is no current context.
+/// Whether the current context was destroyed, by another thread, and is still current.
+#[inline]
+pub fn is_destroyed() -> bool {
+    CURRENT.get() != 0 && handles::check_context(CURRENT.get()).is_err()
+}
+
+/// Refuses when there is no current context, or one that was destroyed.
 #[inline]
 pub fn require() -> error::Result {
     client::get()?;
-    if CURRENT.get() == 0 { Err(error::INVALID_CONTEXT) } else { Ok(()) }
+    handles::check_context(CURRENT.get())
 }
 
 /// The current context's device.
 pub fn device() -> error::Result<i32> {
+    handles::check_context(current())?;
     device_of(current())
 }
 
@@ -66,7 +74,7 @@ pub fn device_of(context: u64) -> error::Result<i32> {
 }
 
 /// `context`, or the current one for NULL.
-fn resolve(context: u64) -> error::Result<u64> {
+pub fn resolve(context: u64) -> error::Result<u64> {
     let context = if context == 0 { current() } else { context };
     handles::check_context(context)?;
     Ok(context)
@@ -220,7 +228,10 @@ pub unsafe fn cuCtxPushCurrent(ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut u64) -> error::Result {
-    require()?;
+    client::get()?;
+    if current() == 0 {
+        return Err(error::INVALID_CONTEXT);
+    }
     let context = pop();
     // SAFETY: the program's pointer, which may be NULL.
     if let Some(place) = unsafe { pctx.as_mut() } {

@@ -1,7 +1,7 @@
 //! Decompression by the device's own engine, which Hopper has not. It is hidden where there is one (the attributes say 0).
 
-use crate::{error, handles};
-use vgpu_spec::plain::Blob8;
+use crate::{calls, error, handles};
+use vgpu_spec::{plain::Blob8, result::CudaError};
 
 /// The driver of a device without the engine looks at no argument.
 pub unsafe fn cuMemBatchDecompressAsync(
@@ -12,5 +12,9 @@ pub unsafe fn cuMemBatchDecompressAsync(
     stream: u64,
 ) -> error::Result {
     handles::check_stream(stream)?;
-    Err(error::NOT_SUPPORTED)
+    // What is wrong with the stream is said first, and a capture ends.
+    match calls::cuStreamQuery(stream) {
+        Err(status) if status != CudaError::NotReady as u32 => Err(status),
+        _ => Err(error::NOT_SUPPORTED),
+    }
 }

@@ -34,6 +34,10 @@ pub type EdgeData = Blob1<8>;
 
 /// The most entries of a list in a reply, as the worker has it.
 const MOST: usize = 8192;
+/// All CUDA_GRAPH_INSTANTIATE_FLAG_*.
+const INSTANTIATE_FLAGS: u64 = 0xf;
+/// CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD.
+const UPLOAD: u64 = 2;
 /// CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH.
 const DEVICE_LAUNCH: u64 = 4;
 /// CUgraphInstantiateResult: the code of the call says why.
@@ -60,6 +64,9 @@ unsafe fn list(places: &Places, fill: &mut Fill<'_>) -> error::Result {
     // SAFETY: the caller's promise.
     let count = unsafe { places.count.as_mut() }.ok_or(error::INVALID_VALUE)?;
     if places.first.is_null() {
+        if !places.data.is_null() {
+            return Err(error::INVALID_VALUE);
+        }
         return fill(&mut [], &mut [], &mut [], count);
     }
     let room = (*count).min(MOST);
@@ -204,6 +211,9 @@ struct Instantiated {
 
 fn instantiate(graph: u64, flags: u64, stream: u64) -> error::Result<Instantiated> {
     handles::check_graph(graph)?;
+    if flags & !INSTANTIATE_FLAGS != 0 {
+        return Err(error::INVALID_VALUE);
+    }
     handles::check_stream(stream)?;
     if flags & DEVICE_LAUNCH != 0 {
         vgpu_client::warn!("instantiating a graph for launches by the device is not supported");
@@ -235,7 +245,8 @@ unsafe fn finish(place: *mut u64, made: &Instantiated) -> error::Result {
 }
 
 pub unsafe fn cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, flags: u64) -> error::Result {
-    if phGraphExec.is_null() {
+    // An upload needs a stream, which only the parameters of cuGraphInstantiateWithParams name.
+    if phGraphExec.is_null() || flags & UPLOAD != 0 {
         return Err(error::INVALID_VALUE);
     }
     // SAFETY: the program's pointer.
@@ -366,13 +377,9 @@ pub unsafe fn cuGraphExecUpdate_v2(
     hGraph: u64,
     resultInfo: *mut Blob8<24>,
 ) -> error::Result {
-    let place = resultInfo.cast::<UpdateResult>();
-    if place.is_null() {
-        return Err(error::INVALID_VALUE);
-    }
     let (status, info) = update(hGraphExec, hGraph)?;
-    // SAFETY: the program's pointer; same size and alignment.
-    unsafe { put(place, info) }?;
+    // SAFETY: the program's pointer, which may be NULL; same size and alignment.
+    let _ = unsafe { put(resultInfo.cast::<UpdateResult>(), info) };
     as_result(status)
 }
 
@@ -382,14 +389,11 @@ pub unsafe fn cuGraphExecUpdate(
     hErrorNode_out: *mut u64,
     updateResult_out: *mut u32,
 ) -> error::Result {
-    if updateResult_out.is_null() {
-        return Err(error::INVALID_VALUE);
-    }
     let (status, info) = update(hGraphExec, hGraph)?;
-    // SAFETY: the program's pointers; the node's may be NULL.
+    // SAFETY: the program's pointers, which may be NULL.
     unsafe {
         let _ = put(hErrorNode_out, info.node);
-        put(updateResult_out, info.result)?;
+        let _ = put(updateResult_out, info.result);
     }
     as_result(status)
 }

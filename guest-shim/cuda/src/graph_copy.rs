@@ -3,7 +3,7 @@
 use crate::{
     call,
     call::put,
-    calls, error,
+    calls, context, error,
     graph_pageable::{self, Prepared},
     handles,
 };
@@ -28,7 +28,7 @@ pub unsafe fn cuGraphAddMemcpyNode(
     ctx: u64,
 ) -> error::Result {
     handles::check_graph(hGraph)?;
-    handles::check_context(ctx)?;
+    let ctx = context::resolve(ctx)?;
     // SAFETY: the program's pointers.
     let after = unsafe { call::slice(dependencies, numDependencies) };
     after.into_iter().flatten().try_for_each(|&n| handles::check_graphnode(n))?;
@@ -72,7 +72,7 @@ pub unsafe fn cuGraphExecMemcpyNodeSetParams(
 ) -> error::Result {
     handles::check_graphexec(hGraphExec)?;
     handles::check_graphnode(hNode)?;
-    handles::check_context(ctx)?;
+    let ctx = context::resolve(ctx)?;
     // SAFETY: the program's pointer.
     unsafe { prepare(copyParams) }?.into_exec(hGraphExec, hNode, |copy, before, after, release| {
         calls::vgpuGraphMemcpyNodeSetParams(hGraphExec, hNode, copy, ctx, before, after, release)

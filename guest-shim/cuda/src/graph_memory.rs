@@ -141,9 +141,11 @@ pub unsafe fn cuGraphMemAllocNodeGetParams(hNode: u64, params_out: *mut Blob8<12
     access.truncate(found.access_count);
     location::to_program(&mut found.properties.0, LOCATION);
     access.iter_mut().for_each(|a| location::to_program(&mut a.0, 0));
-    if !access.is_empty() {
-        found.access = graph_node::keep(hNode, vgpu_spec::plain::bytes_of(&access)).cast();
+    // An empty array has an address too.
+    if access.is_empty() {
+        access.push(Access::default());
     }
+    found.access = graph_node::keep(hNode, vgpu_spec::plain::bytes_of(&access)).cast();
     // SAFETY: the program's pointer; same size and alignment.
     unsafe { put(params_out.cast::<AllocNode>(), found) }
 }

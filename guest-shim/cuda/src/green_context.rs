@@ -4,7 +4,7 @@
 //! a mark of its own among its flags (context.rs).
 
 use crate::{call, call::put, calls, client, context, device, error, handles, primary_context, stream};
-use vgpu_spec::{handle::Kind, plain::Blob4};
+use vgpu_spec::{handle::Kind, plain::Blob4, result::CudaError};
 
 /// CU_GREEN_CTX_DEFAULT_STREAM, the only flag, which must be given.
 const DEFAULT_STREAM: u32 = 1;
@@ -74,7 +74,10 @@ pub unsafe fn cuDevResourceGenerateDesc(
     client::get()?;
     // SAFETY: the program's array.
     let list = unsafe { call::slice(resources, nbResources as usize) };
-    let list = list.filter(|l| !l.is_empty() && l.len() <= MOST_GROUPS as usize && !phDesc.is_null());
+    if nbResources > MOST_GROUPS {
+        return Err(CudaError::InvalidResourceType as u32);
+    }
+    let list = list.filter(|l| !l.is_empty() && !phDesc.is_null());
     let list = list.ok_or(error::INVALID_VALUE)?;
     let description = handles::create(Kind::ResourceDescription)?;
     if let Err(status) = calls::vgpuResourceDescription(description, list, nbResources) {
@@ -91,7 +94,9 @@ pub unsafe fn cuGreenCtxCreate(phCtx: *mut u64, desc: u64, dev: i32, flags: u32)
     if phCtx.is_null() || flags != DEFAULT_STREAM {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_resourcedescription(desc)?;
+    handles::check_resourcedescription(desc).map_err(|e| {
+        if desc == 0 || handles::is(Kind::ResourceDescription, desc) { e } else { error::INVALID_DEVICE }
+    })?;
     let primary = primary_context::retain(dev)?;
     let created = create(primary, desc, dev, host, flags).inspect_err(|_| {
         let _ = primary_context::release(dev);

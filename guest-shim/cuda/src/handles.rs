@@ -180,6 +180,18 @@ pub fn check_event(number: u64) -> error::Result {
     check_of_context(Kind::Event, number, error::INVALID_HANDLE)
 }
 
+/// Refuses what is no event for a node of a graph.
+#[inline]
+pub fn check_event_of_node(number: u64) -> error::Result {
+    if number == 0 { Err(error::INVALID_VALUE) } else { check_event(number) }
+}
+
+/// Refuses what is no live green context.
+#[inline]
+pub fn check_greencontext(number: u64) -> error::Result {
+    check_of_context(Kind::GreenContext, number, error::INVALID_CONTEXT)
+}
+
 macro_rules! checks {
     ($($name:ident, $kind:ident, $error:ident;)*) => {$(
         #[doc = concat!("Refuses what is no live ", stringify!($kind), ".")]
@@ -205,7 +217,6 @@ checks! {
     check_texturereference, TextureReference, INVALID_HANDLE;
     check_surfacereference, SurfaceReference, INVALID_HANDLE;
     check_logscallback, LogsCallback, INVALID_VALUE;
-    check_greencontext, GreenContext, INVALID_CONTEXT;
     check_resourcedescription, ResourceDescription, INVALID_VALUE;
 }
 

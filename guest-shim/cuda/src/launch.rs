@@ -314,12 +314,18 @@ pub unsafe fn cuLaunchCooperativeKernelMultiDevice(
     }
 }
 
+/// More than there are.
+const MOST_ATTRIBUTES: usize = 256;
+
 /// The attributes of a configuration; those that are not understood are refused.
 ///
 /// # Safety
 /// The configuration's pointer is NULL or has its count of attributes.
 pub unsafe fn attributes<'a>(config: &LaunchConfig) -> error::Result<&'a [u8]> {
     let count = config.count as usize;
+    if count > MOST_ATTRIBUTES {
+        return Err(error::INVALID_HANDLE);
+    }
     // SAFETY: the caller's promise.
     let attributes = unsafe { call::slice(config.attributes, count * launch_attribute::SIZE) };
     let attributes = match attributes {
@@ -374,6 +380,9 @@ pub unsafe fn cuLaunchKernelEx(
     // SAFETY: the program's array of attributes.
     let attributes = unsafe { attributes(config) }?;
     let stream = if per_thread { call::per_thread(config.stream) } else { config.stream };
+    if handles::is_special_stream(stream) {
+        context::require()?;
+    }
     // SAFETY: the program's pointers.
     unsafe {
         let written = updatable(attributes).then_some(config.attributes.cast_mut());

@@ -3,7 +3,7 @@
 use crate::{
     client, context,
     device::attribute,
-    error, function,
+    error, function, handles,
     launch::{Arguments, BUFFER_POINTER, BUFFER_SIZE, Shape, launch},
 };
 use std::{
@@ -11,6 +11,7 @@ use std::{
     ptr::{null_mut, without_provenance_mut},
     sync::{MutexGuard, PoisonError},
 };
+use vgpu_spec::handle::Kind;
 
 /// The room for parameters.
 const MAX_PARAMETERS: usize = 32764;
@@ -43,6 +44,10 @@ impl Legacy {
 }
 
 fn legacy(function: u64) -> error::Result<MutexGuard<'static, Legacy>> {
+    // These are older than kernels, and do not take them.
+    if handles::is(Kind::Kernel, function) {
+        return Err(error::INVALID_HANDLE);
+    }
     let info = function::info(function)?;
     Ok(info.legacy.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -76,9 +81,9 @@ pub unsafe fn cuFuncSetSharedSize(hfunc: u64, bytes: u32) -> error::Result {
     Ok(())
 }
 
-pub unsafe fn cuParamSetSize(hfunc: u64, numbytes: u32) -> error::Result {
-    drop(legacy(hfunc)?);
-    if numbytes as usize > MAX_PARAMETERS { Err(error::INVALID_VALUE) } else { Ok(()) }
+/// Any size will do: a launch takes what the kernel has.
+pub unsafe fn cuParamSetSize(hfunc: u64, _numbytes: u32) -> error::Result {
+    legacy(hfunc).map(|_| ())
 }
 
 pub unsafe fn cuParamSeti(hfunc: u64, offset: i32, value: u32) -> error::Result {
@@ -94,11 +99,15 @@ pub unsafe fn cuParamSetv(hfunc: u64, offset: i32, ptr: *mut c_void, numbytes: u
     if ptr.is_null() || numbytes as usize > MAX_PARAMETERS {
         return Err(error::INVALID_VALUE);
     }
-    // SAFETY: the program's bytes.
-    legacy.set(offset, unsafe { std::slice::from_raw_parts(ptr.cast::<u8>(), numbytes as usize) })
+    // SAFETY: the program's bytes. What lies outside of the room is left out without an error, unlike a single value.
+    let _ = legacy.set(offset, unsafe { std::slice::from_raw_parts(ptr.cast::<u8>(), numbytes as usize) });
+    Ok(())
 }
 
 fn launch_grid(f: u64, width: i32, height: i32, stream: u64) -> error::Result {
+    if handles::check_stream(stream).is_err() {
+        return Err(error::INVALID_HANDLE);
+    }
     let positive = |n| u32::try_from(n).ok().filter(|&n| n > 0).ok_or(error::INVALID_VALUE);
     let (shape, mut parameters) = {
         let legacy = legacy(f)?;

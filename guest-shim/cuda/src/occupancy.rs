@@ -18,6 +18,9 @@ const CLUSTER_SIZE: u32 = 1;
 /// # Safety
 /// The pointers are NULL or valid as the driver API documents them.
 unsafe fn clusters(place: *mut i32, what: u32, func: u64, config: *const Blob8<56>) -> error::Result {
+    if func == 0 {
+        return Err(error::INVALID_VALUE);
+    }
     handles::check_callable(func)?;
     // SAFETY: the caller's promise; a LaunchConfig has the size and alignment of the blob.
     let config = unsafe { config.cast::<LaunchConfig>().as_ref() }.ok_or(error::INVALID_VALUE)?;

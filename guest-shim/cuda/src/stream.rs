@@ -111,12 +111,14 @@ fn describe(stream: u64) -> error::Result<(u32, i32, u64)> {
     if stream <= handles::SPECIAL_STREAMS {
         return Ok((0, 0, context::current()));
     }
+    handles::check_stream(stream)?;
     let (first, context) = handles::words(Kind::Stream, stream)?;
     Ok((first as u32, ((first >> 32) as u32).cast_signed(), context))
 }
 
 pub unsafe fn cuStreamGetFlags(hStream: u64, flags: *mut u32) -> error::Result {
     let (value, ..) = describe(hStream)?;
+    capture::refuse_capturing(hStream)?;
     // SAFETY: the program's pointer.
     unsafe { put(flags, value) }
 }
@@ -143,7 +145,7 @@ pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u6
     let green = green_context::of_context(context);
     // SAFETY: the program's pointers.
     unsafe {
-        put(pCtx, green_context::owner(context))?;
+        let _ = put(pCtx, green_context::owner(context));
         if let Some(place) = pGreenCtx.as_mut() {
             *place = green;
         }
@@ -153,6 +155,7 @@ pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u6
 
 pub unsafe fn cuStreamGetDevice(hStream: u64, device: *mut i32) -> error::Result {
     let (.., context) = describe(hStream)?;
+    capture::refuse_capturing(hStream)?;
     let ordinal = context::device_of(context)?;
     // SAFETY: the program's pointer.
     unsafe { put(device, ordinal) }
@@ -173,6 +176,7 @@ pub fn id_of(context: u64, stream: u64, per_thread: bool) -> error::Result<u64> 
 
 pub unsafe fn cuStreamGetId(hStream: u64, streamId: *mut u64) -> error::Result {
     let id = id_of(context::current(), hStream, false)?;
+    capture::refuse_capturing(hStream)?;
     // SAFETY: the program's pointer.
     unsafe { put(streamId, id) }
 }

@@ -61,6 +61,13 @@ fn is_right(operation: &Operation) -> bool {
     }
 }
 
+/// The driver writes into the program's list: the alias of an address that is written to is the address.
+fn note_alias(operation: &mut Operation) {
+    if matches!(operation.0[0], 2 | 5) {
+        operation.0.copy_within(8..16, 32);
+    }
+}
+
 unsafe fn batch(stream: u64, version: u32, list: *const Operation, count: u32, flags: u32) -> error::Result {
     handles::check_stream(stream)?;
     if count > MOST {
@@ -69,7 +76,7 @@ unsafe fn batch(stream: u64, version: u32, list: *const Operation, count: u32, f
     // SAFETY: the program's array of `count`.
     let list = unsafe { call::slice(list, count as usize) };
     if list.is_none() && count > 0 {
-        return Err(error::INVALID_VALUE);
+        return Err(if version == 1 { error::NOT_SUPPORTED } else { error::INVALID_VALUE });
     }
     let list = list.unwrap_or_default();
     calls::vgpuStreamBatchMemOp(stream, version, list, count, flags)?;
@@ -93,7 +100,11 @@ pub unsafe fn cuStreamBatchMemOp_v2(
     flags: u32,
 ) -> error::Result {
     // SAFETY: the program's pointers.
-    unsafe { batch(stream, 2, paramArray, count, flags) }
+    unsafe {
+        batch(stream, 2, paramArray, count, flags)?;
+        (0..count as usize).for_each(|i| note_alias(&mut *paramArray.add(i)));
+    }
+    Ok(())
 }
 
 /// CUDA_BATCH_MEM_OP_NODE_PARAMS.
@@ -102,8 +113,10 @@ pub unsafe fn cuStreamBatchMemOp_v2(
 struct BatchNode {
     context: u64,
     count: u32,
+    _padding: u32,
     operations: *mut Operation,
     flags: u32,
+    _end: u32,
 }
 const _: () = assert!(size_of::<BatchNode>() == 32);
 
@@ -186,7 +199,8 @@ pub unsafe fn cuGraphBatchMemOpNodeGetParams(hNode: u64, nodeParams_out: *mut Bl
     if nodeParams_out.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    let mut found = BatchNode { context: 0, count: 0, operations: std::ptr::null_mut(), flags: 0 };
+    let mut found =
+        BatchNode { context: 0, count: 0, _padding: 0, operations: std::ptr::null_mut(), flags: 0, _end: 0 };
     let mut list = vec![Operation::default(); MOST as usize];
     calls::vgpuGraphBatchMemOpNodeGetParams(
         hNode,

@@ -12,6 +12,10 @@ static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
 /// 4 GiB, with CUDA_ERROR_INVALID_CONTEXT (measured).
 const NARROW: &str = "device addresses do not fit in 32 bits";
 
+/// The reason of what takes a node of a type that cannot be made: whatever the node is, the driver would find another type.
+const NO_SUCH_NODE: &str =
+    "no node is one of external semaphores, which are for interoperation with graphics APIs";
+
 /// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
 pub fn report(site: &'static Site) -> u32 {
     let began = trace::begin();
@@ -25,7 +29,11 @@ pub fn report(site: &'static Site) -> u32 {
         vgpu_client::warn!("{} is not supported: {}", site.name, site.reason);
     }
     vgpu_client::record::call(site.name);
-    let refusal = if site.reason == NARROW { error::INVALID_CONTEXT } else { error::NOT_SUPPORTED };
+    let refusal = match site.reason {
+        NARROW => error::INVALID_CONTEXT,
+        NO_SUCH_NODE => error::INVALID_VALUE,
+        _ => error::NOT_SUPPORTED,
+    };
     let status = client::get().err().unwrap_or(refusal);
     crate::logs::returned(site.name, status);
     if let Some(began) = began {

@@ -120,8 +120,23 @@ fn needs_context(f: &Function) -> String {
                 && matches!(&p.ty, Type::Handle(kind) if kinds.contains(&kind.as_str()))
         })
     };
-    if !f.needs_context {
+    if !f.needs_context
+        || f.noun == "user_object"
+        || matches!(
+            f.name.as_str(),
+            "cuGraphCreate"
+                | "cuLaunchCooperativeKernelMultiDevice"
+                | "cuLaunchKernelEx"
+                | "cuOccupancyMaxActiveClusters"
+                | "cuOccupancyMaxPotentialClusterSize"
+        )
+    {
         "false".into()
+    } else if f.name == "cuLaunchGridAsync" {
+        "true".into()
+    } else if matches!(f.name.as_str(), "cuGraphMemcpyNodeSetParams" | "cuGraphMemsetNodeSetParams") {
+        // The new parameters are for the current context, if there is one.
+        "crate::context::is_destroyed()".into()
     } else if let Some(stream) = of(&["Stream"]) {
         format!("crate::handles::is_special_stream({})", identifier(&stream.name))
     } else if f.name.starts_with("cuGraphInstantiate") {
@@ -188,6 +203,19 @@ fn border(out: &mut String, f: &Function, p: &Parameter) -> Result<String, Codeg
                 out,
                 "        {safety}\n        let {n} = unsafe {{ crate::call::text({n}) }}{fail};"
             );
+        }
+        // Measured: a graph's nodes are of the current context where none is named.
+        (Direction::Value, Type::Handle(kind)) if kind == "Context" && f.noun == "graph" => {
+            let _ = writeln!(out, "        let {n} = crate::context::resolve({n})?;");
+        }
+        (Direction::Value, Type::Handle(kind)) if kind == "Event" && f.noun == "graph" => {
+            // An executable graph's node looks at it by itself.
+            let any = if f.name.starts_with("cuGraphExec") {
+                ".map_err(|_| crate::error::INVALID_VALUE)"
+            } else {
+                ""
+            };
+            let _ = writeln!(out, "        crate::handles::check_event_of_node({n}){any}?;");
         }
         (Direction::Value, Type::Handle(kind)) => {
             let _ = writeln!(out, "        crate::handles::check_{}({n})?;", kind.to_lowercase());
