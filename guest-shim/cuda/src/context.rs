@@ -47,11 +47,11 @@ pub fn index() -> u32 {
     handle::split(CURRENT.get()).map_or(0, |p| p.index)
 }
 
-/// Refuses when there is no current context.
+/// Refuses when there is no current context, or when it has ended: another thread may have destroyed it.
 #[inline]
 pub fn require() -> error::Result {
     client::get()?;
-    if CURRENT.get() == 0 { Err(error::INVALID_CONTEXT) } else { Ok(()) }
+    handles::check_context(CURRENT.get())
 }
 
 /// The current context's device.
@@ -186,7 +186,10 @@ fn check_for(context: u64, null: u32) -> error::Result {
 
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
     client::get()?;
-    check_for(ctx, error::INVALID_VALUE)?;
+    if ctx == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    handles::check_context(ctx)?;
     if is_green(ctx) {
         return Err(error::INVALID_CONTEXT);
     }
@@ -220,7 +223,10 @@ pub unsafe fn cuCtxPushCurrent(ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut u64) -> error::Result {
-    require()?;
+    client::get()?;
+    if current() == 0 {
+        return Err(error::INVALID_CONTEXT);
+    }
     let context = pop();
     // SAFETY: the program's pointer, which may be NULL.
     if let Some(place) = unsafe { pctx.as_mut() } {

@@ -111,6 +111,7 @@ fn describe(stream: u64) -> error::Result<(u32, i32, u64)> {
     if stream <= handles::SPECIAL_STREAMS {
         return Ok((0, 0, context::current()));
     }
+    handles::check_stream(stream)?;
     let (first, context) = handles::words(Kind::Stream, stream)?;
     Ok((first as u32, ((first >> 32) as u32).cast_signed(), context))
 }

@@ -1,7 +1,7 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
 use crate::{
-    client, error,
+    client, context, error,
     trace::{self, Site},
 };
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
@@ -25,7 +25,11 @@ pub fn report(site: &'static Site) -> u32 {
         vgpu_client::warn!("{} is not supported: {}", site.name, site.reason);
     }
     vgpu_client::record::call(site.name);
-    let refusal = if site.reason == NARROW { error::INVALID_CONTEXT } else { error::NOT_SUPPORTED };
+    let refusal = if site.reason == NARROW {
+        context::require().err().unwrap_or(error::INVALID_CONTEXT)
+    } else {
+        error::NOT_SUPPORTED
+    };
     let status = client::get().err().unwrap_or(refusal);
     crate::logs::returned(site.name, status);
     if let Some(began) = began {
