@@ -156,6 +156,7 @@ fn numbers_of_requests_statuses_and_states_are_in_the_text() {
         (status::NO_WORKER, "NO_WORKER"),
         (status::NO_CLIENT, "NO_CLIENT"),
         (status::FAILED, "FAILED"),
+        (status::AGAIN, "AGAIN"),
         (socket::kind::LANE, "LANE"),
         (socket::kind::WINDOW_ALLOC, "WINDOW_ALLOC"),
         (socket::kind::WINDOW_FREE, "WINDOW_FREE"),

@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::control::{
     CONTROL_QUEUE, ClientClose, ClientOpen, ClientOpenReply, FIRST_LANE, Hello, HelloReply, LaneAttach,
@@ -21,6 +21,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::lock;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
+use super::worker_link::REAP_TIMEOUT;
 use super::{lending, pool, sharing};
 use crate::link::message;
 use crate::log::{chain, printable};
@@ -35,6 +36,8 @@ const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a worker to exit by itself when its client is closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
+/// How long closing a client may keep other requests waiting. A worker's end takes as long as the driver needs for its context.
+const CLOSE_WAIT: Duration = Duration::from_millis(20);
 
 /// A request that is answered with a status other than OK.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +87,9 @@ fn answer(vm: &Vm, chain: Chain, epoch: u64) {
             let (status, body) = match handle(vm, &request) {
                 Ok(body) => (status::OK, body),
                 Err(refusal) => {
-                    vm.complain(&refusal);
+                    if refusal.status != status::AGAIN {
+                        vm.complain(&refusal);
+                    }
                     (refusal.status, Vec::new())
                 }
             };
@@ -239,7 +244,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
             windows: Windows::default(),
             label: label.clone(),
             lost: false,
-            closing: false,
+            closing: None,
         };
         state.clients.insert(number, client);
     }
@@ -255,13 +260,23 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
 
 fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {
     let number = request.client;
-    let worker = {
+    let (worker, begun) = {
         let mut state = lock(&vm.state);
         let client = state.clients.get_mut(&number).ok_or_else(|| Refusal::no_client(number))?;
-        client.closing = true;
-        Arc::clone(&client.worker)
+        let begun = client.closing;
+        client.closing.get_or_insert_with(Instant::now);
+        (Arc::clone(&client.worker), begun)
     };
-    if !worker.end(CLOSE_GRACE) {
+    let so_far = begun.map(|begun| begun.elapsed());
+    match so_far {
+        None => worker.ask_to_exit(),
+        Some(time) if time >= CLOSE_GRACE => worker.kill(),
+        Some(_) => {}
+    }
+    if !worker.wait_ended(CLOSE_WAIT) {
+        if so_far.is_none_or(|time| time < CLOSE_GRACE + REAP_TIMEOUT) {
+            return Err(Refusal::new(status::AGAIN, format!("worker {} is ending", worker.pid)));
+        }
         // Its lanes and windows stay taken: it may still write there.
         tracing::error!(vm = vm.name, pid = worker.pid, "worker does not die");
         return Err(Refusal::new(status::FAILED, format!("worker {} does not die", worker.pid)));
@@ -288,7 +303,7 @@ fn with_windows<T>(
     let client = state
         .clients
         .get_mut(&number)
-        .filter(|c| !c.lost && !c.closing)
+        .filter(|c| !c.lost && c.closing.is_none())
         .ok_or_else(|| Refusal::no_client(number))?;
     let value = f(&mut client.windows).map_err(|error| {
         let status = match error {
@@ -348,7 +363,7 @@ fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {
 fn share_keep(vm: &Vm, request: &ShareKeep) -> Result<Vec<u8>, Refusal> {
     let mut state = lock(&vm.state);
     let number = request.client;
-    if state.clients.get(&number).is_none_or(|c| c.lost || c.closing) {
+    if state.clients.get(&number).is_none_or(|c| c.lost || c.closing.is_some()) {
         return Err(Refusal::no_client(number));
     }
     state.shares.keep(number, request.token).map_err(|e| Refusal::new(status::INVALID, chain(&e)))?;

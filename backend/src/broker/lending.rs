@@ -46,7 +46,7 @@ pub fn attach(vm: &Vm, request: &LaneAttach) -> Result<u16, Refusal> {
         let client = state
             .clients
             .get(&request.client)
-            .filter(|c| !c.lost && !c.closing)
+            .filter(|c| !c.lost && c.closing.is_none())
             .ok_or_else(|| Refusal::no_client(request.client))?;
         let worker = Arc::clone(&client.worker);
         // SECURITY: two clients must not share a page, whatever the agent says: each would see the other's calls.
@@ -176,7 +176,7 @@ fn stop_at(vm: &Vm, queue: u16, worker: &Worker) -> Option<u16> {
     let next = result.ok().and_then(|body| split::<LaneStopped>(&body).map(|(stopped, _)| stopped.next));
     if next.is_none() {
         tracing::warn!(vm = vm.name, queue, pid = worker.pid, "worker did not stop the lane: killed");
-        worker.end(Duration::ZERO);
+        worker.end();
     }
     next
 }
@@ -249,7 +249,8 @@ fn lose(vm: &Vm, queue: u16, lent: &Lent) {
 pub fn worker_ended(vm: &Vm, number: u32, pid: u32, exit: Exit) {
     let mut guard = lock(&vm.state);
     let state = &mut *guard;
-    let Some(client) = state.clients.get_mut(&number).filter(|c| c.worker.pid == pid && !c.closing) else {
+    let Some(client) = state.clients.get_mut(&number).filter(|c| c.worker.pid == pid && c.closing.is_none())
+    else {
         return;
     };
     client.lost = true;

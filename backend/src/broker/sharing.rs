@@ -202,7 +202,8 @@ pub enum Asked {
 pub fn serve(vm: &Vm, number: u32, pid: u32, packet: Packet) -> Asked {
     let state = &mut *lock(&vm.state);
     // A client that ends shares nothing any more: its shares are ended already.
-    let alive = state.clients.get(&number).is_some_and(|c| c.worker.pid == pid && !c.lost && !c.closing);
+    let alive =
+        state.clients.get(&number).is_some_and(|c| c.worker.pid == pid && !c.lost && c.closing.is_none());
     match packet.header.kind {
         kind::SHARE => {
             let Ok(request) = Share::read_from_bytes(&packet.body) else { return Asked::Broken };

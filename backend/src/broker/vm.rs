@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::control::{CONTROL_QUEUE, EVENT_QUEUE, Event};
 use vhost::vhost_user::VhostUserVirtioFeatures;
@@ -44,8 +44,8 @@ pub struct Client {
     pub label: String,
     /// Its worker ended by itself.
     pub lost: bool,
-    /// It is being closed: its worker's end is no event.
-    pub closing: bool,
+    /// Since when it is being closed: its worker's end is no event.
+    pub closing: Option<Instant>,
 }
 
 /// A lane that is lent.
@@ -159,7 +159,7 @@ impl Vm {
         tracing::info!(vm = self.name, clients = clients.len(), "ending all workers: {why}");
         clients.iter().for_each(|client| client.worker.kill());
         for client in clients {
-            if !client.worker.end(Duration::ZERO) {
+            if !client.worker.end() {
                 tracing::error!(vm = self.name, pid = client.worker.pid, "worker does not die");
             }
         }

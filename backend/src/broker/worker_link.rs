@@ -26,7 +26,7 @@ use crate::link::{Link, LinkError, Packet, wait_readable};
 /// How long a worker may take to load CUDA and make its context.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a killed process may take until it can be reaped; its GPU context is torn down meanwhile.
-const REAP_TIMEOUT: Duration = Duration::from_secs(20);
+pub const REAP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A failed request to a worker.
 #[derive(Debug, thiserror::Error)]
@@ -264,18 +264,21 @@ impl Worker {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Asks the worker to exit, kills it after `grace`, and waits until it is reaped. False if it still is not.
-    pub fn end(&self, grace: Duration) -> bool {
-        let asked = !grace.is_zero()
-            && self.link.send(Header { kind: kind::EXIT, ..Header::default() }, &[], &[]).is_ok();
-        if asked && self.wait_ended(grace) {
-            return true;
+    /// Asks the worker to exit; one that cannot be asked is killed.
+    pub fn ask_to_exit(&self) {
+        if self.link.send(Header { kind: kind::EXIT, ..Header::default() }, &[], &[]).is_err() {
+            self.kill();
         }
+    }
+
+    /// Kills the worker and waits until it is reaped. False if it still is not.
+    pub fn end(&self) -> bool {
         self.kill();
         self.wait_ended(REAP_TIMEOUT)
     }
 
-    fn wait_ended(&self, timeout: Duration) -> bool {
+    /// Whether the worker is reaped within `timeout`.
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut life = lock(&self.life);
         while life.exit.is_none() {

@@ -332,7 +332,12 @@ impl Guest {
     }
 
     pub fn close(&mut self, client: u32) -> u32 {
-        self.request(kind::CLIENT_CLOSE, ClientClose { client, reserved: 0 }.as_bytes()).0
+        loop {
+            match self.request(kind::CLIENT_CLOSE, ClientClose { client, reserved: 0 }.as_bytes()).0 {
+                status::AGAIN => std::thread::sleep(Duration::from_millis(5)),
+                other => return other,
+            }
+        }
     }
 
     /// Lends queue `queue` in its own page.

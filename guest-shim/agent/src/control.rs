@@ -16,6 +16,8 @@ const REPLY_OFFSET: usize = REQUEST_OFFSET + wire::MAX_REQUEST;
 
 /// How long the broker may take. Starting a worker with CUDA takes seconds; a silent device is a lost one.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Before asking again whether a client is closed.
+const AGAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a request did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -110,9 +112,13 @@ impl Control {
     /// Returns when the worker is gone. A client that the broker does not know is as good as closed.
     pub fn client_close(&self, client: u32) -> Result<()> {
         let body = wire::ClientClose { client, reserved: 0 };
-        match self.request("closing a client", kind::CLIENT_CLOSE, body.as_bytes()) {
-            Err(ControlError::Refused { status: status::NO_CLIENT, .. }) => Ok(()),
-            other => other.map(drop),
+        loop {
+            match self.request("closing a client", kind::CLIENT_CLOSE, body.as_bytes()) {
+                // The queue is free for other threads' requests meanwhile.
+                Err(ControlError::Refused { status: status::AGAIN, .. }) => std::thread::sleep(AGAIN_PAUSE),
+                Err(ControlError::Refused { status: status::NO_CLIENT, .. }) => return Ok(()),
+                other => return other.map(drop),
+            }
         }
     }
 

@@ -194,7 +194,10 @@ fn check_for(context: u64, null: u32) -> error::Result {
 
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
     client::get()?;
-    check_for(ctx, error::INVALID_VALUE)?;
+    if ctx == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    handles::check_context(ctx)?;
     if is_green(ctx) {
         return Err(error::INVALID_CONTEXT);
     }

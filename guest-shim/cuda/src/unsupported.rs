@@ -1,7 +1,7 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
 use crate::{
-    client, error,
+    client, context, error,
     trace::{self, Site},
 };
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
@@ -30,7 +30,7 @@ pub fn report(site: &'static Site) -> u32 {
     }
     vgpu_client::record::call(site.name);
     let refusal = match site.reason {
-        NARROW => error::INVALID_CONTEXT,
+        NARROW => context::require().err().unwrap_or(error::INVALID_CONTEXT),
         NO_SUCH_NODE => error::INVALID_VALUE,
         _ => error::NOT_SUPPORTED,
     };

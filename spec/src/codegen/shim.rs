@@ -120,17 +120,22 @@ fn needs_context(f: &Function) -> String {
                 && matches!(&p.ty, Type::Handle(kind) if kinds.contains(&kind.as_str()))
         })
     };
-    if !f.needs_context
-        || f.noun == "user_object"
-        || matches!(
+    // An array or a module that is passed on to something else does not tell.
+    let by_itself = match f.noun.as_str() {
+        "array" => of(&["Array", "MipmappedArray"]).is_some(),
+        "module" => of(&["Module"]).is_some(),
+        "texture_reference" => of(&["TextureReference", "SurfaceReference", "Module"]).is_some(),
+        "link" => of(&["LinkState"]).is_some(),
+        "user_object" => true,
+        _ => matches!(
             f.name.as_str(),
             "cuGraphCreate"
-                | "cuLaunchCooperativeKernelMultiDevice"
-                | "cuLaunchKernelEx"
+                | "cuMemFree_v2"
                 | "cuOccupancyMaxActiveClusters"
                 | "cuOccupancyMaxPotentialClusterSize"
-        )
-    {
+        ),
+    };
+    if !f.needs_context || by_itself {
         "false".into()
     } else if f.name == "cuLaunchGridAsync" {
         "true".into()

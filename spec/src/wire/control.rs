@@ -27,7 +27,7 @@ pub mod kind {
     pub const SNAPSHOT: u32 = 2;
     /// [`super::ClientOpen`] → [`super::ClientOpenReply`].
     pub const CLIENT_OPEN: u32 = 3;
-    /// [`super::ClientClose`] → no body. Replied when the client's worker is gone and its lanes are drained.
+    /// [`super::ClientClose`] → no body. OK when the client's worker is gone and its lanes are drained, AGAIN until then.
     pub const CLIENT_CLOSE: u32 = 4;
     /// [`super::LaneAttach`] → [`super::LaneAttachReply`].
     pub const LANE_ATTACH: u32 = 5;
@@ -56,6 +56,8 @@ pub mod status {
     pub const NO_CLIENT: u32 = 5;
     /// The worker refused (a window could not be mapped or registered).
     pub const FAILED: u32 = 6;
+    /// It has begun and is not over: the same request again, a little later, tells whether it is.
+    pub const AGAIN: u32 = 7;
 
     /// What a status says, for messages.
     pub fn describe(status: u32) -> &'static str {
@@ -67,6 +69,7 @@ pub mod status {
             NO_WORKER => "no worker could be started (see the broker's log)",
             NO_CLIENT => "the client's worker is gone",
             FAILED => "the worker refused",
+            AGAIN => "not over yet",
             _ => "unknown status",
         }
     }
