@@ -81,9 +81,11 @@ pub unsafe fn cuFuncSetSharedSize(hfunc: u64, bytes: u32) -> error::Result {
     Ok(())
 }
 
-/// Any size will do: a launch takes what the kernel has.
-pub unsafe fn cuParamSetSize(hfunc: u64, _numbytes: u32) -> error::Result {
-    legacy(hfunc).map(|_| ())
+/// A launch takes what the kernel has, whatever is set here. The driver rounds up to words first (measured).
+pub unsafe fn cuParamSetSize(hfunc: u64, numbytes: u32) -> error::Result {
+    drop(legacy(hfunc)?);
+    let words = numbytes.wrapping_add(3) & !3;
+    if words as usize > MAX_PARAMETERS { Err(error::INVALID_VALUE) } else { Ok(()) }
 }
 
 pub unsafe fn cuParamSeti(hfunc: u64, offset: i32, value: u32) -> error::Result {

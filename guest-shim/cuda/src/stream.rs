@@ -141,9 +141,12 @@ pub fn context_of(stream: u64) -> error::Result<u64> {
 }
 
 pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u64) -> error::Result {
+    if pCtx.is_null() && pGreenCtx.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
     let (.., context) = describe(hStream)?;
     let green = green_context::of_context(context);
-    // SAFETY: the program's pointers.
+    // SAFETY: the program's pointers; one of them may be NULL.
     unsafe {
         let _ = put(pCtx, green_context::owner(context));
         if let Some(place) = pGreenCtx.as_mut() {
