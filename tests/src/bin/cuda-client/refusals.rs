@@ -56,7 +56,7 @@ fn handles(d: &Driver) {
         if wrong != 0 {
             refuses("no context, made current", check(current), INVALID_CONTEXT);
         }
-        let code = if wrong == 0 { INVALID_VALUE } else { INVALID_CONTEXT };
+        let code = if wrong == 0 { INVALID_VALUE } else { CONTEXT_IS_DESTROYED };
         refuses("no context, destroyed", check(destroyed), code);
         d.enter();
     }
