@@ -1,33 +1,5 @@
 /* Linking at run time, as numba and CuPy do it: parts in PTX that need each other, with logs and times; and loading with logs. */
-#include <cuda.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-static void fail_call(int line, const char *call, CUresult got, CUresult expected)
-{
-    const char *name = "unknown";
-    cuGetErrorName(got, &name);
-    printf("FAIL " PROGRAM ": line %d: %s returned %d (%s), expected %d\n", line, call, got, name, expected);
-    exit(1);
-}
-
-#define EXPECT(expected, call)                                                                               \
-    do {                                                                                                     \
-        CUresult got_ = (call);                                                                              \
-        if (got_ != (expected))                                                                              \
-            fail_call(__LINE__, #call, got_, (expected));                                                    \
-    } while (0)
-#define CHECK(call) EXPECT(CUDA_SUCCESS, call)
-#define REQUIRE(condition)                                                                                   \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            printf("FAIL " PROGRAM ": line %d: %s does not hold\n", __LINE__, #condition);                    \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
+#include "driver.h"
 
 #define HEAD ".version 8.0\n.target sm_75\n.address_size 64\n"
 
