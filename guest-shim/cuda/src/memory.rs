@@ -130,6 +130,11 @@ pub fn known(address: u64, len: u64) -> bool {
     false
 }
 
+/// Whether `[address, address + len)` begins in known memory and reaches beyond it.
+pub fn ends_within(address: u64, len: u64) -> bool {
+    find(address).is_some() && !known(address, len)
+}
+
 /// Remembers reserved addresses.
 pub fn insert_reservation(base: u64, len: usize) {
     state().reservations.insert(base, len as u64);
