@@ -64,7 +64,7 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
     if n > INLINE {
-        if memory::ends_within(dst, n as u64) {
+        if memory::ends_far_within(dst, n as u64) {
             // Before the source is read, which need not be as long.
             return Err(error::INVALID_VALUE);
         }
