@@ -126,7 +126,8 @@ fn needs_context(f: &Function) -> String {
         "module" => of(&["Module"]).is_some(),
         "texture_reference" => of(&["TextureReference", "SurfaceReference", "Module"]).is_some(),
         "link" => of(&["LinkState"]).is_some(),
-        "user_object" => true,
+        // Of batches the function itself looks, after the arguments.
+        "user_object" | "batch_copy" => true,
         _ => matches!(
             f.name.as_str(),
             "cuGraphCreate"
@@ -143,7 +144,13 @@ fn needs_context(f: &Function) -> String {
         // The new parameters are for the current context, if there is one.
         "crate::context::is_destroyed()".into()
     } else if let Some(stream) = of(&["Stream"]) {
-        format!("crate::handles::is_special_stream({})", identifier(&stream.name))
+        let special = format!("crate::handles::is_special_stream({})", identifier(&stream.name));
+        // A copy needs no current context, but is refused in one that was destroyed.
+        if f.name.starts_with("cuMemcpy") {
+            format!("{special} || crate::context::is_destroyed()")
+        } else {
+            special
+        }
     } else if f.name.starts_with("cuGraphInstantiate") {
         "true".into()
     } else if of(&["Event", "Graph", "GraphNode", "GraphExec"]).is_some() || f.noun == "function" {
