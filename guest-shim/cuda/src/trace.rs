@@ -21,6 +21,13 @@ pub struct Site {
     pub reason: &'static str,
 }
 
+impl Site {
+    /// Whether a call was refused because the function is not supported: one that checks its arguments has other answers too.
+    pub fn refuses(&self, status: u32) -> bool {
+        !self.reason.is_empty() && (self.class == "unsupported" || status == error::NOT_SUPPORTED)
+    }
+}
+
 /// One parameter, as the description has it.
 pub struct Parameter {
     pub name: &'static str,
@@ -89,7 +96,7 @@ pub fn end(began: Began, site: &Site, arguments: &[u64], status: u32) {
         for (parameter, value) in site.parameters.iter().zip(arguments) {
             object.json(parameter.name, &argument(parameter, *value, arguments, status == 0));
         }
-        if !site.reason.is_empty() {
+        if site.refuses(status) {
             object.text("reason", site.reason);
         }
     });
