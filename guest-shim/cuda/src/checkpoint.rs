@@ -15,14 +15,18 @@ fn exists(pid: i32) -> error::Result {
     if Path::new(&format!("/proc/{pid}")).exists() { Ok(()) } else { Err(error::OPERATING_SYSTEM) }
 }
 
-/// Refuses what is not this process, or this process before cuInit.
-fn own(pid: i32) -> error::Result {
+/// Refuses what is not known here to be a client: this process before cuInit, and another one unless this was forked from it.
+fn client(pid: i32) -> error::Result {
     exists(pid)?;
-    if u32::try_from(pid) != Ok(std::process::id()) {
-        unsupported::note("the checkpoint state of another process", "it is not known here");
-        return Err(error::NOT_SUPPORTED);
+    let asked = u32::try_from(pid).ok();
+    if asked == client::process() {
+        return Ok(());
     }
-    client::get().map(|_| ())
+    if asked == Some(std::process::id()) {
+        return Err(error::NOT_INITIALIZED);
+    }
+    unsupported::note("the checkpoint state of another process", "it is not known here");
+    Err(error::NOT_SUPPORTED)
 }
 
 /// Refuses a change of the state.
@@ -32,7 +36,7 @@ fn change(pid: i32) -> error::Result {
 }
 
 pub unsafe fn cuCheckpointProcessGetState(pid: i32, state: *mut u32) -> error::Result {
-    own(pid)?;
+    client(pid)?;
     // SAFETY: the program's pointer.
     unsafe { put(state, RUNNING) }
 }
@@ -40,7 +44,7 @@ pub unsafe fn cuCheckpointProcessGetState(pid: i32, state: *mut u32) -> error::R
 /// The thread that has to run for a restore: any, as none of them takes part in one. Of these the main thread is always there; its
 /// number is the process's.
 pub unsafe fn cuCheckpointProcessGetRestoreThreadId(pid: i32, tid: *mut i32) -> error::Result {
-    own(pid)?;
+    client(pid)?;
     // SAFETY: the program's pointer.
     unsafe { put(tid, pid) }
 }
@@ -59,4 +63,45 @@ pub unsafe fn cuCheckpointProcessRestore(pid: i32, _: *mut Blob8<64>) -> error::
 
 pub unsafe fn cuCheckpointProcessUnlock(pid: i32, _: *mut Blob8<64>) -> error::Result {
     change(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_not_there_is_no_process_and_this_one_is_no_client_yet() {
+        let (mut state, mut thread) = (7, 7);
+        let gone = 0x7fff_fff0;
+        let own = i32::try_from(std::process::id()).unwrap();
+        for (pid, status) in [
+            (gone, error::OPERATING_SYSTEM),
+            (0, error::OPERATING_SYSTEM),
+            (-1, error::OPERATING_SYSTEM),
+            (own, error::NOT_INITIALIZED),
+            (1, error::NOT_SUPPORTED),
+        ] {
+            // SAFETY: places of this function.
+            let (asked, found) = unsafe {
+                (
+                    cuCheckpointProcessGetState(pid, &raw mut state),
+                    cuCheckpointProcessGetRestoreThreadId(pid, &raw mut thread),
+                )
+            };
+            assert_eq!((asked, found), (Err(status), Err(status)), "{pid}");
+        }
+        assert_eq!((state, thread), (7, 7));
+    }
+
+    #[test]
+    fn the_state_of_what_is_there_cannot_be_changed() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let null = std::ptr::null_mut();
+        // SAFETY: the arguments may be NULL.
+        unsafe {
+            assert_eq!(cuCheckpointProcessLock(own, null), Err(error::NOT_SUPPORTED));
+            assert_eq!(cuCheckpointProcessLock(0x7fff_fff0, null), Err(error::OPERATING_SYSTEM));
+            assert_eq!(cuCheckpointProcessUnlock(-1, null), Err(error::OPERATING_SYSTEM));
+        }
+    }
 }

@@ -179,3 +179,26 @@ pub unsafe fn cuGraphExternalSemaphoresWaitNodeGetParams(
     // SAFETY: the program's pointer.
     unsafe { get(hNode, params_out, WAIT) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(handles: *const u64, count: u32) -> error::Result<Semaphores> {
+        let parameters = std::ptr::NonNull::<Blob8<144>>::dangling().as_ptr().cast_const();
+        let wanted = Semaphores { handles, parameters, count };
+        // SAFETY: a structure of this function; what its arrays have is not read.
+        unsafe { read((&raw const wanted).cast()) }
+    }
+
+    #[test]
+    fn only_a_node_without_semaphores_is_made() {
+        let one = 5_u64;
+        assert_eq!(asked(&raw const one, 0).and_then(|s| s.refuse_any()), Ok(()));
+        assert_eq!(asked(std::ptr::null(), 0).and_then(|s| s.refuse_any()), Ok(()));
+        assert_eq!(asked(&raw const one, 1).and_then(|s| s.refuse_any()), Err(error::NOT_SUPPORTED));
+        assert_eq!(asked(std::ptr::null(), 1).map(|s| s.count), Err(error::INVALID_VALUE));
+        // SAFETY: NULL is allowed.
+        assert!(unsafe { read(std::ptr::null()) }.is_err());
+    }
+}

@@ -64,3 +64,20 @@ pub unsafe fn cuGraphicsSubResourceGetMappedArray(
 pub unsafe fn cuGraphicsUnregisterResource(resource: u64) -> error::Result {
     of(resource)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_handle_is_a_resource() {
+        let mut resources = [0x1234_u64, 0];
+        // SAFETY: places of this function, as many as is said.
+        unsafe {
+            assert_eq!(of_all(2, resources.as_mut_ptr()), Err(error::INVALID_HANDLE));
+            assert_eq!(of_all(0, resources.as_mut_ptr()), Err(error::INVALID_VALUE));
+            assert_eq!(of_all(1, std::ptr::null_mut()), Err(error::INVALID_VALUE));
+        }
+        assert_eq!(of(0), Err(error::INVALID_HANDLE));
+    }
+}
