@@ -95,6 +95,22 @@ enum Hidden {
     /// A worker process; the broker starts it
     #[command(hide = true)]
     Worker(WorkerOptions),
+    /// The process that asks the host's NVML; the broker starts it
+    #[command(hide = true)]
+    Monitor(MonitorOptions),
+}
+
+/// What the broker tells the monitor on its command line.
+#[derive(Args, Debug, Clone)]
+pub struct MonitorOptions {
+    /// Descriptor of the link to the broker.
+    #[arg(long)]
+    pub link_fd: i32,
+    /// Where the driver's libraries lie, if not in the system's folders.
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
+    #[arg(long, default_value = "info")]
+    pub log: String,
 }
 
 /// What the broker tells a worker on its command line.
@@ -113,6 +129,7 @@ pub struct WorkerOptions {
 pub enum Command {
     Broker(Config),
     Worker(WorkerOptions),
+    Monitor(MonitorOptions),
 }
 
 /// Settings of the broker. Can be built by hand (tests).
@@ -148,8 +165,10 @@ pub enum ConfigError {
 /// Parses the command line; on a wrong one prints what is wrong and exits with status 2.
 pub fn parse() -> Command {
     let cli = Cli::parse();
-    if let Some(Hidden::Worker(options)) = cli.command {
-        return Command::Worker(options);
+    match cli.command {
+        Some(Hidden::Worker(options)) => return Command::Worker(options),
+        Some(Hidden::Monitor(options)) => return Command::Monitor(options),
+        None => {}
     }
     match Config::try_from(cli.broker) {
         Ok(config) => Command::Broker(config),

@@ -1,12 +1,14 @@
 //! The host side of vgpu.
 //!
 //! [`broker`] serves a vhost-user socket per VM and never loads CUDA; [`worker`] is a process per guest process, which
-//! does. One binary: the broker executes itself with the hidden subcommand `worker`.
+//! does; [`monitor`] is the process that asks the host's NVML. One binary: the broker executes itself with the hidden subcommands
+//! `worker` and `monitor`.
 
 pub mod broker;
 pub mod config;
 pub mod link;
 pub mod log;
+pub mod monitor;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -16,5 +18,6 @@ pub fn main() -> ExitCode {
     match config::parse() {
         config::Command::Broker(config) => broker::run(config),
         config::Command::Worker(options) => worker::run(options),
+        config::Command::Monitor(options) => monitor::run(&options),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 use vgpu_spec::wire::control::{self, *};
 use vgpu_spec::wire::lane::{self, Dependency, MessageHeader, Status};
+use vgpu_spec::wire::reading::{FigureHeader, ProcessUse, ReadingHeader, ReadingRequest};
 use vgpu_spec::wire::share::{self, Ticket, Token};
 use vgpu_spec::wire::snapshot::{self, DeviceRecord, SnapshotHeader};
 use vgpu_spec::wire::{self, Range, socket};
@@ -61,6 +62,10 @@ fn structures() -> Vec<(&'static str, usize, Vec<Row>)> {
         structure!("ShareDrop", ShareDrop, token),
         structure!("Token", Token, low, high),
         structure!("Ticket", Ticket, magic, token),
+        structure!("ReadingRequest", ReadingRequest, device, reserved),
+        structure!("ReadingHeader", ReadingHeader, figure_count, process_count, memory_used),
+        structure!("FigureHeader", FigureHeader, function, index, status, len),
+        structure!("ProcessUse", ProcessUse, pid, utilization, memory_utilization, reserved, memory),
         structure!("Event", Event, kind, client, signal, exit_code),
         structure!("Status", Status, state, error_count, error, error_function),
         structure!(
@@ -149,6 +154,7 @@ fn numbers_of_requests_statuses_and_states_are_in_the_text() {
         (kind::WINDOW_UNMAP, "WINDOW_UNMAP"),
         (kind::SHARE_KEEP, "SHARE_KEEP"),
         (kind::SHARE_DROP, "SHARE_DROP"),
+        (kind::READING, "READING"),
         (status::OK, "OK"),
         (status::INVALID, "INVALID"),
         (status::UNSUPPORTED, "UNSUPPORTED"),
@@ -161,6 +167,7 @@ fn numbers_of_requests_statuses_and_states_are_in_the_text() {
         (socket::kind::WINDOW_ALLOC, "WINDOW_ALLOC"),
         (socket::kind::WINDOW_FREE, "WINDOW_FREE"),
         (socket::kind::SHARE_FD, "SHARE_FD"),
+        (socket::kind::READING, "READING"),
     ] {
         assert!(has_row(&[&number.to_string(), name]), "{number} {name}");
     }

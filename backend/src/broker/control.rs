@@ -22,7 +22,7 @@ use super::lock;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
-use super::{lending, pool, sharing};
+use super::{lending, pool, reading, sharing};
 use crate::link::message;
 use crate::log::{chain, printable};
 
@@ -167,6 +167,7 @@ fn handle(vm: &Vm, request: &[u8]) -> Result<Vec<u8>, Refusal> {
         kind::WINDOW_UNMAP => window_unmap(vm, &exactly(body)?),
         kind::SHARE_KEEP => share_keep(vm, &exactly(body)?),
         kind::SHARE_DROP => share_drop(vm, &exactly(body)?),
+        kind::READING => reading::serve(vm, &exactly(body)?),
         other => Err(Refusal::new(status::UNSUPPORTED, format!("request kind {other}"))),
     }
 }
@@ -242,6 +243,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         let client = Client {
             worker: Arc::clone(&worker),
             windows: Windows::default(),
+            pid: request.pid,
             label: label.clone(),
             lost: false,
             closing: None,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use vgpu_spec::wire::snapshot::Snapshot;
 
 use super::lock;
+use super::monitor::Monitor;
 use super::process::{self, Spawned};
 use super::worker_link::Worker;
 use crate::config::Config;
@@ -36,6 +37,7 @@ pub enum PoolError {
 /// Keeps `config.warm` workers ready, for all VMs together.
 pub struct Pool {
     config: Config,
+    monitor: Monitor,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -57,7 +59,8 @@ struct State {
 impl Pool {
     /// A pool; its thread starts workers from now on, and lives as long as the process.
     pub fn start(config: Config) -> std::io::Result<Arc<Pool>> {
-        let pool = Arc::new(Pool { config, state: Mutex::default(), changed: Condvar::new() });
+        let monitor = Monitor::start(config.clone())?;
+        let pool = Arc::new(Pool { config, monitor, state: Mutex::default(), changed: Condvar::new() });
         let runner = Arc::clone(&pool);
         // Workers die with the thread that forked them (PR_SET_PDEATHSIG), so all are forked on this one.
         thread::Builder::new().name("pool".into()).spawn(move || runner.run())?;
@@ -79,6 +82,11 @@ impl Pool {
     /// What the host's devices are, as the latest worker saw them.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         lock(&self.state).snapshot.clone()
+    }
+
+    /// What the host's devices do at the moment.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// A worker that belongs to the caller from now on. Waits for one to start if none is warm.

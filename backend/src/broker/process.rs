@@ -1,4 +1,4 @@
-//! Starting a worker process.
+//! Starting a worker process, and the monitor.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -33,16 +33,35 @@ pub struct Spawned {
 
 /// Executes a worker. To be called on a thread that lives as long as the broker: the worker dies with that thread.
 pub fn spawn(config: &Config) -> Result<Spawned, SpawnError> {
+    spawn_as(config, "vgpu-worker", |command, fd| {
+        command
+            .args(["worker", "--link-fd", fd])
+            .args(["--poll-us", &config.poll.as_micros().to_string()])
+            .args(["--log", &config.log]);
+    })
+}
+
+/// Executes the monitor. The same holds for its thread.
+pub fn spawn_monitor(config: &Config) -> Result<Spawned, SpawnError> {
+    spawn_as(config, "vgpu-monitor", |command, fd| {
+        command.args(["monitor", "--link-fd", fd]).args(["--log", &config.log]);
+        if let Some(folder) = &config.cuda_dir {
+            command.arg("--folder").arg(folder);
+        }
+    })
+}
+
+fn spawn_as(
+    config: &Config,
+    name: &str,
+    arguments: impl FnOnce(&mut Command, &str),
+) -> Result<Spawned, SpawnError> {
     let (ours, theirs) = Link::pair()?;
     let fd = theirs.as_fd().as_raw_fd();
     let parent = rustix::process::getpid();
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("vgpu-worker")
-        .args(["worker", "--link-fd", &fd.to_string()])
-        .args(["--poll-us", &config.poll.as_micros().to_string()])
-        .args(["--log", &config.log])
-        .stdin(Stdio::null());
+    command.arg0(name).stdin(Stdio::null());
+    arguments(&mut command, &fd.to_string());
     if let Some(dir) = &config.cuda_dir {
         let mut path = dir.clone().into_os_string();
         if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|p| !p.is_empty()) {

@@ -40,6 +40,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct Client {
     pub worker: Arc<Worker>,
     pub windows: Windows,
+    /// Its number in the guest.
+    pub pid: u32,
     /// For the log.
     pub label: String,
     /// Its worker ended by itself.

@@ -19,6 +19,8 @@ pub mod kind {
     pub const WINDOW_UNMAP: u32 = 6;
     /// No body. The worker exits instead of replying.
     pub const EXIT: u32 = 7;
+    /// Broker → monitor: [`super::Read`]; the reply's body is a reading (`vgpu_spec::wire::reading`) with the host's process numbers.
+    pub const READ: u32 = 8;
 
     /// Answer to the request `seq` of the other side.
     pub const REPLY: u32 = 100;
@@ -61,6 +63,13 @@ pub struct Header {
 #[repr(C)]
 pub struct Ready {
     pub device_ranges: [Range; 4],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Read {
+    /// Of the device.
+    pub uuid: [u8; 16],
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

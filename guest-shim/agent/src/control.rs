@@ -7,7 +7,7 @@ use crate::wait::Waiter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vgpu_spec::wire::control::{self as wire, kind, status};
-use vgpu_spec::wire::{self as all, Range, share::Token};
+use vgpu_spec::wire::{self as all, Range, reading::ReadingRequest, share::Token};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Where in the control page requests and replies lie.
@@ -103,6 +103,12 @@ impl Control {
     /// The snapshot's bytes, as the broker gives them.
     pub fn snapshot(&self) -> Result<Vec<u8>> {
         self.request("fetching the snapshot of the host's devices", kind::SNAPSHOT, &[])
+    }
+
+    /// The bytes of a reading of a device, as the broker gives them.
+    pub fn reading(&self, device: u32) -> Result<Vec<u8>> {
+        let body = ReadingRequest { device, reserved: 0 };
+        self.request("asking what a device does", kind::READING, body.as_bytes())
     }
 
     pub fn client_open(&self, body: &wire::ClientOpen) -> Result<wire::ClientOpenReply> {

@@ -20,6 +20,7 @@ pub mod lanes;
 pub mod local;
 pub mod memory;
 pub mod queue;
+pub mod readings;
 pub mod server;
 pub mod service;
 pub mod shares;

@@ -3,6 +3,7 @@
 use crate::carrier::Carrier;
 use crate::control::{Control, ControlError};
 use crate::lanes::Lanes;
+use crate::readings::Readings;
 use crate::shares::Shares;
 use std::collections::HashSet;
 use std::sync::mpsc::Sender;
@@ -24,6 +25,7 @@ pub struct Service {
     control: Control,
     lanes: Arc<Lanes>,
     shares: Shares,
+    readings: Readings,
     snapshot: Vec<u8>,
     client_limit: u32,
     numbers: Mutex<Numbers>,
@@ -60,8 +62,8 @@ impl Service {
         client_limit: u32,
         stop: Sender<Stop>,
     ) -> Self {
-        let (shares, numbers) = (Shares::default(), Mutex::default());
-        Self { carrier, control, lanes, shares, snapshot, client_limit, numbers, stop }
+        let (shares, readings, numbers) = (Shares::default(), Readings::default(), Mutex::default());
+        Self { carrier, control, lanes, shares, readings, snapshot, client_limit, numbers, stop }
     }
 
     pub fn carrier(&self) -> &dyn Carrier {
@@ -78,6 +80,11 @@ impl Service {
 
     pub fn shares(&self) -> &Shares {
         &self.shares
+    }
+
+    /// What a device does at the moment.
+    pub fn reading(&self, device: u32) -> Result<Arc<[u8]>, ControlError> {
+        self.readings.get(device, || self.control.reading(device))
     }
 
     pub fn snapshot(&self) -> &[u8] {

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use vgpu_spec::wire::control::{PciAddress, status};
+use vgpu_spec::wire::reading::Reading;
 use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::snapshot::Snapshot;
 use vgpu_spec::wire::socket::{self, HelloReply, LaneReply, ReplyHeader, Request, WindowReply, hello, kind};
@@ -207,6 +208,13 @@ impl Connection {
         let answer = self.request(what, kind::SHARE_FD, token.low, token.high)?.accept(what, 1)?;
         let mut files = answer.files.into_iter();
         files.next().ok_or(ConnectionError::Malformed { what, detail: "the count of descriptors" })
+    }
+
+    /// What device `device` of the snapshot does at the moment.
+    pub fn reading(&self, device: u32) -> Result<Reading, ConnectionError> {
+        let what = "what a device does";
+        let answer = self.request(what, kind::READING, u64::from(device), 0)?.accept(what, 0)?;
+        Reading::decode(&answer.body).ok_or(ConnectionError::Malformed { what, detail: "the reading" })
     }
 
     fn request(

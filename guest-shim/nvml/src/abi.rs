@@ -2,6 +2,7 @@
 #![allow(non_camel_case_types, clippy::upper_case_acronyms)]
 
 use std::{ffi::c_void, os::raw::c_char};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// NVML_STRUCT_VERSION: the size and the number of a structure's version.
 const fn version<T>(number: u32) -> u32 {
@@ -25,7 +26,17 @@ macro_rules! versioned {
         }
     )*};
 }
-versioned!(Memory_v2 2, PciInfoExt 1, ProcessDetailList 1, UUID 1);
+versioned!(
+    GpmSupport 1,
+    GpuFabricInfoV 2,
+    Memory_v2 2,
+    PciInfoExt 1,
+    ProcessDetailList 1,
+    ProcessesUtilizationInfo 1,
+    SystemDriverBranchInfo 1,
+    Temperature 1,
+    UUID 1
+);
 
 /// Sizes in bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,7 +48,7 @@ pub struct Memory {
 }
 
 /// Sizes in bytes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Memory_v2 {
     pub version: u32,
@@ -163,6 +174,170 @@ pub struct HwbcEntry {
 
 /// Never written: there are no excluded devices.
 pub type ExcludedDeviceInfo = c_void;
+
+/// Percent of the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Utilization {
+    pub gpu: u32,
+    pub memory: u32,
+}
+
+/// Bytes.
+#[derive(Debug, Clone, Copy, Default, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BAR1Memory {
+    pub total: u64,
+    pub free: u64,
+    pub used: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EccErrorCounts {
+    pub l1_cache: u64,
+    pub l2_cache: u64,
+    pub device_memory: u64,
+    pub register_file: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RowRemapperHistogramValues {
+    pub max: u32,
+    pub high: u32,
+    pub partial: u32,
+    pub low: u32,
+    pub none: u32,
+}
+
+/// Nanoseconds, of time and of violations in it.
+#[derive(Debug, Clone, Copy, Default, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ViolationTime {
+    pub reference: u64,
+    pub violation: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessUtilizationSample {
+    pub pid: u32,
+    /// Microseconds since 1970.
+    pub timestamp: u64,
+    /// Percent, as the others.
+    pub sm: u32,
+    pub memory: u32,
+    pub encoder: u32,
+    pub decoder: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ProcessUtilizationInfo_v1 {
+    /// Microseconds since 1970.
+    pub timestamp: u64,
+    pub pid: u32,
+    /// Percent, as the others.
+    pub sm: u32,
+    pub memory: u32,
+    pub encoder: u32,
+    pub decoder: u32,
+    pub jpeg: u32,
+    pub optical_flow: u32,
+}
+
+#[derive(Debug)]
+#[repr(C)]
+pub struct ProcessesUtilizationInfo {
+    pub version: u32,
+    pub count: u32,
+    pub last_seen: u64,
+    pub array: *mut ProcessUtilizationInfo_v1,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Temperature {
+    pub version: u32,
+    pub sensor: u32,
+    pub degrees: i32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GpuFabricInfo {
+    pub cluster: [u8; 16],
+    pub status: u32,
+    pub clique: u32,
+    /// A byte in the header, with padding behind it.
+    pub state: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct GpuFabricInfoV {
+    pub version: u32,
+    pub cluster: [u8; 16],
+    pub status: u32,
+    pub clique: u32,
+    pub state: u8,
+    pub health: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct SystemDriverBranchInfo {
+    pub version: u32,
+    pub branch: [u8; 80],
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct GpmSupport {
+    pub version: u32,
+    pub supported: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct FBCStats {
+    pub sessions: u32,
+    pub average_fps: u32,
+    pub average_latency: u32,
+}
+
+/// Text with its NUL.
+pub type GspFirmwareVersion = [u8; 64];
+
+/// Never written: there are no sessions.
+pub type EncoderSessionInfo = c_void;
+pub type FBCSessionInfo = c_void;
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct ConfComputeSystemState {
+    pub environment: u32,
+    pub feature: u32,
+    pub developer_tools: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct ConfComputeSystemCaps {
+    pub processor: u32,
+    pub devices: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct EventData {
+    pub device: u64,
+    pub kind: u64,
+    pub data: u64,
+    pub gpu_instance: u32,
+    pub compute_instance: u32,
+}
 
 #[cfg(test)]
 mod tests {

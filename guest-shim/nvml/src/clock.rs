@@ -1,4 +1,4 @@
-//! Clocks. What they are at present is not known yet; the highest are among the attributes.
+//! Clocks. Those of the moment are the host's; the highest are among the attributes.
 
 use crate::{
     call::Out,

@@ -174,6 +174,28 @@ pub fn nvmlDeviceGetDisplayActive(_: &Library, _: &Device, isActive: Out<u32>) -
     Ok(())
 }
 
+pub fn nvmlDeviceGetDisplayMode(_: &Library, _: &Device, display: Out<u32>) -> error::Result {
+    display.set(DISABLED);
+    Ok(())
+}
+
+/// Kinds of functions that can be restricted to the administrator (nvmlRestrictedAPI_t).
+const RESTRICTED_KINDS: u32 = 2;
+
+/// The host alone changes its devices.
+pub fn nvmlDeviceGetAPIRestriction(
+    _: &Library,
+    _: &Device,
+    apiType: u32,
+    isRestricted: Out<u32>,
+) -> error::Result {
+    if apiType >= RESTRICTED_KINDS {
+        return Err(NvmlError::InvalidArgument);
+    }
+    isRestricted.set(ENABLED);
+    Ok(())
+}
+
 pub fn nvmlDeviceGetMultiGpuBoard(_: &Library, device: &Device, multiGpuBool: Out<u32>) -> error::Result {
     multiGpuBool.set(device.attribute(attribute::MULTI_GPU_BOARD)?);
     Ok(())
@@ -198,6 +220,8 @@ mod tests {
         assert_eq!(output(|o| nvmlDeviceGetPersistenceMode(&library, device, o)), Ok(1));
         assert_eq!(output(|o| nvmlDeviceGetDisplayActive(&library, device, o)), Ok(0));
         assert_eq!(output(|o| nvmlDeviceGetMultiGpuBoard(&library, device, o)), Ok(0));
+        let restricted = |kind| output(|o| nvmlDeviceGetAPIRestriction(&library, device, kind, o));
+        assert_eq!((restricted(1), restricted(2)), (Ok(1), Err(NvmlError::InvalidArgument)));
     }
 
     #[test]

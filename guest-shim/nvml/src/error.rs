@@ -2,10 +2,28 @@
 
 use std::ffi::{CStr, c_char};
 
-/// What a function returns, besides NVML_SUCCESS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum NvmlError {
+macro_rules! errors {
+    ($($name:ident = $code:literal),* $(,)?) => {
+        /// What a function returns, besides NVML_SUCCESS.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum NvmlError {
+            $($name = $code),*
+        }
+
+        impl NvmlError {
+            /// What a code says; none for NVML_SUCCESS. A code that is not known is NVML_ERROR_UNKNOWN.
+            pub fn from_code(code: u32) -> Option<NvmlError> {
+                match code {
+                    0 => None,
+                    $($code => Some(NvmlError::$name),)*
+                    _ => Some(NvmlError::Unknown),
+                }
+            }
+        }
+    };
+}
+errors! {
     Uninitialized = 1,
     InvalidArgument = 2,
     NotSupported = 3,
@@ -14,9 +32,21 @@ pub enum NvmlError {
     InsufficientSize = 7,
     DriverNotLoaded = 9,
     Timeout = 10,
+    IrqIssue = 11,
     FunctionNotFound = 13,
+    CorruptedInforom = 14,
+    GpuIsLost = 15,
+    ResetRequired = 16,
+    OperatingSystem = 17,
     LibRmVersionMismatch = 18,
+    InUse = 19,
+    Memory = 20,
+    NoData = 21,
+    InsufficientResources = 23,
     ArgumentVersionMismatch = 25,
+    Deprecated = 26,
+    NotReady = 27,
+    InvalidState = 29,
     Unknown = 999,
 }
 
@@ -78,6 +108,16 @@ mod tests {
     fn text(code: u32) -> &'static str {
         // SAFETY: always a static string.
         unsafe { CStr::from_ptr(nvmlErrorString(code)) }.to_str().unwrap()
+    }
+
+    #[test]
+    fn codes_are_read_as_they_are_written() {
+        for code in 1..1000 {
+            let error = NvmlError::from_code(code).unwrap();
+            assert!(error as u32 == code || error == NvmlError::Unknown, "{code}");
+        }
+        assert_eq!(NvmlError::from_code(0), None);
+        assert_eq!(NvmlError::from_code(15), Some(NvmlError::GpuIsLost));
     }
 
     #[test]

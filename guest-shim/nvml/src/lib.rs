@@ -6,21 +6,32 @@
 #![allow(non_snake_case)]
 
 mod abi;
+mod accounting;
 mod call;
 mod clock;
+mod confidential;
 mod device;
 mod ecc;
+mod encoder;
 mod error;
+mod event;
 mod excluded;
 mod exports;
+mod fabric;
 mod field;
+mod gpm;
 mod identity;
+mod inforom;
 mod library;
 mod memory;
 mod mig;
+mod nvlink;
 mod pci;
 mod process;
+mod reading;
 mod system;
+mod thermal;
 mod topology;
 mod unit;
 mod unsupported;
+mod vgpu;

@@ -3,6 +3,7 @@
 use crate::{
     error::{self, NvmlError},
     identity::Device,
+    reading::Readings,
 };
 use std::{
     error::Error,
@@ -43,6 +44,8 @@ pub struct Library {
     /// As "580.159.04".
     pub driver_version: String,
     devices: Vec<Device>,
+    /// What they do at the moment.
+    pub readings: Readings,
 }
 
 impl Library {
@@ -54,6 +57,7 @@ impl Library {
             cuda_version: header.driver_version.min(NEWEST),
             driver_version: driver_version(header),
             devices: devices.map(|(device, index)| Device::new(index, device, pci)).collect(),
+            readings: Readings::default(),
         }
     }
 
@@ -108,7 +112,8 @@ pub fn current() -> Option<Arc<Library>> {
 /// Asks the agent.
 fn open() -> std::result::Result<Library, ConnectionError> {
     let connection = Connection::open(Mode::SnapshotOnly)?;
-    Ok(Library::new(&connection.snapshot, connection.pci))
+    let library = Library::new(&connection.snapshot, connection.pci);
+    Ok(Library { readings: Readings::new(connection), ..library })
 }
 
 /// The library, or what it would be after nvmlInit if that works.

@@ -45,6 +45,11 @@ impl Address {
         }
     }
 
+    /// Whether it is the guest's own.
+    pub fn is_guests(self) -> bool {
+        self.guests
+    }
+
     fn numbers(self) -> (u32, u32, u32) {
         (self.domain, self.bus, self.device)
     }
@@ -149,6 +154,14 @@ pub fn nvmlDeviceGetPciInfoExt(_: &Library, device: &Device, pci: &mut PciInfoEx
         sub_class: ids.sub_class,
         bus_id: address.text(),
     };
+    Ok(())
+}
+
+/// NVML_BUS_TYPE_PCIE.
+const PCIE: u32 = 2;
+
+pub fn nvmlDeviceGetBusType(_: &Library, _: &Device, r#type: Out<u32>) -> error::Result {
+    r#type.set(PCIE);
     Ok(())
 }
 

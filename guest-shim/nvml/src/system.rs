@@ -1,6 +1,7 @@
 //! The system: versions, and names of processes.
 
 use crate::{
+    abi::{SystemDriverBranchInfo, Versioned},
     call::{Out, Text},
     error::{self, NvmlError},
     library::{self, Library},
@@ -13,6 +14,28 @@ const API_VERSION: u32 = 13;
 /// The host's driver; see [`Library::driver_version`] for hosts without one.
 pub fn nvmlSystemGetDriverVersion(library: &Library, version: Text) -> error::Result {
     version.set(&library.driver_version)
+}
+
+/// As `r580`, of the driver's version.
+pub fn nvmlSystemGetDriverBranch(
+    library: &Library,
+    branchInfo: &mut SystemDriverBranchInfo,
+    length: u32,
+) -> error::Result {
+    if branchInfo.version() != SystemDriverBranchInfo::VERSION {
+        return Err(NvmlError::ArgumentVersionMismatch);
+    }
+    let number = library.driver_version.split('.').next().unwrap_or_default();
+    let text = format!("r{number}");
+    let room = usize::try_from(length).unwrap_or(usize::MAX).min(branchInfo.branch.len());
+    if text.len() >= room {
+        return Err(NvmlError::InsufficientSize);
+    }
+    branchInfo.branch = [0; 80];
+    for (place, byte) in branchInfo.branch.iter_mut().zip(text.bytes()) {
+        *place = byte;
+    }
+    Ok(())
 }
 
 /// NVML's version has the driver's in it. It may be asked for before nvmlInit; without an agent it is the bare number.
@@ -58,6 +81,18 @@ mod tests {
         let version = |capacity| text_output(capacity, |t| nvmlSystemGetDriverVersion(&library, t));
         assert_eq!(version(11), Ok("580.159.04".into()));
         assert_eq!(version(10), Err(NvmlError::InsufficientSize));
+    }
+
+    #[test]
+    fn the_branch_needs_its_version_and_room() {
+        let library = library(1);
+        let mut info = SystemDriverBranchInfo { version: 0, branch: [1; 80] };
+        let get = |i: &mut _, length| nvmlSystemGetDriverBranch(&library, i, length);
+        assert_eq!(get(&mut info, 80), Err(NvmlError::ArgumentVersionMismatch));
+        info.version = SystemDriverBranchInfo::VERSION;
+        assert_eq!(get(&mut info, 4), Err(NvmlError::InsufficientSize));
+        assert_eq!(get(&mut info, 5), Ok(()));
+        assert_eq!(&info.branch[..5], b"r580\0");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub fn exports() -> Result<String, ParseError> {
     for function in super::functions()? {
         match function.class {
             Class::Local => local(&mut out, &function),
+            Class::Host => host(&mut out, &function),
             Class::Unsupported => unsupported(&mut out, &function),
         }
     }
@@ -44,7 +45,7 @@ fn c_type(p: &Parameter) -> String {
     }
 }
 
-fn local(out: &mut String, f: &Function) {
+fn open(out: &mut String, f: &Function) {
     let signature: Vec<String> =
         f.parameters.iter().map(|p| format!("{}: {}", identifier(p), c_type(p))).collect();
     let returns = if f.returns_text { "*const std::ffi::c_char" } else { "u32" };
@@ -54,10 +55,38 @@ fn local(out: &mut String, f: &Function) {
         f.name,
         signature.join(", ")
     );
+}
+
+/// Checks the arguments, and writes what the host's NVML answered into the outputs.
+fn host(out: &mut String, f: &Function) {
+    open(out, f);
+    let mut checks = String::new();
+    for p in f.parameters.iter().filter(|p| !is_count(f, p)) {
+        border(&mut checks, f, p);
+    }
+    let device = f.parameters.first().map(identifier).unwrap_or_default();
+    let selectors = super::host::selectors(f).zip(&f.select);
+    let selectors: Vec<String> =
+        selectors.map(|(p, below)| format!("({}, {below})", identifier(p))).collect();
+    let mut writes = String::new();
+    for p in super::host::outputs(f) {
+        let read = if p.ty == Type::Text { "text" } else { "value" };
+        let _ = writeln!(writes, "        figure.{read}({})?;", identifier(p));
+    }
+    let _ = writeln!(
+        out,
+        "    crate::call::enter(\"{name}\", |library| {{\n{checks}        let mut figure = library.figure({device}, \"{name}\", &[{}])?;\n{writes}        Ok(())\n    }})\n}}",
+        selectors.join(", "),
+        name = f.name,
+    );
+}
+
+fn local(out: &mut String, f: &Function) {
+    open(out, f);
     let mut args = Vec::new();
     let mut checks = String::new();
     for p in f.parameters.iter().filter(|p| !is_count(f, p)) {
-        border(&mut checks, p);
+        border(&mut checks, f, p);
         args.push(identifier(p));
     }
     if f.returns_text {
@@ -93,8 +122,9 @@ fn is_count(f: &Function, p: &Parameter) -> bool {
 }
 
 /// Turns one C argument into what the function by hand takes; order is that of the native library: handles first, then pointers.
-fn border(out: &mut String, p: &Parameter) {
+fn border(out: &mut String, f: &Function, p: &Parameter) {
     let n = identifier(p);
+    let by_value = |count: &String| f.parameters.iter().any(|q| q.name == *count && !q.is_pointer());
     let value = match (p.direction, &p.ty, &p.count) {
         (Direction::Value, Type::Handle("Device"), _) => format!("library.device({n})?"),
         (Direction::Value, Type::Str, _) => format!("unsafe {{ crate::call::text({n}) }}?"),
@@ -104,6 +134,10 @@ fn border(out: &mut String, p: &Parameter) {
         (Direction::Out, _, None) => format!("unsafe {{ crate::call::Out::new({n}) }}?"),
         (Direction::Out, Type::Text, Some(count)) => {
             format!("unsafe {{ crate::call::Text::new({n}, {count}) }}?")
+        }
+        // Without a place for the count there is nothing to tell: all of the array is written.
+        (Direction::Out, _, Some(count)) if by_value(count) => {
+            format!("unsafe {{ crate::call::array({n}, {count}) }}?")
         }
         (Direction::Out, _, Some(count)) => format!("unsafe {{ crate::call::List::new({count}, {n}) }}?"),
         (Direction::InOut, _, Some(count)) => format!("unsafe {{ crate::call::array({n}, {count}) }}?"),
@@ -151,6 +185,7 @@ mod tests {
         let mut out = String::new();
         match function.class {
             Class::Local => local(&mut out, &function),
+            Class::Host => host(&mut out, &function),
             Class::Unsupported => unsupported(&mut out, &function),
         }
         out
@@ -165,6 +200,16 @@ mod tests {
         );
         assert!(text.contains("library.device(device)?"), "{text}");
         assert!(text.contains("crate::device::nvmlX(library, device, name)"), "{text}");
+    }
+
+    #[test]
+    fn a_function_of_the_host_writes_its_figure_into_the_outputs() {
+        let text = derived("host nvmlX(d: Device, type: u32, a: out u32, b: out u64) select 4");
+        assert!(text.contains("let mut figure = library.figure(d, \"nvmlX\", &[(r#type, 4)])?;"), "{text}");
+        let (a, b) = (text.find("figure.value(a)?").unwrap(), text.find("figure.value(b)?").unwrap());
+        assert!(a < b, "{text}");
+        let text = derived("host nvmlX(d: Device, t: out text[length], length: u32) once");
+        assert!(text.contains("figure.text(t)?"), "{text}");
     }
 
     #[test]

@@ -5,10 +5,13 @@
 //!
 //! ```text
 //! local name(parameter, …) modifiers
+//! host name(parameter, …) modifiers
 //! unsupported name(parameter, …) "reason"
 //! ```
 //!
-//! `local` functions are answered by the shim, in the file of their noun; `unsupported` ones check their arguments and return
+//! `local` functions are answered by the shim, in the file of their noun. `host` ones have the answer of the host's NVML
+//! ([`crate::wire::reading`]): the host asks it for each value of the selecting arguments, and the shim passes on code and outputs.
+//! `unsupported` ones check their arguments and return
 //! NVML_ERROR_NOT_SUPPORTED.
 //!
 //! A parameter is `name: [direction] type [count] [?]`. Directions: none (a value), `in`, `out`, `inout` (a pointer that is read,
@@ -16,9 +19,12 @@
 //! may be NULL. Types: `u8 u32 i32 u64`, `str` (NUL-terminated, read), `text` (characters that are written), `ptr`,
 //! `struct NAME` (in the header `nvmlNAME_t`) and kinds of handles ([`HANDLE_KINDS`]).
 //!
-//! Modifiers: `early` (needs no nvmlInit), `returns text` (returns `const char *` instead of a code).
+//! Modifiers: `early` (needs no nvmlInit), `returns text` (returns `const char *` instead of a code); of `host` functions `select N …`
+//! (the first, second, … number that is passed is below N: one that is not is NVML_ERROR_INVALID_ARGUMENT) and `once` (the answer
+//! never changes).
 
 pub mod codegen;
+pub mod host;
 mod parse;
 
 pub use crate::api::ParseError;
@@ -33,6 +39,8 @@ pub const HANDLE_KINDS: &[&str] =
 pub enum Class {
     /// The shim, from what it knows.
     Local,
+    /// The host's NVML.
+    Host,
     /// Nobody: NVML_ERROR_NOT_SUPPORTED.
     Unsupported,
 }
@@ -41,6 +49,7 @@ impl Class {
     pub fn name(self) -> &'static str {
         match self {
             Class::Local => "local",
+            Class::Host => "host",
             Class::Unsupported => "unsupported",
         }
     }
@@ -100,6 +109,10 @@ pub struct Function {
     pub early: bool,
     /// Returns a text, not a code.
     pub returns_text: bool,
+    /// Of a `host` function: what each selecting argument is below.
+    pub select: Vec<u32>,
+    /// Of a `host` function: the answer never changes.
+    pub once: bool,
     /// Why it is not supported.
     pub reason: Option<String>,
 }

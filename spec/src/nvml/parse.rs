@@ -27,7 +27,7 @@ pub fn parse_file(noun: &str, text: &str) -> Result<Vec<Function>, ParseError> {
 
 fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
     let (class, rest) = line.split_once(' ').ok_or("no class")?;
-    let class = [Class::Local, Class::Unsupported]
+    let class = [Class::Local, Class::Host, Class::Unsupported]
         .into_iter()
         .find(|c| c.name() == class)
         .ok_or_else(|| format!("class `{class}` is not known"))?;
@@ -46,6 +46,8 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         parameters,
         early: false,
         returns_text: false,
+        select: Vec::new(),
+        once: false,
         reason: None,
     };
     parse_modifiers(&mut function, modifiers.trim())?;
@@ -67,11 +69,26 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
         } else if let Some(after) = rest.strip_prefix("returns text") {
             function.returns_text = true;
             rest = after.trim();
+        } else if let Some(after) = rest.strip_prefix("once") {
+            function.once = true;
+            rest = after.trim();
+        } else if let Some(mut after) = rest.strip_prefix("select ") {
+            while let Some((number, left)) = leading_number(after) {
+                function.select.push(number);
+                after = left;
+            }
+            rest = after;
         } else {
             return Err(format!("modifier `{rest}` is not known"));
         }
     }
     Ok(())
+}
+
+/// A number that `text` starts with, and what follows it.
+fn leading_number(text: &str) -> Option<(u32, &str)> {
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    Some((word.parse().ok()?, rest.trim_start()))
 }
 
 fn parse_parameter(text: &str) -> Result<Parameter, String> {
@@ -120,6 +137,11 @@ fn check(function: &Function) -> Result<(), String> {
     if (function.class == Class::Unsupported) != function.reason.is_some() {
         return Err("an unsupported function, and no other, has a reason".into());
     }
+    if function.class == Class::Host {
+        super::host::check(function)?;
+    } else if function.once || !function.select.is_empty() {
+        return Err("only a function of the host is asked `once` or with `select`".into());
+    }
     for p in &function.parameters {
         if let Some(count) = &p.count
             && !function.parameters.iter().any(|q| q.name == *count)
@@ -166,6 +188,13 @@ mod tests {
             ("local nvmlX(a: out u32[n]?)", "not a parameter"),
             ("local nvmlX(a: out text)", "capacity"),
             ("local nvmlX(a: struct P)", "by pointer"),
+            ("local nvmlX() once", "of the host"),
+            ("host nvmlX(a: u32, b: out u32)", "device"),
+            ("host nvmlX(d: Device, a: u32, b: out u32)", "select"),
+            ("host nvmlX(d: Device, a: u32, b: out u32) select 0", "select"),
+            ("host nvmlX(d: Device)", "output"),
+            ("host nvmlX(d: Device, b: out struct Unheard)", "size"),
+            ("host nvmlX(d: Device, b: inout u32)", "direction"),
         ] {
             let error = parse_file("test", &format!("# x\n{line}")).unwrap_err();
             assert_eq!(error.line, 2);

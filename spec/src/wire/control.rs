@@ -39,6 +39,8 @@ pub mod kind {
     pub const SHARE_KEEP: u32 = 8;
     /// [`super::ShareDrop`] → no body. Nobody holds a kept file any more.
     pub const SHARE_DROP: u32 = 9;
+    /// [`crate::wire::reading::ReadingRequest`] → [`crate::wire::reading`] bytes.
+    pub const READING: u32 = 10;
 }
 
 /// `ReplyHeader::status`.

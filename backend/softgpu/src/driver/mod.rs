@@ -77,6 +77,7 @@ pub mod link;
 pub mod memory;
 pub mod memset;
 pub mod module;
+pub mod nvml;
 pub mod occupancy;
 pub mod pointer;
 pub mod pool;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attributes::{self, Value};
 use super::context::Context;
-use super::{CudaError, Result};
+use super::{CudaError, Result, usage};
 
 /// The name of every softgpu device.
 pub const NAME: &str = "vgpu softgpu (CPU)";
@@ -90,12 +90,15 @@ impl Device {
     pub fn take(&self, bytes: u64) -> Result {
         let take = |used: u64| used.checked_add(bytes).filter(|&used| used <= self.total);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.map(drop).map_err(|_| CudaError::OutOfMemory)
+        taken.map_err(|_| CudaError::OutOfMemory)?;
+        usage::take(self.ordinal, bytes);
+        Ok(())
     }
 
     /// Gives `bytes` back.
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        usage::give_back(self.ordinal, bytes);
     }
 
     /// Remembers the first fault. It stays until the process ends, as on a real device: a new context answers it too.

@@ -7,7 +7,7 @@ use super::function::Function;
 use super::graph::{self, Op};
 use super::stream::Stream;
 use super::work::Core;
-use super::{CudaError, Result, state};
+use super::{CudaError, Result, state, usage};
 use crate::exec;
 
 /// Most blocks in x, y and z.
@@ -99,6 +99,7 @@ impl LaunchWork {
             params: &self.params,
             sm_count: core.device.sm_count(),
         };
+        let _running = usage::Running::new(core.device.ordinal());
         let kernel = &self.function.entry.info().name;
         let mut print = |text: &[u8]| core.output.append(text);
         if let Err(fault) = exec::run(self.function.program(), kernel, &launch, &memory, &mut print) {

@@ -33,6 +33,7 @@ pub mod stream;
 pub mod surface;
 pub mod texture;
 pub mod texture_reference;
+pub mod usage;
 pub mod user_object;
 pub mod virtual_memory;
 pub mod work;

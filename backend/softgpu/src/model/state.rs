@@ -112,6 +112,7 @@ pub fn initialize() -> Result {
     if STATE.devices.is_empty() {
         return Err(CudaError::NoDevice);
     }
+    super::usage::announce();
     STATE.initialized.store(true, Ordering::Release);
     Ok(())
 }

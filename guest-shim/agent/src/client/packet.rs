@@ -20,6 +20,7 @@ pub enum Request {
     WindowAlloc { len: u64, address: u64 },
     WindowFree { window: u32 },
     ShareFd { token: Token },
+    Reading { device: u32 },
 }
 
 /// Why a request is refused: the status for the shim and the reason for the log.
@@ -61,6 +62,10 @@ pub fn parse(bytes: &[u8]) -> Result<Request, Refusal> {
         kind::LANE => Ok(Request::Lane),
         kind::WINDOW_ALLOC => Ok(Request::WindowAlloc { len: request.arg0, address: request.arg1 }),
         kind::SHARE_FD => Ok(Request::ShareFd { token: Token { low: request.arg0, high: request.arg1 } }),
+        kind::READING => match u32::try_from(request.arg0) {
+            Ok(device) => Ok(Request::Reading { device }),
+            Err(_) => Err(Refusal::invalid(format!("no device has the ordinal {:#x}", request.arg0))),
+        },
         kind::WINDOW_FREE => match u32::try_from(request.arg0) {
             Ok(window) => Ok(Request::WindowFree { window }),
             Err(_) => Err(Refusal::invalid(format!("no window has the number {:#x}", request.arg0))),
@@ -118,6 +123,13 @@ mod tests {
         let alloc = Request::WindowAlloc { len: 2 << 20, address: 7 };
         assert_eq!(parse(&request(kind::WINDOW_ALLOC, 2 << 20, 7)), Ok(alloc));
         assert_eq!(parse(&request(kind::WINDOW_FREE, 5, 0)), Ok(Request::WindowFree { window: 5 }));
+    }
+
+    #[test]
+    fn an_ordinal_of_no_device_is_refused() {
+        assert_eq!(parse(&request(kind::READING, 2, 0)), Ok(Request::Reading { device: 2 }));
+        let refusal = parse(&request(kind::READING, 1 << 32, 0)).unwrap_err();
+        assert_eq!((refusal.status, refusal.last), (status::INVALID, false));
     }
 
     #[test]

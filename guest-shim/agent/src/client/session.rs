@@ -69,6 +69,7 @@ impl Session {
                 let file = self.share_fd(token)?;
                 answer(Reply { body: Vec::new(), fds: vec![file.as_fd()] });
             }
+            Request::Reading { device } => answer(self.reading(device)?),
             Request::WindowFree { window } => {
                 self.window_free(window)?;
                 answer(Reply::default());
@@ -217,6 +218,15 @@ impl Session {
         }
         client.memory.free(window.block);
         Ok(())
+    }
+
+    /// What a device does at the moment. Nobody needs a worker to ask for it.
+    fn reading(&self, device: u32) -> Result<Reply<'static>, Refusal> {
+        if matches!(self.state, State::New) {
+            return Err(Refusal::invalid("a request before HELLO"));
+        }
+        let body = self.service.reading(device).map_err(|error| self.refusal(&error))?;
+        Ok(Reply { body: body.to_vec(), fds: Vec::new() })
     }
 
     /// A descriptor that stands for a file which this client has exported.

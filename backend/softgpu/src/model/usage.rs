@@ -1,0 +1,149 @@
+//! What this process uses of the devices, where other processes see it: softgpu's NVML lists processes by it, as the real driver's does.
+//!
+//! A page in memory, which ends with the process however that ends; others find it through `/proc`.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::shared_file;
+
+/// The most devices.
+const DEVICES: usize = 16;
+/// Begins the page.
+const MAGIC: u64 = u64::from_le_bytes(*b"softgpu1");
+const PAGE: usize = 4096;
+
+/// Bytes used and kernels that run, by ordinal.
+#[repr(C)]
+struct Page {
+    magic: AtomicU64,
+    used: [AtomicU64; DEVICES],
+    running: [AtomicU64; DEVICES],
+}
+
+/// The page; none if the system gives none: then nobody sees what is used.
+static PAGE_OF_PROCESS: LazyLock<Option<&'static Page>> = LazyLock::new(|| {
+    let file = shared_file::memory_file(PAGE as u64).ok()?;
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: a new mapping of a file of this size.
+    let place = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, flags, file.as_raw_fd(), 0) };
+    if place == libc::MAP_FAILED {
+        return None;
+    }
+    // Open for as long as the process lives: by it others find the page.
+    std::mem::forget(file);
+    // SAFETY: a page of zeros, never unmapped, and all of `Page` is atomic numbers.
+    let page = unsafe { &*place.cast::<Page>() };
+    page.magic.store(MAGIC, Ordering::Release);
+    Some(page)
+});
+
+/// Lets others see this process, which uses nothing yet.
+pub fn announce() {
+    LazyLock::force(&PAGE_OF_PROCESS);
+}
+
+fn slot(of: fn(&Page) -> &[AtomicU64; DEVICES], ordinal: u32) -> Option<&'static AtomicU64> {
+    let page: &'static Page = (*PAGE_OF_PROCESS)?;
+    of(page).get(usize::try_from(ordinal).ok()?)
+}
+
+/// Counts memory that was taken.
+pub fn take(ordinal: u32, bytes: u64) {
+    if let Some(used) = slot(|page| &page.used, ordinal) {
+        used.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Counts memory that was given back.
+pub fn give_back(ordinal: u32, bytes: u64) {
+    if let Some(used) = slot(|page| &page.used, ordinal) {
+        used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A kernel runs on the device while this lives.
+pub struct Running(u32);
+
+impl Running {
+    pub fn new(ordinal: u32) -> Running {
+        if let Some(running) = slot(|page| &page.running, ordinal) {
+            running.fetch_add(1, Ordering::Relaxed);
+        }
+        Running(ordinal)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(running) = slot(|page| &page.running, self.0) {
+            running.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A process that uses softgpu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    /// Bytes.
+    pub used: u64,
+    pub running: bool,
+}
+
+/// The processes of this user that use the device.
+pub fn processes(ordinal: u32) -> Vec<Process> {
+    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| process(pid, ordinal)).collect()
+}
+
+fn process(pid: u32, ordinal: u32) -> Option<Process> {
+    let ours = |path: &std::path::Path| {
+        fs::read_link(path)
+            .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"/memfd:vgpu-softgpu"))
+    };
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
+    files.filter(|path| ours(path)).find_map(|path| {
+        let mut bytes = [0_u8; size_of::<Page>()];
+        fs::File::open(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+        let mut words = bytes.chunks_exact(8).map(|w| w.try_into().map_or(0, u64::from_le_bytes));
+        let at = usize::try_from(ordinal).ok()?;
+        if words.next() != Some(MAGIC) || at >= DEVICES {
+            return None;
+        }
+        let words: Vec<u64> = words.collect();
+        Some(Process { pid, used: *words.get(at)?, running: *words.get(DEVICES + at)? != 0 })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_see_what_this_process_uses() {
+        // An ordinal that no other test uses.
+        let ordinal = 13;
+        let ours = || {
+            processes(ordinal).into_iter().find(|p| p.pid == std::process::id()).map(|p| (p.used, p.running))
+        };
+        take(ordinal, 5000);
+        assert_eq!(ours(), Some((5000, false)));
+        let running = Running::new(ordinal);
+        give_back(ordinal, 2000);
+        assert_eq!(ours(), Some((3000, true)));
+        drop(running);
+        assert_eq!(ours(), Some((3000, false)));
+        give_back(ordinal, 3000);
+    }
+
+    #[test]
+    fn devices_beyond_the_page_are_not_counted() {
+        take(99, 1);
+        assert_eq!(processes(99), []);
+    }
+}

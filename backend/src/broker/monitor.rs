@@ -1,0 +1,169 @@
+//! The broker's side of the monitor: one thread that keeps the process and asks it, never more often than [`FRESH`] for a device.
+//!
+//! SECURITY: the process loads the host's NVML and serves no guest, but what it says is checked as a worker's is.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vgpu_spec::wire::reading::Reading;
+use zerocopy::IntoBytes;
+
+use super::lock;
+use super::process::{self, Spawned};
+use crate::config::Config;
+use crate::link::message::{Header, Read, kind};
+use crate::link::{LinkError, wait_readable};
+use crate::log::chain;
+
+/// How old a reading may be.
+const FRESH: Duration = Duration::from_millis(100);
+/// For the process to answer: it asks for some hundred figures, and NVML may have to wake a device up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a guest's request waits for that; after it the last reading counts.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// Before the process is started again after it failed.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Why the process did not answer.
+#[derive(Debug, thiserror::Error)]
+enum MonitorError {
+    #[error(transparent)]
+    Spawn(#[from] process::SpawnError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("waiting for the monitor")]
+    Wait(#[source] std::io::Error),
+    #[error("the monitor did not answer within {ANSWER_TIMEOUT:?}")]
+    Timeout,
+    #[error("the monitor's answer is malformed")]
+    Malformed,
+    #[error("{0}")]
+    NoLibrary(String),
+}
+
+type Uuid = [u8; 16];
+
+struct Request {
+    device: Uuid,
+    done: SyncSender<()>,
+}
+
+/// Readings of the host's devices, for all VMs.
+pub struct Monitor {
+    requests: Mutex<Sender<Request>>,
+    readings: Arc<Mutex<HashMap<Uuid, (Instant, Arc<Reading>)>>>,
+}
+
+impl Monitor {
+    /// Starts the thread, and in it the process.
+    pub fn start(config: Config) -> std::io::Result<Self> {
+        let (sender, receiver) = channel();
+        let readings = Arc::default();
+        let runner = Runner { config, process: None, not_before: None, readings: Arc::clone(&readings) };
+        // The process dies with the thread that forked it (PR_SET_PDEATHSIG).
+        std::thread::Builder::new().name("monitor".into()).spawn(move || runner.run(&receiver))?;
+        Ok(Monitor { requests: Mutex::new(sender), readings })
+    }
+
+    /// What the device does; `None` if the host does not tell.
+    pub fn read(&self, device: Uuid) -> Option<Arc<Reading>> {
+        if let Some((taken, reading)) = self.known(device)
+            && taken.elapsed() < FRESH
+        {
+            return Some(reading);
+        }
+        let (done, wait) = sync_channel(1);
+        if lock(&self.requests).send(Request { device, done }).is_ok() {
+            let _ = wait.recv_timeout(PATIENCE);
+        }
+        self.known(device).map(|(_, reading)| reading)
+    }
+
+    fn known(&self, device: Uuid) -> Option<(Instant, Arc<Reading>)> {
+        lock(&self.readings).get(&device).cloned()
+    }
+}
+
+struct Runner {
+    config: Config,
+    process: Option<Spawned>,
+    not_before: Option<Instant>,
+    readings: Arc<Mutex<HashMap<Uuid, (Instant, Arc<Reading>)>>>,
+}
+
+impl Runner {
+    fn run(mut self, requests: &Receiver<Request>) {
+        // Ahead of the first request: loading NVML takes long.
+        if let Err(error) = self.spawn() {
+            self.failed(&error);
+        }
+        while let Ok(request) = requests.recv() {
+            self.serve(request.device);
+            let _ = request.done.try_send(());
+        }
+    }
+
+    fn serve(&mut self, device: Uuid) {
+        // Several may have waited for the same.
+        let fresh = |(taken, _): &(Instant, Arc<Reading>)| taken.elapsed() < FRESH;
+        if lock(&self.readings).get(&device).is_some_and(fresh) {
+            return;
+        }
+        if self.process.is_none() {
+            if self.not_before.is_some_and(|t| Instant::now() < t) {
+                return;
+            }
+            if let Err(error) = self.spawn() {
+                return self.failed(&error);
+            }
+        }
+        match self.ask(device) {
+            Ok(Some(reading)) => {
+                lock(&self.readings).insert(device, (Instant::now(), Arc::new(reading)));
+            }
+            // The host's NVML does not know the device.
+            Ok(None) => {}
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn spawn(&mut self) -> Result<(), MonitorError> {
+        self.process = Some(process::spawn_monitor(&self.config)?);
+        Ok(())
+    }
+
+    fn ask(&self, device: Uuid) -> Result<Option<Reading>, MonitorError> {
+        let Some(process) = &self.process else { return Ok(None) };
+        let header = Header { kind: kind::READ, ..Header::default() };
+        let sent = process.link.send_now(header, Read { uuid: device }.as_bytes(), &[]);
+        // A process without a library has said so and is gone.
+        if wait_readable(process.link.as_fd(), Some(ANSWER_TIMEOUT)).map_err(MonitorError::Wait)? {
+            let packet = process.link.receive()?;
+            return match (packet.header.kind, packet.header.status) {
+                (kind::FAILED, _) => Err(MonitorError::NoLibrary(crate::log::printable(&packet.body))),
+                (kind::REPLY, 0) => Reading::decode(&packet.body).map(Some).ok_or(MonitorError::Malformed),
+                (kind::REPLY, _) => Ok(None),
+                _ => Err(MonitorError::Malformed),
+            };
+        }
+        sent?;
+        Err(MonitorError::Timeout)
+    }
+
+    /// Ends the process, to be started again later. What was read before is not the present any more.
+    fn failed(&mut self, error: &MonitorError) {
+        match error {
+            MonitorError::NoLibrary(_) => tracing::debug!("{}", chain(error)),
+            _ => tracing::warn!("asking the host's NVML: {}", chain(error)),
+        }
+        lock(&self.readings).clear();
+        self.not_before = Some(Instant::now() + PAUSE);
+        if let Some(mut process) = self.process.take() {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+}
