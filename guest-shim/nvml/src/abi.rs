@@ -307,6 +307,9 @@ pub struct FBCStats {
     pub average_latency: u32,
 }
 
+/// 16 bytes.
+pub type Uuid = [u8; 16];
+
 /// Text with its NUL.
 pub type GspFirmwareVersion = [u8; 64];
 

@@ -16,6 +16,7 @@ mod encoder;
 mod error;
 mod event;
 mod excluded;
+mod export_table;
 mod exports;
 mod fabric;
 mod field;

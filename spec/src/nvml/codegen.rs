@@ -41,6 +41,7 @@ fn c_type(p: &Parameter) -> String {
     match (p.direction, &p.ty) {
         (Direction::Value, Type::Str | Type::Pointer) | (Direction::In, _) => format!("*const {e}"),
         (Direction::Value, _) => e,
+        (Direction::Out, Type::Pointer) => "*mut *const std::ffi::c_void".into(),
         (Direction::Out | Direction::InOut, _) => format!("*mut {e}"),
     }
 }

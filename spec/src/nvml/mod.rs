@@ -132,6 +132,7 @@ nouns!(
     "error",
     "event",
     "excluded",
+    "export_table",
     "fabric",
     "field",
     "gpm",
