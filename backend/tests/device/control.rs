@@ -4,6 +4,7 @@ use crate::broker::Broker;
 use crate::guest::*;
 use vgpu_spec::wire::VERSION;
 use vgpu_spec::wire::control::*;
+use vgpu_spec::wire::reading::{Reading, ReadingRequest};
 use vgpu_spec::wire::snapshot::Snapshot;
 use zerocopy::IntoBytes;
 
@@ -30,6 +31,31 @@ fn agent_gets_limits_snapshot_and_a_client() {
     assert_eq!(guest.request(kind::CLIENT_OPEN, open_body(3).as_bytes()).0, status::LIMIT);
     assert_eq!(guest.close(1), status::OK);
     guest.open(3);
+}
+
+/// The null driver has no NVML: there are no figures, but the VM's own processes are known.
+#[test]
+fn a_reading_lists_the_vms_processes() {
+    let broker = Broker::start("reading", &[]);
+    let mut guest = Guest::connect(&broker.socket);
+    guest.hello();
+    let read = |guest: &mut Guest, device| {
+        let body = ReadingRequest { device, reserved: 0 };
+        guest.request(kind::READING, body.as_bytes())
+    };
+    let pids = |bytes: &[u8]| {
+        let reading = Reading::decode(bytes).unwrap();
+        assert_eq!(reading.figures, []);
+        reading.processes.iter().map(|p| p.pid).collect::<Vec<_>>()
+    };
+    let (status, bytes) = read(&mut guest, 0);
+    assert_eq!((status, pids(&bytes)), (status::OK, vec![]));
+    guest.open(1);
+    guest.open(2);
+    assert_eq!(guest.close(1), status::OK);
+    assert_eq!(pids(&read(&mut guest, 0).1), [open_body(2).pid]);
+    assert_eq!(read(&mut guest, 7).0, status::INVALID, "no such device");
+    assert_eq!(guest.request(kind::READING, &[0; 4]).0, status::INVALID);
 }
 
 #[test]

@@ -143,6 +143,18 @@ fn snapshot_only_opens_no_client_and_gets_no_lane() {
 }
 
 #[test]
+fn a_reading_needs_a_hello_and_no_client() {
+    let agent = Agent::start(1);
+    let shim = agent.connect();
+    assert_eq!(shim.ask(kind::READING, 1, 0).0, status::INVALID, "before HELLO");
+    shim.ask(kind::HELLO, wire::hello::SNAPSHOT_ONLY, u64::from(VERSION));
+    let (status, body, _) = shim.ask(kind::READING, 1, 0);
+    assert_eq!((status, &body[..]), (status::OK, &b"reading \x01\0\0\0\0\0\0\0"[..]));
+    shim.ask(kind::READING, 1, 0);
+    assert_eq!(agent.broker.kinds().len(), 1, "kept for a moment");
+}
+
+#[test]
 fn another_version_and_wrong_order_are_refused() {
     let agent = Agent::start(1);
     let shim = agent.connect();

@@ -218,6 +218,7 @@ impl Side {
                 reply.as_bytes().to_vec()
             }
             kind::SNAPSHOT => b"snapshot".to_vec(),
+            kind::READING => [b"reading ", body].concat(),
             kind::CLIENT_OPEN => {
                 let mut reply = wire::ClientOpenReply { device_ranges: [Range::default(); 4] };
                 reply.device_ranges[0] = Range { base: 0x7000_0000_0000, len: 1 << 40 };

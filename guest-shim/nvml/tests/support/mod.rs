@@ -13,6 +13,7 @@ use std::{
 use vgpu_spec::wire::{
     Range, VERSION,
     control::{PciAddress, status},
+    reading::{Figure, ProcessUse, Reading},
     snapshot::{Device, DeviceRecord, NO_ATTRIBUTE, Snapshot, SnapshotHeader},
     socket::{HelloReply, ReplyHeader, Request, hello, kind},
 };
@@ -21,6 +22,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 /// What the agent answers; tests change it.
 pub static AGENT_VERSION: AtomicU16 = AtomicU16::new(VERSION);
 pub static AGENT_STATUS: AtomicU32 = AtomicU32::new(status::OK);
+
+/// How often it was asked what the device does.
+pub static READINGS: AtomicU32 = AtomicU32::new(0);
 
 /// The built library, which cargo puts beside this test's program.
 pub fn path() -> PathBuf {
@@ -65,12 +69,41 @@ pub fn start_agent(path: &std::path::Path) {
     rustix::net::listen(&listener, 8).unwrap();
     std::thread::spawn(move || {
         while let Ok(socket) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
-            serve(&socket);
+            // Each by a thread of its own: a shim keeps its connection.
+            std::thread::spawn(move || serve(&socket));
         }
     });
 }
 
+/// Answers a HELLO, and then what the device does until the shim goes.
 fn serve(socket: &OwnedFd) {
+    serve_hello(socket);
+    let mut bytes = [0; 256];
+    while let Ok((len, _)) = rustix::net::recv(socket, &mut bytes, RecvFlags::empty()) {
+        let Ok(request) = Request::read_from_bytes(&bytes[..len]) else { return };
+        assert_eq!((request.kind, request.arg0), (kind::READING, 0));
+        READINGS.fetch_add(1, Ordering::SeqCst);
+        let body = reading().encode();
+        let header = ReplyHeader { status: status::OK, len: u32::try_from(body.len()).unwrap() };
+        let packet = [header.as_bytes(), &body].concat();
+        rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).unwrap();
+    }
+}
+
+/// 200 W, and two processes in 3 GiB.
+fn reading() -> Reading {
+    let function = vgpu_spec::wire::lane::function_id("nvmlDeviceGetPowerUsage");
+    let bytes = 200_000_u32.to_ne_bytes().to_vec();
+    let process =
+        |pid, memory| ProcessUse { pid, utilization: 40, memory_utilization: 7, reserved: 0, memory };
+    Reading {
+        memory_used: 3 << 30,
+        figures: vec![Figure { function, index: 0, status: 0, bytes }],
+        processes: vec![process(70, 1 << 30), process(71, 2 << 30)],
+    }
+}
+
+fn serve_hello(socket: &OwnedFd) {
     let mut bytes = [0; 256];
     let (len, _) = rustix::net::recv(socket, &mut bytes, RecvFlags::empty()).unwrap();
     let request = Request::read_from_bytes(&bytes[..len]).unwrap();
