@@ -27,6 +27,10 @@ pub fn children(pid: u32) -> Vec<u32> {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
     }
+    // The broker's monitor is no worker.
+    pids.retain(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.starts_with(b"vgpu-monitor"))
+    });
     pids
 }
 

@@ -15,11 +15,13 @@ use super::lock;
 use super::process::{self, Spawned};
 use crate::config::Config;
 use crate::link::message::{Header, Read, kind};
-use crate::link::{LinkError, wait_readable};
+use crate::link::{LinkError, Packet, wait_readable};
 use crate::log::chain;
 
 /// How old a reading may be.
 const FRESH: Duration = Duration::from_millis(100);
+/// For the process to load NVML, which may have to start the devices.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the process to answer: it asks for some hundred figures, and NVML may have to wake a device up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a guest's request waits for that; after it the last reading counts.
@@ -36,8 +38,8 @@ enum MonitorError {
     Link(#[from] LinkError),
     #[error("waiting for the monitor")]
     Wait(#[source] std::io::Error),
-    #[error("the monitor did not answer within {ANSWER_TIMEOUT:?}")]
-    Timeout,
+    #[error("the monitor did not answer within {0:?}")]
+    Timeout(Duration),
     #[error("the monitor's answer is malformed")]
     Malformed,
     #[error("{0}")]
@@ -45,6 +47,8 @@ enum MonitorError {
 }
 
 type Uuid = [u8; 16];
+/// The last reading of each device that was asked for, and when it was taken.
+type Last = HashMap<Uuid, (Instant, Arc<Reading>)>;
 
 struct Request {
     device: Uuid,
@@ -54,7 +58,7 @@ struct Request {
 /// Readings of the host's devices, for all VMs.
 pub struct Monitor {
     requests: Mutex<Sender<Request>>,
-    readings: Arc<Mutex<HashMap<Uuid, (Instant, Arc<Reading>)>>>,
+    readings: Arc<Mutex<Last>>,
 }
 
 impl Monitor {
@@ -62,7 +66,13 @@ impl Monitor {
     pub fn start(config: Config) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
         let readings = Arc::default();
-        let runner = Runner { config, process: None, not_before: None, readings: Arc::clone(&readings) };
+        let runner = Runner {
+            config,
+            process: None,
+            not_before: None,
+            hopeless: false,
+            readings: Arc::clone(&readings),
+        };
         // The process dies with the thread that forked it (PR_SET_PDEATHSIG).
         std::thread::Builder::new().name("monitor".into()).spawn(move || runner.run(&receiver))?;
         Ok(Monitor { requests: Mutex::new(sender), readings })
@@ -91,7 +101,9 @@ struct Runner {
     config: Config,
     process: Option<Spawned>,
     not_before: Option<Instant>,
-    readings: Arc<Mutex<HashMap<Uuid, (Instant, Arc<Reading>)>>>,
+    /// The host has no NVML: nothing is tried again.
+    hopeless: bool,
+    readings: Arc<Mutex<Last>>,
 }
 
 impl Runner {
@@ -113,7 +125,7 @@ impl Runner {
             return;
         }
         if self.process.is_none() {
-            if self.not_before.is_some_and(|t| Instant::now() < t) {
+            if self.hopeless || self.not_before.is_some_and(|t| Instant::now() < t) {
                 return;
             }
             if let Err(error) = self.spawn() {
@@ -130,33 +142,36 @@ impl Runner {
         }
     }
 
+    /// Starts the process and waits until it has loaded NVML.
     fn spawn(&mut self) -> Result<(), MonitorError> {
-        self.process = Some(process::spawn_monitor(&self.config)?);
-        Ok(())
+        let process = self.process.insert(process::spawn_monitor(&self.config)?);
+        let packet = receive(process, START_TIMEOUT)?;
+        match packet.header.kind {
+            kind::READY => Ok(()),
+            kind::FAILED => Err(MonitorError::NoLibrary(crate::log::printable(&packet.body))),
+            _ => Err(MonitorError::Malformed),
+        }
     }
 
     fn ask(&self, device: Uuid) -> Result<Option<Reading>, MonitorError> {
         let Some(process) = &self.process else { return Ok(None) };
         let header = Header { kind: kind::READ, ..Header::default() };
-        let sent = process.link.send_now(header, Read { uuid: device }.as_bytes(), &[]);
-        // A process without a library has said so and is gone.
-        if wait_readable(process.link.as_fd(), Some(ANSWER_TIMEOUT)).map_err(MonitorError::Wait)? {
-            let packet = process.link.receive()?;
-            return match (packet.header.kind, packet.header.status) {
-                (kind::FAILED, _) => Err(MonitorError::NoLibrary(crate::log::printable(&packet.body))),
-                (kind::REPLY, 0) => Reading::decode(&packet.body).map(Some).ok_or(MonitorError::Malformed),
-                (kind::REPLY, _) => Ok(None),
-                _ => Err(MonitorError::Malformed),
-            };
+        process.link.send_now(header, Read { uuid: device }.as_bytes(), &[])?;
+        let packet = receive(process, ANSWER_TIMEOUT)?;
+        match (packet.header.kind, packet.header.status) {
+            (kind::REPLY, 0) => Reading::decode(&packet.body).map(Some).ok_or(MonitorError::Malformed),
+            (kind::REPLY, _) => Ok(None),
+            _ => Err(MonitorError::Malformed),
         }
-        sent?;
-        Err(MonitorError::Timeout)
     }
 
     /// Ends the process, to be started again later. What was read before is not the present any more.
     fn failed(&mut self, error: &MonitorError) {
         match error {
-            MonitorError::NoLibrary(_) => tracing::debug!("{}", chain(error)),
+            MonitorError::NoLibrary(_) => {
+                self.hopeless = true;
+                tracing::debug!("{}", chain(error));
+            }
             _ => tracing::warn!("asking the host's NVML: {}", chain(error)),
         }
         lock(&self.readings).clear();
@@ -165,5 +180,13 @@ impl Runner {
             let _ = process.child.kill();
             let _ = process.child.wait();
         }
+    }
+}
+
+/// The next packet of the process.
+fn receive(process: &Spawned, timeout: Duration) -> Result<Packet, MonitorError> {
+    match wait_readable(process.link.as_fd(), Some(timeout)).map_err(MonitorError::Wait)? {
+        true => Ok(process.link.receive()?),
+        false => Err(MonitorError::Timeout(timeout)),
     }
 }

@@ -24,9 +24,9 @@ pub mod kind {
 
     /// Answer to the request `seq` of the other side.
     pub const REPLY: u32 = 100;
-    /// [`super::Ready`], then the snapshot's bytes. The worker's first message.
+    /// [`super::Ready`], then the snapshot's bytes; of the monitor no body. The first message.
     pub const READY: u32 = 101;
-    /// Text: why the worker could not start. Instead of `READY`.
+    /// Text: why the worker (or monitor) could not start. Instead of `READY`.
     pub const FAILED: u32 = 102;
     /// Worker → broker: [`super::Share`], with a descriptor if it is a file; the reply's body is a `Token`.
     pub const SHARE: u32 = 103;

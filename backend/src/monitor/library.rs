@@ -9,7 +9,7 @@ use vgpu_spec::wire::lane::function_id;
 use vgpu_spec::wire::reading::{Figure, Reading};
 use vgpu_spec::wire::snapshot::uuid_text;
 
-use super::process;
+use super::{clock, process};
 
 /// What the native library is called.
 const NAME: &str = "libnvidia-ml.so.1";
@@ -56,6 +56,8 @@ pub struct Library {
     functions: Vec<Function>,
     /// Answers that never change, by device.
     once: HashMap<[u8; 16], HashMap<(u32, u32), Figure>>,
+    /// Clocks and states that never change, by device.
+    lists: HashMap<[u8; 16], Vec<Figure>>,
 }
 
 impl Library {
@@ -75,6 +77,7 @@ impl Library {
                             library,
                             functions: host::functions().unwrap_or_default(),
                             once: HashMap::new(),
+                            lists: HashMap::new(),
                         }),
                         code => Err(LibraryError::Init(code)),
                     };
@@ -116,6 +119,14 @@ impl Library {
             }
         }
         self.once.insert(uuid, once);
+        if !self.lists.contains_key(&uuid) {
+            let found = clock::list(|name, words| {
+                // SAFETY: `list` gives each function what it wants.
+                unsafe { self.call(name, &[&[device], words].concat()) }
+            });
+            self.lists.insert(uuid, found);
+        }
+        figures.extend(self.lists.get(&uuid).into_iter().flatten().cloned());
         figures.extend(self.memory(device));
         figures.extend(self.utilization(device));
         figures.extend(self.fields(device));
@@ -155,6 +166,11 @@ impl Library {
         let mut places: Vec<Vec<u64>> = host::outputs(function)
             .map(|p| vec![0; host::size(&p.ty).unwrap_or(host::TEXT).div_ceil(8)])
             .collect();
+        for (p, place) in host::outputs(function).zip(&mut places) {
+            if let Some(first) = place.first_mut() {
+                *first = host::version(&p.ty).into();
+            }
+        }
         let mut place = places.iter_mut();
         let mut words = vec![device];
         for p in function.parameters.iter().skip(1) {

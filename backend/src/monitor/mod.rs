@@ -4,6 +4,7 @@
 //! which may die without harm. It answers one request at a time: [`message::Read`], with the bytes of a reading in which processes have
 //! the host's numbers.
 
+mod clock;
 mod library;
 mod process;
 
@@ -38,6 +39,11 @@ pub fn run(options: &MonitorOptions) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    let header = Header { kind: kind::READY, ..Header::default() };
+    if let Err(error) = link.send(header, &[], &[]) {
+        tracing::error!("saying ready: {}", chain(&error));
+        return ExitCode::FAILURE;
+    }
     loop {
         match link.receive() {
             Ok(packet) => {

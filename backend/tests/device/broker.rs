@@ -92,6 +92,10 @@ impl Broker {
             let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
             pids.extend(children.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
         }
+        // Its other child, and one that has not got its name yet.
+        pids.retain(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.starts_with(b"vgpu-monitor"))
+        });
         pids
     }
 

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 /// How old a reading may be.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// The last reading of each device that was asked for.
+/// The last reading of each device that was asked for, and when it was taken.
+type Last = HashMap<u32, (Instant, Arc<[u8]>)>;
+
 #[derive(Debug, Default)]
-pub struct Readings(Mutex<HashMap<u32, (Instant, Arc<[u8]>)>>);
+pub struct Readings(Mutex<Last>);
 
 impl Readings {
     /// The reading of `device`: the last one, or if that is too old what `ask` gives. Errors are not kept.

@@ -27,8 +27,10 @@ macro_rules! versioned {
     )*};
 }
 versioned!(
+    EccSramErrorStatus 1,
     GpmSupport 1,
     GpuFabricInfoV 2,
+    MarginTemperature 1,
     Memory_v2 2,
     PciInfoExt 1,
     ProcessDetailList 1,
@@ -264,6 +266,26 @@ pub struct Temperature {
     pub degrees: i32,
 }
 
+/// Degrees below the temperature at which the device slows down.
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MarginTemperature {
+    pub version: u32,
+    pub degrees: i32,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EccSramErrorStatus {
+    pub version: u32,
+    /// Uncorrectable by parity and by code, and correctable: since ever, and since the driver's start.
+    pub aggregate: [u64; 3],
+    pub volatile: [u64; 3],
+    /// Uncorrectable since ever, by unit: L2, SM, PCIe, microcontroller, others.
+    pub units: [u64; 5],
+    pub threshold_exceeded: u32,
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct GpuFabricInfo {
@@ -354,6 +376,19 @@ mod tests {
         assert_eq!(size_of::<ProcessDetail_v1>(), 32);
         assert_eq!(size_of::<FieldValue>(), 40);
         assert_eq!(size_of::<HwbcEntry>(), 36);
+        for (name, size, version) in [
+            ("BAR1Memory", size_of::<BAR1Memory>(), 0),
+            ("EccErrorCounts", size_of::<EccErrorCounts>(), 0),
+            ("EccSramErrorStatus", size_of::<EccSramErrorStatus>(), EccSramErrorStatus::VERSION),
+            ("MarginTemperature", size_of::<MarginTemperature>(), MarginTemperature::VERSION),
+            ("RowRemapperHistogramValues", size_of::<RowRemapperHistogramValues>(), 0),
+            ("Utilization", size_of::<Utilization>(), 0),
+            ("ViolationTime", size_of::<ViolationTime>(), 0),
+        ] {
+            let ty = vgpu_spec::nvml::Type::Struct(name.into());
+            assert_eq!(vgpu_spec::nvml::host::size(&ty), Some(size), "{name}, as the host passes it on");
+            assert_eq!(vgpu_spec::nvml::host::version(&ty), version, "{name}");
+        }
         assert_eq!(Memory_v2::VERSION, 0x0200_0028);
         assert_eq!(PciInfoExt::VERSION, 0x0100_0040);
         assert_eq!(ProcessDetailList::VERSION, 0x0100_0018);

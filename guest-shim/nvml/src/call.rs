@@ -1,6 +1,7 @@
 //! How a call enters the library, and the program's arguments once they are checked.
 
 use crate::{
+    abi::Versioned,
     error::{self, NvmlError},
     library::{self, Library},
 };
@@ -148,6 +149,11 @@ impl<T> List<T> {
 pub unsafe fn input<'a, T>(value: *const T) -> error::Result<&'a T> {
     // SAFETY: the caller's promise.
     unsafe { value.as_ref() }.ok_or(NvmlError::InvalidArgument)
+}
+
+/// NVML_ERROR_ARGUMENT_VERSION_MISMATCH for another version of a structure than the one that is known.
+pub fn check_version<T: Versioned>(value: &T) -> error::Result {
+    if value.version() == T::VERSION { Ok(()) } else { Err(NvmlError::ArgumentVersionMismatch) }
 }
 
 /// A structure that is read and written.

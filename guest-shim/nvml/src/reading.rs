@@ -109,6 +109,19 @@ impl Outputs {
         Ok(())
     }
 
+    /// Writes the next output, a structure whose version was checked.
+    pub fn versioned<T: FromBytes>(&mut self, out: &mut T) -> error::Result {
+        *out = self.read()?;
+        Ok(())
+    }
+
+    /// All numbers of an output of unknown length.
+    pub fn numbers(&mut self) -> error::Result<Vec<u32>> {
+        let len = self.bytes.len().saturating_sub(self.at);
+        let bytes = self.take(len)?;
+        Ok(bytes.chunks_exact(4).filter_map(|b| b.try_into().ok().map(u32::from_ne_bytes)).collect())
+    }
+
     /// The only output, as a text.
     pub fn string(&mut self) -> error::Result<&str> {
         let len = self.bytes.len().saturating_sub(self.at);

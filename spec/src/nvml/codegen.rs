@@ -69,9 +69,16 @@ fn host(out: &mut String, f: &Function) {
     let selectors = super::host::selectors(f).zip(&f.select);
     let selectors: Vec<String> =
         selectors.map(|(p, below)| format!("({}, {below})", identifier(p))).collect();
+    for p in super::host::outputs(f).filter(|p| super::host::version(&p.ty) != 0) {
+        let _ = writeln!(checks, "        crate::call::check_version({})?;", identifier(p));
+    }
     let mut writes = String::new();
     for p in super::host::outputs(f) {
-        let read = if p.ty == Type::Text { "text" } else { "value" };
+        let read = match &p.ty {
+            Type::Text => "text",
+            ty if super::host::version(ty) != 0 => "versioned",
+            _ => "value",
+        };
         let _ = writeln!(writes, "        figure.{read}({})?;", identifier(p));
     }
     let _ = writeln!(

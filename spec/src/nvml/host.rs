@@ -11,6 +11,9 @@ const STRUCTURES: &[(&str, usize)] = &[
     ("ViolationTime", 16),
 ];
 
+/// Structures whose first member says their version, which is in each of them the number here and their size.
+const VERSIONED: &[(&str, usize, u32)] = &[("EccSramErrorStatus", 104, 1), ("MarginTemperature", 8, 1)];
+
 /// Most bytes of a text, with its NUL.
 pub const TEXT: usize = 96;
 /// Most answers of one function.
@@ -33,9 +36,20 @@ pub fn size(ty: &Type) -> Option<usize> {
         Type::Scalar("u8") => Some(1),
         Type::Scalar("u32" | "i32") => Some(4),
         Type::Scalar("u64") => Some(8),
-        Type::Struct(name) => STRUCTURES.iter().find(|(known, _)| known == name).map(|(_, size)| *size),
+        Type::Struct(name) => {
+            let plain = STRUCTURES.iter().find(|(known, _)| known == name).map(|(_, size)| *size);
+            plain.or_else(|| VERSIONED.iter().find(|(known, ..)| known == name).map(|(_, size, _)| *size))
+        }
         _ => None,
     }
+}
+
+/// What the first member of an output must hold when the function is called; 0 for one without a version.
+pub fn version(ty: &Type) -> u32 {
+    let Type::Struct(name) = ty else { return 0 };
+    let known = VERSIONED.iter().find(|(known, ..)| known == name);
+    // No structure of NVML comes near 16 MiB.
+    known.map_or(0, |(_, size, number)| *size as u32 | number << 24)
 }
 
 /// How many answers the function has.
@@ -91,7 +105,8 @@ pub(super) fn check(f: &Function) -> Result<(), String> {
         return Err("a function of the host has an output".into());
     }
     for p in outputs(f) {
-        if p.direction != Direction::Out || p.optional {
+        let direction = if version(&p.ty) == 0 { Direction::Out } else { Direction::InOut };
+        if p.direction != direction || p.optional {
             return Err(format!("`{}`: not a direction that can be passed on", p.name));
         }
         if p.ty != Type::Text && size(&p.ty).is_none() {

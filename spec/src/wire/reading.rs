@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The most figures of a reading.
 pub const MAX_FIGURES: u32 = 1024;
 /// The most bytes of a figure.
-pub const MAX_FIGURE: u32 = 256;
+pub const MAX_FIGURE: u32 = 1024;
 /// The most processes of a reading.
 pub const MAX_PROCESSES: u32 = 1024;
 /// `memory`, `utilization` and `memory_utilization` where the host does not tell them.
