@@ -274,3 +274,55 @@ nvml! {
         text(place, length, c"softgpu")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::MaybeUninit;
+
+    /// What a function writes.
+    fn output<T>(call: impl FnOnce(Out<'_, T>) -> u32) -> Result<T, u32> {
+        let mut place = MaybeUninit::uninit();
+        match call(Some(&mut place)) {
+            // SAFETY: written, as the code says.
+            0 => Ok(unsafe { place.assume_init() }),
+            code => Err(code),
+        }
+    }
+
+    #[test]
+    fn a_device_is_found_by_its_uuid_and_tells_figures() {
+        let uuid = c"GPU-76677075-2d73-6f66-7467-707500000000";
+        // SAFETY: live texts and places.
+        unsafe {
+            let handle = output(|o| nvmlDeviceGetHandleByUUID(uuid.as_ptr(), o)).unwrap();
+            assert_eq!(output(|o| nvmlDeviceGetHandleByUUID(c"GPU-1".as_ptr(), o)), Err(NOT_FOUND));
+            assert_eq!(output(|o| nvmlDeviceGetPowerUsage(handle, o)), Ok(POWER));
+            assert_eq!(output(|o| nvmlDeviceGetPowerUsage(0, o)), Err(INVALID_ARGUMENT));
+            assert_eq!(output(|o| nvmlDeviceGetClockInfo(handle, 0, o)), Ok(1000));
+            assert_eq!(output(|o| nvmlDeviceGetClockInfo(handle, 9, o)), Err(INVALID_ARGUMENT));
+            assert_eq!(nvmlDeviceGetPowerUsage(handle, None), INVALID_ARGUMENT);
+            let mut text = [0; 8];
+            assert_eq!(nvmlDeviceGetSerial(handle, text.as_mut_ptr(), 7), INSUFFICIENT_SIZE);
+            assert_eq!(nvmlDeviceGetSerial(handle, text.as_mut_ptr(), 8), 0);
+            assert_eq!(CStr::from_ptr(text.as_ptr()), c"softgpu");
+        }
+    }
+
+    #[test]
+    fn this_process_is_listed_with_its_memory() {
+        usage::announce();
+        let (mut count, mut infos) =
+            (64, [ProcessInfo { pid: 0, used: 0, gpu_instance: 0, compute_instance: 0 }; 64]);
+        // SAFETY: places of these lengths.
+        let code = unsafe { nvmlDeviceGetComputeRunningProcesses_v3(1, &raw mut count, infos.as_mut_ptr()) };
+        assert_eq!(code, 0);
+        let listed = infos.iter().take(count as usize).any(|info| info.pid == std::process::id());
+        assert!(listed, "{count} processes");
+        count = 64;
+        // SAFETY: as above.
+        let code =
+            unsafe { nvmlDeviceGetComputeRunningProcesses_v3(1, &raw mut count, std::ptr::null_mut()) };
+        assert_eq!(code, INVALID_ARGUMENT, "no room where some is said to be");
+    }
+}
