@@ -73,7 +73,7 @@ pub fn coverage(apis: &[Api]) -> String {
          supported exists too, refuses with CUDA_ERROR_NOT_SUPPORTED, and is named once in the log; it refuses every call, or only what is\n\
          right: then what is wrong is answered as by the driver. Supported does not mean every flag and\n\
          attribute: one that is not understood is refused. Classes: `local` is answered by the shim or sent by messages of its own;\n\
-         `async`, `create` and `destroy` cross a lane and are not waited for; `sync` waits. Of NVML every exported symbol counts.\n",
+         `async`, `create` and `destroy` cross a lane and are not waited for; `sync` waits. Of NVML every exported symbol counts; `host` functions pass on what the host's NVML says.\n",
     );
     for api in apis.iter().rev() {
         let _ = write!(out, "\n**{}**", totals(std::slice::from_ref(api)).trim_end());
