@@ -26,7 +26,7 @@ pub mod kind {
     /// `arg0`, `arg1`: the token of a file that this client has exported → 1 descriptor, which stands for it ([`crate::wire::share::Ticket`]).
     pub const SHARE_FD: u32 = 5;
     /// `arg0`: ordinal of a device → [`crate::wire::reading`] bytes. Allowed after a HELLO for the snapshot only.
-    pub const READING: u32 = 6;
+    pub const READING: u32 = 7;
 }
 
 /// Flags of `HELLO`.
