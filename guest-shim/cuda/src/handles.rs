@@ -130,6 +130,25 @@ pub fn words(kind: Kind, number: u64) -> error::Result<(u64, u64)> {
     Ok((slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
 }
 
+/// The two words of a handle of `kind` that lives, or has ended and has left its place to no other.
+pub fn last_words(kind: Kind, number: u64) -> Option<(u64, u64)> {
+    let parts = handle::split(number).filter(|p| p.kind == kind as u8)?;
+    let slot = TABLES.get(parts.kind as usize)?.slot(parts.index)?;
+    let tag = slot.tag.load(Ordering::Acquire);
+    let ended = u32::from(next_generation(parts.generation));
+    let kept = tag == LIVE | u32::from(parts.generation) || tag == ended;
+    kept.then(|| (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
+}
+
+/// Whether `number` is or was a handle, of whatever kind.
+pub fn was_made(number: u64) -> bool {
+    let slot = |p: &handle::Parts| TABLES.get(p.kind as usize)?.slot(p.index).map(|slot| (slot, p.generation));
+    handle::split(number).as_ref().and_then(slot).is_some_and(|(slot, generation)| {
+        let tag = slot.tag.load(Ordering::Acquire);
+        tag & LIVE != 0 || tag != u32::from(generation)
+    })
+}
+
 /// Sets a word of a live handle.
 pub fn set_word(number: u64, word: usize, value: u64) {
     if let Some(place) = live(number).and_then(|s| s.words.get(word)) {
@@ -184,12 +203,6 @@ pub fn check_event(number: u64) -> error::Result {
 #[inline]
 pub fn check_event_of_node(number: u64) -> error::Result {
     if number == 0 { Err(error::INVALID_VALUE) } else { check_event(number) }
-}
-
-/// Refuses what is no live green context.
-#[inline]
-pub fn check_greencontext(number: u64) -> error::Result {
-    check_of_context(Kind::GreenContext, number, error::INVALID_CONTEXT)
 }
 
 macro_rules! checks {
