@@ -202,7 +202,6 @@ pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32,
     }
 }
 
-
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
     client::get()?;
     if ctx == 0 {
@@ -231,26 +230,19 @@ pub unsafe fn cuCtxDestroy(ctx: u64) -> error::Result {
     unsafe { cuCtxDestroy_v2(ctx) }
 }
 
-/// What the stack may hold (measured): also a context that was destroyed, or another object, which is refused where it is used.
-fn check_for_stack(context: u64) -> error::Result {
-    if handles::was_made(context) { Ok(()) } else { Err(error::INVALID_CONTEXT) }
+/// As the functions that change the stack refuse (measured): NULL with `null`, anything else with CUDA_ERROR_INVALID_CONTEXT.
+fn check_for(context: u64, null: u32) -> error::Result {
+    handles::check_context(context).map_err(|_| if context == 0 { null } else { error::INVALID_CONTEXT })
 }
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
     client::get()?;
-    if ctx == 0 {
-        return Err(error::INVALID_VALUE);
-    }
-    check_for_stack(ctx)?;
+    check_for(ctx, error::INVALID_VALUE)?;
     push(ctx);
     Ok(())
 }
 
-/// The first version looks at what it is given (measured): a context of another version has a stack of its own.
 pub unsafe fn cuCtxPushCurrent(ctx: u64) -> error::Result {
-    if ctx != 0 && !handles::is(Kind::Context, ctx) {
-        return Err(error::INVALID_CONTEXT);
-    }
     // SAFETY: no pointers.
     unsafe { cuCtxPushCurrent_v2(ctx) }
 }
@@ -282,7 +274,7 @@ pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
         }
         return Ok(());
     }
-    check_for_stack(ctx)?;
+    check_for(ctx, error::INVALID_CONTEXT)?;
     if current() == 0 {
         push(ctx);
     } else {
@@ -300,7 +292,7 @@ pub unsafe fn cuCtxGetCurrent(pctx: *mut u64) -> error::Result {
 pub unsafe fn cuCtxGetApiVersion(ctx: u64, version: *mut u32) -> error::Result {
     client::get()?;
     if ctx != 0 {
-        handles::check_context(ctx).map_err(|_| error::INVALID_CONTEXT)?;
+        check_for(ctx, error::INVALID_CONTEXT)?;
     }
     resolve(ctx)?;
     // SAFETY: the program's pointer.

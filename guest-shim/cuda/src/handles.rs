@@ -17,8 +17,10 @@ const LIVE: u32 = 1 << 31;
 
 /// The special streams: default, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD.
 pub const SPECIAL_STREAMS: u64 = 2;
+/// CU_STREAM_LEGACY.
+const LEGACY: u64 = 1;
 /// CU_STREAM_PER_THREAD, which green contexts have not.
-const PER_THREAD: u64 = 2;
+pub const PER_THREAD: u64 = 2;
 
 #[derive(Default)]
 struct Slot {
@@ -140,15 +142,6 @@ pub fn last_words(kind: Kind, number: u64) -> Option<(u64, u64)> {
     kept.then(|| (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
 }
 
-/// Whether `number` is or was a handle, of whatever kind.
-pub fn was_made(number: u64) -> bool {
-    let slot = |p: &handle::Parts| TABLES.get(p.kind as usize)?.slot(p.index).map(|slot| (slot, p.generation));
-    handle::split(number).as_ref().and_then(slot).is_some_and(|(slot, generation)| {
-        let tag = slot.tag.load(Ordering::Acquire);
-        tag & LIVE != 0 || tag != u32::from(generation)
-    })
-}
-
 /// Sets a word of a live handle.
 pub fn set_word(number: u64, word: usize, value: u64) {
     if let Some(place) = live(number).and_then(|s| s.words.get(word)) {
@@ -252,6 +245,12 @@ pub fn is_special_stream(number: u64) -> bool {
     number <= SPECIAL_STREAMS
 }
 
+/// Whether the stream is the one that waits for all others.
+#[inline]
+pub fn is_default_stream(number: u64) -> bool {
+    number <= LEGACY
+}
+
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
@@ -284,7 +283,10 @@ mod tests {
         remove(first);
         remove(first);
         assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));
+        assert_eq!(last_words(Kind::Event, first), Some((5, 6)));
+        assert_eq!(last_words(Kind::Stream, first), None);
         let second = create(Kind::Event).unwrap();
+        assert_eq!(last_words(Kind::Event, first), None, "another has its place");
         assert_ne!(first, second);
         assert_eq!(check_event(second), Ok(()));
         assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));

@@ -20,9 +20,7 @@ pub fn output(fx: &Fixtures, argument: &Argument) -> Option<String> {
         Show::Handles(count) => {
             (0..count).map(|i| handle(fx, piece.word(8 * i))).collect::<Vec<_>>().join(" ")
         }
-        Show::Struct(len, volatile, padded) => {
-            words(fx, piece, (0..len).step_by(8), len, volatile, padded)
-        }
+        Show::Struct(len, volatile, padded) => words(fx, piece, (0..len).step_by(8), len, volatile, padded),
         Show::Words(offsets) => words(fx, piece, offsets.iter().copied(), usize::MAX, &[], &[]),
         Show::Text => text(&piece.read(0, LONGEST)),
         Show::TextPointer => match piece.word(0) {
