@@ -18,6 +18,7 @@ MODEL = os.path.join(ROOT, "gemma-3-270m-q4_k_m.gguf")
 PROMPT = "The theory of relativity was published in two parts. The first one, in 1905, says that"
 LONG_PROMPT = " ".join([PROMPT] * 20)
 TOKENS = 64
+CONTEXT = 1024
 POINTER = ctypes.c_void_p
 BACKEND = os.environ.get("VGPU_APPS_LLAMA_BACKEND", "CUDA")
 
@@ -74,6 +75,7 @@ class Llama:
             raise RuntimeError("the model did not load: " + "".join(self.log[-5:]))
         self.vocab = function(lib, "llama_model_get_vocab", POINTER, POINTER)(self.model)
         parameters = function(lib, "llama_context_default_params", Params)()
+        parameters.bytes[0] = parameters.bytes[0] >> 32 << 32 | CONTEXT  # n_ctx is the first field, of 32 bits
         self.context = function(lib, "llama_init_from_model", POINTER, POINTER, Params)(self.model, parameters)
         if not self.context:
             raise RuntimeError("no context: " + "".join(self.log[-5:]))

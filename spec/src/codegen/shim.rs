@@ -35,13 +35,12 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
     let mut out = String::from("// Derived from spec/api/cuda/*.api.\n");
     for f in functions.iter().filter(|f| !f.message) {
         if f.class == Class::Unsupported {
-            let reason = f.reason.as_deref().unwrap_or("not yet");
             for suffix in suffixes(f) {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
                     "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
-                    trace::site(f, suffix, reason)
+                    trace::site(f, suffix)
                 );
             }
             continue;
@@ -79,13 +78,14 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
     let _ = writeln!(
         out,
         "    static SITE: crate::trace::Site = {};\n    crate::call::enter(&SITE, {}, || {}, || {{",
-        trace::site(f, suffix, ""),
+        trace::site(f, suffix),
         needs,
         trace::arguments(f)
     );
     // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it, and the
-    // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves).
-    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump") {
+    // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves). Checkpoints are of
+    // any process.
+    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump" | "checkpoint") {
         out.push_str("        crate::client::get()?;\n");
     }
     if f.by_hand_in_shim {
@@ -126,7 +126,8 @@ fn needs_context(f: &Function) -> String {
         "module" => of(&["Module"]).is_some(),
         "texture_reference" => of(&["TextureReference", "SurfaceReference", "Module"]).is_some(),
         "link" => of(&["LinkState"]).is_some(),
-        "user_object" => true,
+        // Of batches the function itself looks, after the arguments.
+        "user_object" | "batch_copy" => true,
         _ => matches!(
             f.name.as_str(),
             "cuGraphCreate"
@@ -143,7 +144,13 @@ fn needs_context(f: &Function) -> String {
         // The new parameters are for the current context, if there is one.
         "crate::context::is_destroyed()".into()
     } else if let Some(stream) = of(&["Stream"]) {
-        format!("crate::handles::is_special_stream({})", identifier(&stream.name))
+        let special = format!("crate::handles::is_special_stream({})", identifier(&stream.name));
+        // A copy needs no current context, but is refused in one that was destroyed.
+        if f.name.starts_with("cuMemcpy") {
+            format!("{special} || crate::context::is_destroyed()")
+        } else {
+            special
+        }
     } else if f.name.starts_with("cuGraphInstantiate") {
         "true".into()
     } else if of(&["Event", "Graph", "GraphNode", "GraphExec"]).is_some() || f.noun == "function" {

@@ -3,7 +3,7 @@
 use crate::{
     arguments::Argument,
     attributes,
-    child::{Child, RENEW, alive, code, end, print},
+    child::{Child, READY, RENEW, code, end, print, say},
     driver::{Call, Driver},
     memory::Piece,
     plan::{Case, State},
@@ -31,8 +31,7 @@ pub fn run(child: &mut Child, state: State, cases: &[Case]) -> i32 {
                 child.fx.renew();
             }
             let prepared = child.prepare(case);
-            // A hundred of these take longer than one call may.
-            alive();
+            say(READY);
             prepared
         })
         .collect();

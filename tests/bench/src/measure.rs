@@ -1,0 +1,65 @@
+//! The measuring process: carries out operations on whatever `libcuda.so.1` it was given, and prints a line of JSON for each.
+
+use crate::error::Error;
+use crate::gpu::Gpu;
+use crate::operations::{self, Measure, Operation};
+use serde::{Deserialize, Serialize};
+
+/// One line of a measuring process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Line {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    #[serde(default)]
+    pub calls: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What to measure. Empty means everything.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    pub only: Vec<String>,
+    pub quick: bool,
+}
+
+impl Choice {
+    pub fn has(&self, operation: &Operation) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| operation.name.contains(part.as_str()))
+    }
+}
+
+/// Measures and prints; operations that need no context come first.
+///
+/// # Errors
+/// The driver's when no context can be had. An operation's failure is in its line.
+pub fn measure(choice: &Choice) -> Result<(), Error> {
+    let chosen: Vec<Operation> = operations::all().into_iter().filter(|o| choice.has(o)).collect();
+    for operation in &chosen {
+        if let Measure::Cold(f) = operation.measure {
+            print(operation, f());
+        }
+    }
+    let gpu = Gpu::open(choice.quick)?;
+    gpu.tick()?;
+    gpu.synchronize()?;
+    for operation in &chosen {
+        if let Measure::Warm(f) = operation.measure {
+            print(operation, f(&gpu, operation.argument));
+        }
+    }
+    Ok(())
+}
+
+fn print(operation: &Operation, result: Result<operations::Sample, Error>) {
+    let name = operation.name.clone();
+    let line = match result {
+        Ok(sample) => Line { name, value: Some(sample.value), calls: sample.calls, error: None },
+        Err(error) => Line { name, value: None, calls: 0, error: Some(error.to_string()) },
+    };
+    // A line of plain numbers and text always has a form in JSON.
+    if let Ok(text) = serde_json::to_string(&line) {
+        println!("{text}");
+    }
+}

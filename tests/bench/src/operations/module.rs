@@ -1,0 +1,33 @@
+//! Loading code.
+
+use super::{Goal, Operation, Sample, Unit, per_call};
+use crate::error::{Error, Fail};
+use crate::gpu::{Gpu, image};
+use cudarc::driver::{result::module, sys::CUmodule};
+use std::cell::RefCell;
+
+pub fn list() -> Vec<Operation> {
+    vec![Operation::new("module load, PTX in the compute cache", Unit::Nanoseconds, Goal::None, 20, load)]
+}
+
+/// Unloading is outside the time.
+fn load(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
+    let image = image()?;
+    let loaded: RefCell<Vec<CUmodule>> = RefCell::default();
+    per_call(
+        gpu.scaled(count),
+        || {
+            // SAFETY: PTX that ends with NUL.
+            let module = unsafe { module::load_data(image.as_ptr().cast()) }.fail("cuModuleLoadData")?;
+            loaded.borrow_mut().push(module);
+            Ok(())
+        },
+        || {
+            for module in loaded.borrow_mut().drain(..) {
+                // SAFETY: just loaded; no function of it was launched.
+                unsafe { module::unload(module) }.fail("cuModuleUnload")?;
+            }
+            Ok(())
+        },
+    )
+}

@@ -1,0 +1,180 @@
+//! The table, as text and as JSON.
+
+use crate::operations::{Goal, Operation, Unit};
+use crate::run::{Results, Side, Values};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// A median with the least and the greatest value.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
+    pub count: usize,
+}
+
+impl Spread {
+    /// None without values.
+    pub fn of(values: &[f64]) -> Option<Spread> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (least, most) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = match sorted.len() % 2 {
+            0 => (sorted.get(middle - 1)? + sorted.get(middle)?) / 2.0,
+            _ => *sorted.get(middle)?,
+        };
+        Some(Spread { median, least, most, count: sorted.len() })
+    }
+}
+
+/// One operation's comparison.
+pub struct Comparison<'a> {
+    pub operation: &'a Operation,
+    pub native: Option<Spread>,
+    pub shared: Option<Spread>,
+}
+
+impl<'a> Comparison<'a> {
+    pub fn of(operation: &'a Operation, values: &Values) -> Self {
+        let spread = |side| values.values.get(&side).and_then(|values| Spread::of(values));
+        Comparison { operation, native: spread(Side::Native), shared: spread(Side::Virtual) }
+    }
+
+    /// virtual / native.
+    pub fn ratio(&self) -> Option<f64> {
+        Some(self.shared?.median / self.native?.median)
+    }
+
+    /// Whether the goal is met; None without a goal or without both values.
+    pub fn met(&self) -> Option<bool> {
+        let (native, shared) = (self.native?.median, self.shared?.median);
+        match (self.operation.goal, self.operation.unit) {
+            (Goal::None, _) => None,
+            (Goal::More(nanoseconds), _) => Some(shared <= native + nanoseconds),
+            (Goal::Ratio(ratio), Unit::Nanoseconds) => Some(shared / native <= ratio),
+            (Goal::Ratio(ratio), _) => Some(shared / native >= ratio),
+        }
+    }
+}
+
+fn goal(operation: &Operation) -> String {
+    match (operation.goal, operation.unit) {
+        (Goal::None, _) => String::new(),
+        (Goal::More(nanoseconds), _) => format!("≤ +{:.1} µs", nanoseconds / 1000.0),
+        (Goal::Ratio(ratio), Unit::Nanoseconds) => format!("≤ {ratio:.2}"),
+        (Goal::Ratio(ratio), _) => format!("≥ {ratio:.2}"),
+    }
+}
+
+fn number(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Nanoseconds if value < 1e3 => format!("{value:.0} ns"),
+        Unit::Nanoseconds if value < 1e6 => format!("{:.2} µs", value / 1e3),
+        Unit::Nanoseconds => format!("{:.2} ms", value / 1e6),
+        Unit::BytesPerSecond => format!("{:.2} GB/s", value / 1e9),
+        Unit::LaunchesPerSecond => format!("{:.0} k/s", value / 1e3),
+    }
+}
+
+/// "median (least – most)".
+fn spread(spread: Option<Spread>, unit: Unit) -> String {
+    spread.map_or_else(
+        || "-".into(),
+        |s| format!("{} ({} – {})", number(s.median, unit), number(s.least, unit), number(s.most, unit)),
+    )
+}
+
+/// The table for people.
+pub fn table(results: &Results) -> String {
+    let mut out = format!(
+        "{:<44}{:>36}{:>36}{:>8}{:>12}{:>6}\n",
+        "operation", "native", "virtual", "ratio", "goal", ""
+    );
+    for (operation, values) in results {
+        let c = Comparison::of(operation, values);
+        let _ = writeln!(
+            out,
+            "{:<44}{:>36}{:>36}{:>8}{:>12}{:>6}",
+            operation.name,
+            spread(c.native, operation.unit),
+            spread(c.shared, operation.unit),
+            c.ratio().map_or("-".into(), |r| format!("{r:.3}")),
+            goal(operation),
+            c.met().map_or("", |met| if met { "met" } else { "MISSED" })
+        );
+        for (side, error) in &values.errors {
+            let _ = writeln!(out, "    {side:?}: {error}");
+        }
+    }
+    let _ = write!(out, "\n{}", counts(results));
+    out
+}
+
+/// What crossed between guest and host, for each operation with its set-up.
+fn counts(results: &Results) -> String {
+    let mut out = format!(
+        "{:<44}{:>10}{:>14}{:>10}{:>12}{:>16}\n",
+        "traffic, set-up included", "calls", "round trips", "kicks", "interrupts", "bytes copied"
+    );
+    for (operation, values) in results {
+        if let Some(c) = values.counts {
+            let _ = writeln!(
+                out,
+                "{:<44}{:>10}{:>14}{:>10}{:>12}{:>16}",
+                operation.name, c.calls, c.round_trips, c.kicks, c.interrupts, c.bytes_copied
+            );
+        }
+    }
+    out
+}
+
+/// The table for programs.
+pub fn json(results: &Results) -> Value {
+    let side = |s: Option<Spread>| {
+        s.map(|s| json!({"median": s.median, "least": s.least, "most": s.most, "rounds": s.count}))
+    };
+    let list: Vec<Value> = results
+        .iter()
+        .map(|(operation, values)| {
+            let c = Comparison::of(operation, values);
+            let errors: Vec<String> = values.errors.iter().map(|(side, e)| format!("{side:?}: {e}")).collect();
+            json!({
+                "operation": operation.name, "unit": operation.unit, "native": side(c.native), "virtual": side(c.shared),
+                "ratio": c.ratio(), "goal": goal(operation), "met": c.met(), "traffic": values.counts, "errors": errors,
+            })
+        })
+        .collect();
+    json!({ "operations": list })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(unit: Unit, goal: Goal, native: f64, shared: f64) -> Option<bool> {
+        let operation = crate::operations::for_test(unit, goal);
+        let mut values = Values::default();
+        values.values.insert(Side::Native, vec![native]);
+        values.values.insert(Side::Virtual, vec![shared]);
+        Comparison::of(&operation, &values).met()
+    }
+
+    #[test]
+    fn a_time_is_to_be_small_and_a_rate_great() {
+        assert_eq!(comparison(Unit::Nanoseconds, Goal::Ratio(0.5), 100.0, 50.0), Some(true));
+        assert_eq!(comparison(Unit::Nanoseconds, Goal::Ratio(0.5), 100.0, 51.0), Some(false));
+        assert_eq!(comparison(Unit::BytesPerSecond, Goal::Ratio(0.99), 100.0, 99.0), Some(true));
+        assert_eq!(comparison(Unit::BytesPerSecond, Goal::Ratio(0.99), 100.0, 98.0), Some(false));
+        assert_eq!(comparison(Unit::Nanoseconds, Goal::More(10.0), 100.0, 111.0), Some(false));
+        assert_eq!(comparison(Unit::Nanoseconds, Goal::None, 100.0, 1.0), None);
+    }
+
+    #[test]
+    fn a_spread_is_of_the_middle_and_the_ends() {
+        let spread = Spread::of(&[3.0, 1.0, 2.0, 10.0]).unwrap();
+        assert_eq!((spread.median, spread.least, spread.most, spread.count), (2.5, 1.0, 10.0, 4));
+        assert!(Spread::of(&[]).is_none());
+    }
+}
