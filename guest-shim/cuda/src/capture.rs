@@ -52,6 +52,12 @@ fn note(stream: u64, begun: bool) {
     COUNT.store(streams.len(), Ordering::Release);
 }
 
+/// Whether anything in this process captures.
+#[inline]
+pub fn any() -> bool {
+    COUNT.load(Ordering::Acquire) > 0
+}
+
 /// Refuses what a capturing stream does not allow, which ends the capture: so does a query.
 pub fn refuse_capturing(stream: u64) -> error::Result {
     if stream <= LEGACY || !captures(stream)? {

@@ -17,8 +17,10 @@ const LIVE: u32 = 1 << 31;
 
 /// The special streams: default, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD.
 pub const SPECIAL_STREAMS: u64 = 2;
+/// CU_STREAM_LEGACY.
+const LEGACY: u64 = 1;
 /// CU_STREAM_PER_THREAD, which green contexts have not.
-const PER_THREAD: u64 = 2;
+pub const PER_THREAD: u64 = 2;
 
 #[derive(Default)]
 struct Slot {
@@ -130,6 +132,16 @@ pub fn words(kind: Kind, number: u64) -> error::Result<(u64, u64)> {
     Ok((slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
 }
 
+/// The two words of a handle of `kind` that lives, or has ended and has left its place to no other.
+pub fn last_words(kind: Kind, number: u64) -> Option<(u64, u64)> {
+    let parts = handle::split(number).filter(|p| p.kind == kind as u8)?;
+    let slot = TABLES.get(parts.kind as usize)?.slot(parts.index)?;
+    let tag = slot.tag.load(Ordering::Acquire);
+    let ended = u32::from(next_generation(parts.generation));
+    let kept = tag == LIVE | u32::from(parts.generation) || tag == ended;
+    kept.then(|| (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
+}
+
 /// Sets a word of a live handle.
 pub fn set_word(number: u64, word: usize, value: u64) {
     if let Some(place) = live(number).and_then(|s| s.words.get(word)) {
@@ -184,12 +196,6 @@ pub fn check_event(number: u64) -> error::Result {
 #[inline]
 pub fn check_event_of_node(number: u64) -> error::Result {
     if number == 0 { Err(error::INVALID_VALUE) } else { check_event(number) }
-}
-
-/// Refuses what is no live green context.
-#[inline]
-pub fn check_greencontext(number: u64) -> error::Result {
-    check_of_context(Kind::GreenContext, number, error::INVALID_CONTEXT)
 }
 
 macro_rules! checks {
@@ -251,6 +257,12 @@ pub fn is_special_stream(number: u64) -> bool {
     number <= SPECIAL_STREAMS
 }
 
+/// Whether the stream is the one that waits for all others.
+#[inline]
+pub fn is_default_stream(number: u64) -> bool {
+    number <= LEGACY
+}
+
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
@@ -283,7 +295,10 @@ mod tests {
         remove(first);
         remove(first);
         assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));
+        assert_eq!(last_words(Kind::Event, first), Some((5, 6)));
+        assert_eq!(last_words(Kind::Stream, first), None);
         let second = create(Kind::Event).unwrap();
+        assert_eq!(last_words(Kind::Event, first), None, "another has its place");
         assert_ne!(first, second);
         assert_eq!(check_event(second), Ok(()));
         assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));

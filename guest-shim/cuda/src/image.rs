@@ -109,6 +109,21 @@ unsafe fn elf_len(image: *const u8) -> error::Result<usize> {
     usize::try_from(end).map_err(|_| error::INVALID_IMAGE)
 }
 
+/// PTX of at most `room` bytes, up to its NUL: the driver does not look at the size of one that has it.
+///
+/// # Safety
+/// `text` is NULL or points to text that ends with a NUL or has `room` bytes.
+pub unsafe fn text<'a>(text: *const u8, room: usize) -> error::Result<&'a [u8]> {
+    if text.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the caller's promise: nothing is read behind the NUL or the room.
+    unsafe {
+        let len = libc::strnlen(text.cast(), room);
+        Ok(slice::from_raw_parts(text, room.min(len + 1)))
+    }
+}
+
 /// Puts `image` into a window for the length of `send`, which gets its address.
 pub fn share<T>(image: &[u8], send: impl FnOnce(u64) -> error::Result<T>) -> error::Result<T> {
     let heap = &client::get()?.heap;
@@ -137,6 +152,9 @@ pub fn fetch(len: usize, ask: impl FnOnce(u64) -> error::Result) -> error::Resul
 /// Reads a file as it is.
 pub fn read_exactly(path: &CStr) -> error::Result<Vec<u8>> {
     use std::os::unix::ffi::OsStrExt;
+    if path.is_empty() {
+        return Err(error::INVALID_VALUE);
+    }
     let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
     std::fs::read(path).map_err(|e| {
         vgpu_client::info!("reading {}: {e}", path.display());
@@ -170,6 +188,9 @@ mod tests {
         assert_eq!(unsafe { find((&raw const wrapper).cast()) }.map(<[u8]>::len), Ok(36));
         // SAFETY: NUL-terminated text.
         assert_eq!(unsafe { find(c".version 8.0".as_ptr().cast()) }.map(<[u8]>::len), Ok(13));
+        // SAFETY: NUL-terminated text, and text that fills its room.
+        let texts = unsafe { [text(c".version 8.0".as_ptr().cast(), usize::MAX), text(b"// x".as_ptr(), 4)] };
+        assert_eq!(texts.map(|t| t.map(<[u8]>::len)), [Ok(13), Ok(4)]);
         let junk = [1_u8, 2, 3, 4, 5, 6, 7, 8];
         // SAFETY: nothing beyond the magic is read.
         assert_eq!(unsafe { find(junk.as_ptr()) }, Err(error::INVALID_IMAGE));

@@ -4,11 +4,10 @@ use crate::{
     call,
     call::put,
     calls, context, error,
-    function::{self, Info},
+    function::{self, Info, LAYOUT_ROOM},
     handles, image,
     jit::Options,
-    memory,
-    module::{self, LAYOUT_ROOM},
+    memory, module,
 };
 use std::{
     collections::HashMap,
@@ -140,8 +139,11 @@ fn find_kernel(library: u64, name: &CStr) -> error::Result<u64> {
         handles::remove(kernel);
         return Err(status);
     }
-    layout.truncate(usize::try_from(len).unwrap_or(0));
-    handles::set_word(kernel, 0, Info::new(name, &layout).word());
+    let info = match usize::try_from(len) {
+        Ok(len) if len <= LAYOUT_ROOM => Info::new(name, &layout[..len]),
+        _ => Info::without_parameters(name, kernel),
+    };
+    handles::set_word(kernel, 0, info.word());
     kernels.insert(key, kernel);
     Ok(kernel)
 }
@@ -205,9 +207,27 @@ pub fn module(library: u64) -> error::Result<u64> {
 }
 
 pub unsafe fn cuLibraryGetModule(pMod: *mut u64, library: u64) -> error::Result {
+    handles::check_library(library)?;
+    context::require()?;
     let module = module(library)?;
     // SAFETY: the program's pointer.
     unsafe { put(pMod, module) }
+}
+
+/// Where a `__managed__` variable would be: the driver puts those where no program of another process can reach them, so that one which
+/// exists is refused. The other answers are the driver's; which places are wanted does not matter to it (measured).
+pub unsafe fn cuLibraryGetManaged(
+    _dptr: *mut u64,
+    _bytes: *mut usize,
+    library: u64,
+    name: *const c_char,
+) -> error::Result {
+    handles::check_library(library)?;
+    // SAFETY: the program's text.
+    let name = unsafe { call::text(name) }.filter(|name| !name.is_empty()).ok_or(error::INVALID_VALUE)?;
+    calls::vgpuLibraryFindManaged(library, name)?;
+    vgpu_client::warn!("the managed variable {} is out of reach of this program", name.to_string_lossy());
+    Err(error::NOT_SUPPORTED)
 }
 
 pub unsafe fn cuLibraryGetGlobal(

@@ -12,6 +12,9 @@ use std::{
 };
 use vgpu_spec::handle::Kind;
 
+/// CU_JIT_INPUT_PTX.
+const PTX: u32 = 1;
+
 /// A link under way.
 struct Link {
     /// The options of its creation, with the program's log buffers, which are written whenever there is something to tell.
@@ -126,7 +129,10 @@ pub unsafe fn cuLinkAddData_v2(
     }
     // SAFETY: the program's data, name and options.
     let (bytes, name, options) = unsafe {
-        let bytes = call::slice(data.cast::<u8>(), size).ok_or(error::INVALID_VALUE)?;
+        let bytes = match type_ {
+            PTX => image::text(data.cast::<u8>(), size)?,
+            _ => call::slice(data.cast::<u8>(), size).ok_or(error::INVALID_VALUE)?,
+        };
         (bytes, call::text(name), Options::new(numOptions as usize, options, optionValues)?)
     };
     add(state, type_, bytes, name, &options)
@@ -176,10 +182,12 @@ pub unsafe fn cuLinkAddFile(
     unsafe { cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues) }
 }
 
+/// What is no link cannot be linked (measured).
 pub unsafe fn cuLinkComplete(state: u64, cubinOut: *mut *mut c_void, sizeOut: *mut usize) -> error::Result {
     if cubinOut.is_null() {
         return Err(error::INVALID_VALUE);
     }
+    handles::check_linkstate(state).map_err(|e| if state == 0 { e } else { error::UNKNOWN })?;
     let (address, len) = with(state, |link| {
         let mut len = 0;
         link.options.ask(|o| {

@@ -4,7 +4,7 @@ use crate::{
     call,
     call::put,
     calls, context, error,
-    function::{self, Info},
+    function::{self, Info, LAYOUT_ROOM},
     handles, image,
     jit::Options,
     memory,
@@ -15,9 +15,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 use vgpu_spec::handle::Kind;
-
-/// The most bytes of a layout: the room that the message has.
-pub const LAYOUT_ROOM: usize = 32768;
 
 /// (module, name) → function: the driver gives the same one each time.
 static FUNCTIONS: Mutex<Option<HashMap<(u64, CString), u64>>> = Mutex::new(None);
@@ -187,6 +184,17 @@ pub unsafe fn put_variable(
         }
     }
     Ok(())
+}
+
+/// As [`call::only_in_old_contexts`], but the module is looked at first (measured).
+pub unsafe fn cuModuleGetGlobal(
+    _dptr: *mut u32,
+    _bytes: *mut u32,
+    hmod: u64,
+    _name: *const c_char,
+) -> error::Result {
+    handles::check_module(hmod)?;
+    Err(error::INVALID_CONTEXT)
 }
 
 pub unsafe fn cuModuleGetGlobal_v2(

@@ -142,9 +142,16 @@ pub fn volatile_words(name: &str) -> &'static [usize] {
         "CUDA_GRAPH_INSTANTIATE_PARAMS" => &[8, 16],
         "CUipcMemHandle" | "CUipcEventHandle" | "CUmemPoolPtrExportData" => &[0, 8, 16, 24, 32, 40, 48, 56],
         "CUuuid" => &[0, 8],
-        "CUdevResource" => &[8, 16],
         "CUtensorMap" => &[0],
         _ => &[],
+    }
+}
+
+/// The words of a structure that are documented, where the others are the driver's own.
+pub fn documented_words(name: &str) -> Option<&'static [usize]> {
+    match name {
+        "CUdevResource" => Some(&[0, 96, 104]),
+        _ => None,
     }
 }
 

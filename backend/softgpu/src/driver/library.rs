@@ -75,6 +75,14 @@ driver_api! {
         put(module, state()?.libraries.get(library)?.module_in(&context)?.handle())
     }
 
+    /// A managed variable by its name: there is none, as loading one is refused.
+    fn cuLibraryGetManaged(_address: Out<'_, u64>, _bytes: Out<'_, usize>, library: u64, name: *const c_char) {
+        // SAFETY: the caller answers for the string.
+        unsafe { name_at(name) }?;
+        state()?.libraries.get(library)?;
+        Err(CudaError::NotFound)
+    }
+
     /// A variable by its name, in the current context.
     fn cuLibraryGetGlobal(address: Out<'_, u64>, bytes: Out<'_, usize>, library: u64, name: *const c_char) {
         // SAFETY: the caller answers for the string.

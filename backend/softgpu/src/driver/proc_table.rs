@@ -138,6 +138,7 @@ pub static TABLE: &[Row] = &[
     Row("cuLibraryGetGlobal", 12000, library::cuLibraryGetGlobal as *const c_void, library::cuLibraryGetGlobal as *const c_void),
     Row("cuLibraryGetKernel", 12000, library::cuLibraryGetKernel as *const c_void, library::cuLibraryGetKernel as *const c_void),
     Row("cuLibraryGetKernelCount", 12040, library::cuLibraryGetKernelCount as *const c_void, library::cuLibraryGetKernelCount as *const c_void),
+    Row("cuLibraryGetManaged", 12000, library::cuLibraryGetManaged as *const c_void, library::cuLibraryGetManaged as *const c_void),
     Row("cuLibraryGetModule", 12000, library::cuLibraryGetModule as *const c_void, library::cuLibraryGetModule as *const c_void),
     Row("cuLibraryLoadData", 12000, library::cuLibraryLoadData as *const c_void, library::cuLibraryLoadData as *const c_void),
     Row("cuLibraryLoadFromFile", 12000, library::cuLibraryLoadFromFile as *const c_void, library::cuLibraryLoadFromFile as *const c_void),

@@ -4,6 +4,7 @@
 use super::{
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    kernel::layout,
     thread::Thread,
 };
 use std::{
@@ -22,6 +23,9 @@ use vgpu_spec::{
 pub const BUFFER_POINTER: usize = 1;
 pub const BUFFER_SIZE: usize = 2;
 pub const END: usize = 0;
+
+/// The most bytes of a layout, as in the messages.
+const LAYOUT_ROOM: usize = 32768;
 
 /// The `extra` array for a parameter buffer.
 struct Extra {
@@ -115,6 +119,32 @@ pub fn vgpuLaunchEx(
 /// Grid, block, dynamic shared memory.
 type Shape = ([u32; 3], [u32; 3], u32);
 
+/// Whether the launch is a cooperative one. A capture refused these from cuLaunchKernelEx with `extra` (measured, driver 580), so that they
+/// get a list of parameters.
+fn is_cooperative(list: &[Attribute]) -> bool {
+    list.iter().any(|attribute| {
+        launch_attribute::id(&attribute.0) == launch_attribute::COOPERATIVE
+            && attribute.0[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
+    })
+}
+
+/// A pointer to each parameter of `parameters`, laid out as the driver says.
+fn parameter_list(t: &Thread, function: u64, parameters: &[u8]) -> Result<Vec<*mut c_void>, CudaError> {
+    let of_function = t.driver.cuFuncGetParamInfo.ok_or(NOT_SUPPORTED)?;
+    let of_kernel = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: a live function or kernel, and places that outlive the call; each refuses the other.
+    let (layout, _) = layout(LAYOUT_ROOM, |i, at, size| unsafe { of_function(function, i, at, size) })
+        .or_else(|_| layout(LAYOUT_ROOM, |i, at, size| unsafe { of_kernel(function, i, at, size) }))?;
+    let number = |b: &[u8]| b.iter().rev().fold(0_usize, |n, &byte| n << 8 | usize::from(byte));
+    let mut list = Vec::with_capacity(layout.len() / 8);
+    for parameter in layout.chunks_exact(8) {
+        let (at, size) = (number(&parameter[..4]), number(&parameter[4..]));
+        let value = parameters.get(at..at + size).ok_or(INVALID_VALUE)?;
+        list.push(value.as_ptr().cast_mut().cast());
+    }
+    Ok(list)
+}
+
 fn launch_with(
     t: &Thread,
     function: u64,
@@ -137,6 +167,18 @@ fn launch_with(
         attributes: if list.is_empty() { null() } else { list.as_mut_ptr().cast() },
         count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
     };
+    if is_cooperative(list) {
+        let mut pointers = parameter_list(t, function, parameters)?;
+        let pointers = pointers.as_mut_ptr();
+        let [_] = list else {
+            // SAFETY: as below; there is a pointer into the copy for each parameter.
+            return check(unsafe { launch((&raw const config).cast(), function, pointers, null_mut()) });
+        };
+        let launch = t.driver.cuLaunchCooperativeKernel.ok_or(NOT_SUPPORTED)?;
+        let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
+        // SAFETY: as above, without attributes.
+        return check(unsafe { launch(function, gx, gy, gz, bx, by, bz, shared, stream, pointers) });
+    }
     let mut extra = Extra::new();
     // SAFETY: as in `vgpuLaunch`; the configuration and its attributes are private copies that outlive the call, and their handles are
     // live events of this client.

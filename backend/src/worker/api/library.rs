@@ -5,7 +5,7 @@ use super::{
     error::{CudaError, NOT_SUPPORTED, check},
     image::Wrapper,
     jit::{Options, Told},
-    kernel::{layout, names},
+    kernel::{names, vgpuKernelLayout},
     module::log_failure,
     thread::Thread,
 };
@@ -65,13 +65,20 @@ pub fn vgpuLibraryGetKernel(
     room: usize,
 ) -> Result<(Vec<u8>, u64), CudaError> {
     let get = t.driver.cuLibraryGetKernel.ok_or(NOT_SUPPORTED)?;
-    let ask = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call, a live library, a NUL-terminated name.
     check(unsafe { get(&raw mut real, library, name.as_ptr()) })?;
     t.insert_kernel(kernel, real)?;
-    // SAFETY: a live kernel, and places that outlive the call.
-    layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })
+    // The kernel is there all the same: it is asked again when its parameters are needed.
+    Ok(vgpuKernelLayout(t, real, room).unwrap_or((Vec::new(), u64::MAX)))
+}
+
+/// Whether there is a managed variable of this name; where it is would be of no use to a guest.
+pub fn vgpuLibraryFindManaged(t: &mut Thread, library: u64, name: &CStr) -> Result<(), CudaError> {
+    let get = t.driver.cuLibraryGetManaged.ok_or(NOT_SUPPORTED)?;
+    let (mut address, mut len) = (0_u64, 0_usize);
+    // SAFETY: places that outlive the call, a live library, a NUL-terminated name.
+    check(unsafe { get(&raw mut address, &raw mut len, library, name.as_ptr()) })
 }
 
 /// The module of a library in the current context.
