@@ -193,7 +193,6 @@ fn check_for(context: u64, null: u32) -> error::Result {
 }
 
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
-    client::get()?;
     if ctx == 0 {
         return Err(error::INVALID_VALUE);
     }

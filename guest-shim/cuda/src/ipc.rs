@@ -21,7 +21,7 @@ fn open() -> MutexGuard<'static, Option<HashMap<u64, u32>>> {
 }
 
 pub unsafe fn cuIpcGetMemHandle(pHandle: *mut Blob1<64>, dptr: u64) -> error::Result {
-    if pHandle.is_null() {
+    if pHandle.is_null() || dptr == 0 {
         return Err(error::INVALID_VALUE);
     }
     let token = sharing::token(|low, high| calls::vgpuShareMemory(low, high, dptr))?;

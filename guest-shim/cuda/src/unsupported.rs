@@ -16,7 +16,7 @@ const NARROW: &str = "device addresses do not fit in 32 bits";
 const NO_SUCH_NODE: &str =
     "no node is one of external semaphores, which are for interoperation with graphics APIs";
 
-/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
+/// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; CUDA_ERROR_NOT_INITIALIZED before cuInit.
 pub fn report(site: &'static Site) -> u32 {
     let began = trace::begin();
     // Not locked while it is logged: the program's callback for log entries may call a function of these.
@@ -34,7 +34,9 @@ pub fn report(site: &'static Site) -> u32 {
         NO_SUCH_NODE => error::INVALID_VALUE,
         _ => error::NOT_SUPPORTED,
     };
-    let status = client::get().err().unwrap_or(refusal);
+    // The driver looks at the node before it asks whether cuInit was called.
+    let status =
+        if refusal == error::INVALID_VALUE { refusal } else { client::get().err().unwrap_or(refusal) };
     crate::logs::returned(site.name, status);
     if let Some(began) = began {
         trace::end(began, site, &[], status);

@@ -20,8 +20,26 @@
 //! written), `new` (a pointer that gets a handle made by the shim), `made` (a pointer that gets a handle that the worker numbers). `[n]` gives an array's length: a parameter's name or a number.
 //! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
-//! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `nocontext` (needs no current context),
-//! `reports` (may return the error of an earlier asynchronous call).
+//! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `reports` (may return the error of an earlier asynchronous
+//! call), and what the shim looks at before the function's own checks, as measured on driver 580. First whether cuInit was called, and
+//! whether this is a forked child, but for:
+//!
+//! | modifier | |
+//! |---|---|
+//! | `always` | the function is there before cuInit and in a forked child |
+//! | `early` | the arguments are looked at before whether cuInit was called |
+//! | `forked` | in a forked child it goes on with what the child has; it never sends anything |
+//! | `forked=N` | in a forked child good handles give CUresult N: 0 for what the driver takes there, although it comes to nothing |
+//!
+//! Then the current context. Where nothing is said, a call in a stream of the program's own, or on an event or a part of a graph, finds
+//! its context there, and others need a current one. Else:
+//!
+//! | modifier | |
+//! |---|---|
+//! | `nocontext` | none, and the worker runs the call in none |
+//! | `anycontext` | none; the worker runs the call in the current one if there is one |
+//! | `livecontext` | not one that was destroyed; one only for the default streams |
+//! | `current` | one, whatever the parameters say |
 
 mod parse;
 mod tables;
@@ -141,6 +159,32 @@ pub struct Parameter {
     pub optional: bool,
 }
 
+/// Which current context a call needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// One, unless a parameter has its own.
+    ByParameters,
+    /// `nocontext`
+    None,
+    /// `anycontext`
+    Any,
+    /// `livecontext`
+    Live,
+    /// `current`
+    Current,
+}
+
+/// What a call does in a forked child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InChild {
+    /// CUDA_ERROR_NOT_INITIALIZED.
+    Refused,
+    /// `forked`
+    GoesOn,
+    /// `forked=N`
+    Answers(u32),
+}
+
 /// One symbol or message.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -153,7 +197,12 @@ pub struct Function {
     pub message: bool,
     pub by_hand_in_shim: bool,
     pub by_hand_in_worker: bool,
-    pub needs_context: bool,
+    pub context: Context,
+    /// Its arguments are looked at before whether cuInit was called.
+    pub early: bool,
+    /// It is there before cuInit and in a forked child.
+    pub always: bool,
+    pub in_child: InChild,
     pub reports: bool,
     /// Why it is not supported.
     pub reason: Option<String>,
@@ -172,6 +221,11 @@ impl Function {
     /// Whether the parameters are described: those of other vendors' interfaces are not.
     pub fn has_signature(&self) -> bool {
         !self.message && (self.class != Class::Unsupported || !self.parameters.is_empty())
+    }
+
+    /// Whether the worker runs it in the current context.
+    pub fn in_context(&self) -> bool {
+        self.context != Context::None
     }
 
     /// Whether something of it crosses a lane by derived code.

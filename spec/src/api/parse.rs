@@ -1,6 +1,6 @@
 //! Parses the lines of an `.api` file.
 
-use super::{Class, Count, Direction, Function, HANDLE_KINDS, Parameter, Type};
+use super::{Class, Context, Count, Direction, Function, HANDLE_KINDS, InChild, Parameter, Type};
 
 /// Where and why a description does not parse.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,10 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         message,
         by_hand_in_shim: class == Class::Local,
         by_hand_in_worker: false,
-        needs_context: true,
+        context: Context::ByParameters,
+        early: false,
+        always: false,
+        in_child: InChild::Refused,
         reports: false,
         reason: None,
         ptsz: false,
@@ -85,9 +88,18 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
         match word {
             "@shim" => function.by_hand_in_shim = true,
             "@worker" => function.by_hand_in_worker = true,
-            "nocontext" => function.needs_context = false,
+            "nocontext" => function.context = Context::None,
+            "anycontext" => function.context = Context::Any,
+            "livecontext" => function.context = Context::Live,
+            "current" => function.context = Context::Current,
+            "early" => function.early = true,
+            "always" => function.always = true,
+            "forked" => function.in_child = InChild::GoesOn,
             "reports" => function.reports = true,
-            other => return Err(format!("modifier `{other}` is not known")),
+            other => match other.strip_prefix("forked=").map(str::parse) {
+                Some(Ok(code)) => function.in_child = InChild::Answers(code),
+                _ => return Err(format!("modifier `{other}` is not known")),
+            },
         }
     }
     Ok(())
@@ -151,6 +163,12 @@ fn check(function: &Function) -> Result<(), String> {
             .map(|_| ())
             .ok_or_else(|| "an unsupported function needs a reason".into());
     }
+    if function.always && (function.early || function.in_child != InChild::Refused) {
+        return Err("what is always there needs no `early` and no `forked`".into());
+    }
+    if function.in_child == InChild::GoesOn && function.crosses() {
+        return Err("nothing crosses a lane in a forked child: `forked=N`".into());
+    }
     if function.message && !function.crosses() {
         return Err("a message must cross the lane".into());
     }
@@ -198,11 +216,23 @@ mod tests {
     fn a_line_gives_class_parameters_and_modifiers() {
         let f = one("sync cuX(a: out f32, b: Event, c: in u32[n]?, n: usize) reports nocontext").unwrap();
         assert_eq!(f.class, Class::Sync);
-        assert!(f.reports && !f.needs_context);
+        assert!(f.reports && !f.in_context());
         assert_eq!(f.parameters[0].direction, Direction::Out);
         assert_eq!(f.parameters[1].ty, Type::Handle("Event".into()));
         assert_eq!(f.parameters[2].count, Some(Count::Parameter("n".into())));
         assert!(f.parameters[2].optional);
+    }
+
+    #[test]
+    fn modifiers_say_what_is_looked_at_first() {
+        let f = one("sync cuX(a: Event) early forked=401 anycontext").unwrap();
+        assert!(f.early && !f.always && f.in_context());
+        assert_eq!((f.context, f.in_child), (Context::Any, InChild::Answers(401)));
+        let f = one("local cuX(a: Event) forked current").unwrap();
+        assert_eq!((f.context, f.in_child), (Context::Current, InChild::GoesOn));
+        let f = one("sync cuX(a: Event)").unwrap();
+        assert!(!f.early && !f.always);
+        assert_eq!((f.context, f.in_child), (Context::ByParameters, InChild::Refused));
     }
 
     #[test]
@@ -217,6 +247,9 @@ mod tests {
             ("quick cuX()", "class"),
             ("sync cuX(p: Evnt)", "type"),
             ("unsupported cuX()", "reason"),
+            ("sync cuX() forked=", "modifier"),
+            ("sync cuX() forked", "forked child"),
+            ("local cuX() always early", "no `early`"),
         ] {
             let error = parse_file("test", &format!("\n{line}")).unwrap_err();
             assert_eq!(error.line, 2);
