@@ -3,7 +3,7 @@
 use crate::{
     arguments::Argument,
     attributes,
-    child::{Child, READY, RENEW, code, end, print, say},
+    child::{Child, RENEW, code, end, print},
     driver::{Call, Driver},
     memory::Piece,
     plan::{Case, State},
@@ -30,9 +30,7 @@ pub fn run(child: &mut Child, state: State, cases: &[Case]) -> i32 {
             if attributes::ends_something(&case.symbol) && !child.fx.frozen {
                 child.fx.renew();
             }
-            let prepared = child.prepare(case);
-            say(READY);
-            prepared
+            child.prepare(case)
         })
         .collect();
     child.fx.frozen = true;
