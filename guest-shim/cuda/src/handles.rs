@@ -118,10 +118,11 @@ pub fn remove(number: u64) {
         Ordering::Relaxed,
     );
     // Numbers of the worker's are its to use again.
-    if ended.is_ok() && !is_worker_made(parts.index) {
-        if let Some(mut free) = fork::lock(&TABLES[parts.kind as usize].free) {
-            free.again.push(parts.index);
-        }
+    if ended.is_ok()
+        && !is_worker_made(parts.index)
+        && let Some(mut free) = fork::lock(&TABLES[parts.kind as usize].free)
+    {
+        free.again.push(parts.index);
     }
 }
 
