@@ -6,8 +6,10 @@ use vgpu_spec::plain::Blob4;
 
 /// CU_MEM_LOCATION_TYPE_DEVICE.
 pub const DEVICE: u32 = 1;
+/// The last of them.
+pub const LAST: u32 = 4;
 /// CU_MEM_LOCATION_TYPE_HOST, _HOST_NUMA and _HOST_NUMA_CURRENT: the host's memory is not the guest's.
-const HOST: std::ops::RangeInclusive<u32> = 2..=4;
+const HOST: std::ops::RangeInclusive<u32> = 2..=LAST;
 
 /// The little-endian u32 at `at`; 0 beyond the end.
 pub fn word(bytes: &[u8], at: usize) -> u32 {

@@ -130,20 +130,27 @@ fn needs_context(f: &Function) -> String {
         _ => matches!(
             f.name.as_str(),
             "cuGraphCreate"
-                | "cuMemFree_v2"
+                | "cuDeviceGetNvSciSyncAttributes"
                 | "cuOccupancyMaxActiveClusters"
                 | "cuOccupancyMaxPotentialClusterSize"
         ),
     };
-    if !f.needs_context || by_itself {
+    if matches!(f.name.as_str(), "cuMemFree" | "cuMemFree_v2" | "cuMemFreeHost") {
+        // The memory tells its context, but one that was destroyed is not passed over.
+        "crate::context::is_destroyed()".into()
+    } else if !f.needs_context || by_itself {
         "false".into()
+    } else if f.noun == "ipc" {
+        "true".into()
     } else if f.name == "cuLaunchGridAsync" {
         "true".into()
     } else if matches!(f.name.as_str(), "cuGraphMemcpyNodeSetParams" | "cuGraphMemsetNodeSetParams") {
         // The new parameters are for the current context, if there is one.
         "crate::context::is_destroyed()".into()
     } else if let Some(stream) = of(&["Stream"]) {
-        format!("crate::handles::is_special_stream({})", identifier(&stream.name))
+        // Contexts that are named are looked at beside the current one.
+        let destroyed = if of(&["Context"]).is_some() { " || crate::context::is_destroyed()" } else { "" };
+        format!("crate::handles::is_special_stream({}){destroyed}", identifier(&stream.name))
     } else if f.name.starts_with("cuGraphInstantiate") {
         "true".into()
     } else if of(&["Event", "Graph", "GraphNode", "GraphExec"]).is_some() || f.noun == "function" {
