@@ -140,9 +140,7 @@ fn needs_context(f: &Function) -> String {
         "crate::context::is_destroyed()".into()
     } else if !f.needs_context || by_itself {
         "false".into()
-    } else if f.noun == "ipc" {
-        "true".into()
-    } else if f.name == "cuLaunchGridAsync" {
+    } else if f.noun == "ipc" || f.name == "cuLaunchGridAsync" {
         "true".into()
     } else if matches!(f.name.as_str(), "cuGraphMemcpyNodeSetParams" | "cuGraphMemsetNodeSetParams") {
         // The new parameters are for the current context, if there is one.
