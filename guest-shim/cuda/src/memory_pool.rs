@@ -233,20 +233,8 @@ pub unsafe fn cuMemPoolSetAttribute(pool: u64, attr: u32, value: *mut c_void) ->
 
 pub unsafe fn cuMemPoolSetAccess(pool: u64, map: *const Blob4<12>, count: usize) -> error::Result {
     handles::check_memorypool(pool)?;
-    if map.is_null() {
-        return Err(error::INVALID_VALUE);
-    }
-    // One by one, as the driver: the count may be wrong where a description is wrong too.
-    let mut list = Vec::new();
-    for i in 0..count {
-        // SAFETY: the program's array of `count`.
-        let mut description = unsafe { map.wrapping_add(i).read_unaligned() };
-        if word(&description.0, 0) != location::DEVICE {
-            return Err(error::NOT_SUPPORTED);
-        }
-        location::to_host(&mut description.0, 0)?;
-        list.push(description);
-    }
+    // SAFETY: the program's array of `count`.
+    let list = unsafe { location::descriptions(map, count, error::NOT_SUPPORTED) }?;
     calls::cuMemPoolSetAccess(pool, &list, count)
 }
 

@@ -3,7 +3,6 @@
 //! An allocation's words in the handle table: how often the program holds it, and the device's ordinal.
 
 use crate::{
-    call,
     call::put,
     calls, client, device, error, handles,
     location::{self, set_word, word},
@@ -186,8 +185,8 @@ pub unsafe fn cuMemUnmap(ptr: u64, size: usize) -> error::Result {
 
 pub unsafe fn cuMemSetAccess(ptr: u64, size: usize, desc: *const Blob4<12>, count: usize) -> error::Result {
     // SAFETY: the program's array of `count`.
-    let list = unsafe { call::slice(desc, count) }.ok_or(error::INVALID_VALUE)?;
-    calls::cuMemSetAccess(ptr, size, &location::descriptions(list)?, count)
+    let list = unsafe { location::descriptions(desc, count, error::INVALID_VALUE) }?;
+    calls::cuMemSetAccess(ptr, size, &list, count)
 }
 
 pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u64) -> error::Result {
