@@ -35,13 +35,12 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
     let mut out = String::from("// Derived from spec/api/cuda/*.api.\n");
     for f in functions.iter().filter(|f| !f.message) {
         if f.class == Class::Unsupported {
-            let reason = f.reason.as_deref().unwrap_or("not yet");
             for suffix in suffixes(f) {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
                     "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
-                    trace::site(f, suffix, reason)
+                    trace::site(f, suffix)
                 );
             }
             continue;
@@ -79,13 +78,14 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
     let _ = writeln!(
         out,
         "    static SITE: crate::trace::Site = {};\n    crate::call::enter(&SITE, {}, || {}, || {{",
-        trace::site(f, suffix, ""),
+        trace::site(f, suffix),
         needs,
         trace::arguments(f)
     );
     // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it, and the
-    // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves).
-    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump") {
+    // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves). Checkpoints are of
+    // any process.
+    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump" | "checkpoint") {
         out.push_str("        crate::client::get()?;\n");
     }
     if f.by_hand_in_shim {
