@@ -3,6 +3,7 @@
 use crate::{
     client, context, error, output,
     trace::{self, Site},
+    unsupported,
 };
 use std::{
     ffi::{CStr, c_char},
@@ -36,8 +37,8 @@ pub fn enter<A: AsRef<[u64]>>(
     };
     let status = match catch_unwind(AssertUnwindSafe(checked)) {
         Ok(Ok(())) => 0,
-        Ok(Err(status)) => failed(site.name, status),
-        Err(_) => failed(site.name, error::UNKNOWN),
+        Ok(Err(status)) => failed(site, status),
+        Err(_) => failed(site, error::UNKNOWN),
     };
     if let Some(began) = began {
         trace::end(began, site, arguments().as_ref(), status);
@@ -46,8 +47,11 @@ pub fn enter<A: AsRef<[u64]>>(
 }
 
 #[cold]
-fn failed(name: &'static str, status: u32) -> u32 {
-    crate::logs::returned(name, status);
+fn failed(site: &'static Site, status: u32) -> u32 {
+    if site.refuses(status) {
+        unsupported::note(site.name, site.reason);
+    }
+    crate::logs::returned(site.name, status);
     status
 }
 

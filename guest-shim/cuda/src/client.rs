@@ -18,6 +18,8 @@ pub struct Client {
     pub devices: Devices,
     /// CUDA_LAUNCH_BLOCKING=1: every call waits.
     pub blocking: bool,
+    /// This process; in a forked child, the one that called cuInit.
+    process: u32,
 }
 
 static CLIENT: OnceLock<Client> = OnceLock::new();
@@ -43,6 +45,11 @@ pub fn started() -> error::Result {
 #[inline]
 pub fn not_forked() -> error::Result {
     if fork::forked() { Err(error::NOT_INITIALIZED) } else { Ok(()) }
+}
+
+/// The process that called cuInit: this one, or one that it was forked from.
+pub fn process() -> Option<u32> {
+    CLIENT.get().map(|client| client.process)
 }
 
 /// cuInit: connects to the agent.
@@ -101,6 +108,7 @@ fn connect() -> error::Result<Client> {
         heap: Heap::new(Arc::new(Windows::new(Arc::clone(&connection))), HEAP_LIMIT),
         devices,
         blocking: std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v == "1"),
+        process: std::process::id(),
     };
     vgpu_client::info!(
         "client {} is connected after {} ms: {} device(s), driver API {}",

@@ -61,6 +61,11 @@ pub fn require() -> error::Result {
     handles::check_context(CURRENT.get())
 }
 
+/// The error that has ended the current context, if one has: for what is answered without the driver, which says that first.
+pub fn sticky_error() -> error::Result {
+    calls::cuMemGetInfo_v2(None, None)
+}
+
 /// The current context's device.
 pub fn device() -> error::Result<i32> {
     handles::check_context(current())?;

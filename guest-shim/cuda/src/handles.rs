@@ -217,6 +217,8 @@ checks! {
     check_asynccallback, AsyncCallback, INVALID_VALUE;
     check_logscallback, LogsCallback, INVALID_VALUE;
     check_resourcedescription, ResourceDescription, INVALID_VALUE;
+    check_externalmemory, ExternalMemory, INVALID_VALUE;
+    check_graphicsresource, GraphicsResource, INVALID_HANDLE;
 }
 
 /// As [`checks`], with one code for NULL and one for what has ended or is something else (measured on driver 580).

@@ -52,6 +52,9 @@ pub unsafe fn cuMemAllocManaged(dptr: *mut u64, bytesize: usize, flags: u32) -> 
     if dptr.is_null() || bytesize == 0 || !matches!(flags, GLOBAL | HOST) {
         return Err(error::INVALID_VALUE);
     }
+    if isize::try_from(bytesize).is_err() || bytesize as u64 > client::HEAP_LIMIT {
+        return Err(error::OUT_OF_MEMORY);
+    }
     let base = client::get()?.heap.alloc(bytesize as u64, PAGE).map_err(|e| error::heap(&e))?;
     memory::insert(base, bytesize, memory::Origin::Managed);
     // SAFETY: checked above; the program's pointer.
@@ -178,7 +181,10 @@ pub unsafe fn cuMemPrefetchAsync_v2(
     prefetch(devPtr, count, place(&location, error::INVALID_DEVICE)?)
 }
 
-/// The ranges of a batch, all of them in managed memory. The default streams take no batches.
+/// CU_STREAM_LEGACY, the default stream's other name.
+const LEGACY: u64 = 1;
+
+/// The ranges of a batch, all of them in managed memory. The default stream takes no batches.
 ///
 /// # Safety
 /// The arrays have `count` elements, or are NULL.
@@ -192,7 +198,7 @@ unsafe fn ranges<'a>(
     // SAFETY: the caller's promise.
     let (addresses, sizes) = unsafe { (call::slice(addresses, count), call::slice(sizes, count)) };
     let (Some(addresses), Some(sizes)) = (addresses, sizes) else { return Err(error::INVALID_VALUE) };
-    if count == 0 || flags != 0 || stream == 0 {
+    if count == 0 || flags != 0 || stream <= LEGACY {
         return Err(error::INVALID_VALUE);
     }
     check_stream(stream)?;

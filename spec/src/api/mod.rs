@@ -5,8 +5,11 @@
 //! ```text
 //! class name(parameter, …) modifiers
 //! message class name(parameter, …) modifiers
-//! unsupported name(parameter, …) "reason"
+//! class name(parameter, …) modifiers "reason"
 //! ```
+//!
+//! A function with a reason is not supported. If its class is `unsupported`, it refuses every call; otherwise it answers what is wrong as
+//! the driver does, and refuses what the driver would do.
 //!
 //! | class | what crosses the lane |
 //! |---|---|
@@ -204,7 +207,7 @@ pub struct Function {
     pub always: bool,
     pub in_child: InChild,
     pub reports: bool,
-    /// Why it is not supported.
+    /// Why it is not supported; `None` if it is.
     pub reason: Option<String>,
     /// Exported also as `name_ptsz` (stream 0 means the per-thread stream).
     pub ptsz: bool,
@@ -216,6 +219,11 @@ impl Function {
     /// The name without its version: one function of the API.
     pub fn base(&self) -> &str {
         base_name(&self.name)
+    }
+
+    /// Whether what the driver would do is done.
+    pub fn supported(&self) -> bool {
+        self.reason.is_none()
     }
 
     /// Whether the parameters are described: those of other vendors' interfaces are not.
@@ -265,6 +273,7 @@ nouns!(
     "entry",
     "event",
     "external",
+    "external_node",
     "function",
     "graph",
     "graph_memory",

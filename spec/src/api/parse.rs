@@ -80,11 +80,11 @@ fn parse_class(word: &str) -> Result<Class, String> {
 }
 
 fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
-    if let Some(reason) = text.strip_prefix('"') {
-        function.reason = Some(reason.trim_end_matches('"').into());
-        return Ok(());
+    let (words, reason) = text.split_once('"').map_or((text, None), |(words, rest)| (words, Some(rest)));
+    if let Some(reason) = reason {
+        function.reason = Some(reason.strip_suffix('"').ok_or("the reason does not end the line")?.into());
     }
-    for word in text.split_whitespace() {
+    for word in words.split_whitespace() {
         match word {
             "@shim" => function.by_hand_in_shim = true,
             "@worker" => function.by_hand_in_worker = true,
@@ -156,12 +156,8 @@ fn parse_type(word: &str) -> Result<Type, String> {
 
 /// What derived code cannot do must be written by hand, and is refused here rather than sent wrongly.
 fn check(function: &Function) -> Result<(), String> {
-    if function.class == Class::Unsupported {
-        return function
-            .reason
-            .as_ref()
-            .map(|_| ())
-            .ok_or_else(|| "an unsupported function needs a reason".into());
+    if function.class == Class::Unsupported && function.supported() {
+        return Err("an unsupported function needs a reason".into());
     }
     if function.always && (function.early || function.in_child != InChild::Refused) {
         return Err("what is always there needs no `early` and no `forked`".into());
@@ -171,6 +167,9 @@ fn check(function: &Function) -> Result<(), String> {
     }
     if function.message && !function.crosses() {
         return Err("a message must cross the lane".into());
+    }
+    if function.message && !function.supported() {
+        return Err("a message has no reason: no program calls it".into());
     }
     if !function.crosses() {
         return Ok(());
@@ -236,6 +235,15 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_makes_a_function_unsupported_whatever_it_checks() {
+        let f = one("local cuX(a: Stream) nocontext \"no such thing\"").unwrap();
+        assert_eq!((f.class, f.in_context(), f.supported()), (Class::Local, false, false));
+        assert_eq!(f.reason.as_deref(), Some("no such thing"));
+        assert!(one("local cuX(a: Stream) nocontext").unwrap().supported());
+        assert!(!one("unsupported cuX() \"not yet\"").unwrap().supported());
+    }
+
+    #[test]
     fn what_cannot_cross_is_refused_with_its_line() {
         for (line, part) in [
             ("async cuX(p: ptr)", "bare pointer"),
@@ -250,6 +258,8 @@ mod tests {
             ("sync cuX() forked=", "modifier"),
             ("sync cuX() forked", "forked child"),
             ("local cuX() always early", "no `early`"),
+            ("message sync vgpuX() \"not yet\"", "no program"),
+            ("local cuX() \"not yet\" nocontext", "does not end the line"),
         ] {
             let error = parse_file("test", &format!("\n{line}")).unwrap_err();
             assert_eq!(error.line, 2);

@@ -35,13 +35,12 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
     let mut out = String::from("// Derived from spec/api/cuda/*.api.\n");
     for f in functions.iter().filter(|f| !f.message) {
         if f.class == Class::Unsupported {
-            let reason = f.reason.as_deref().unwrap_or("not yet");
             for suffix in suffixes(f) {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
                     "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
-                    trace::site(f, suffix, reason)
+                    trace::site(f, suffix)
                 );
             }
             continue;
@@ -78,7 +77,7 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
     let _ = writeln!(
         out,
         "    static SITE: crate::trace::Site = {};\n    crate::call::enter(&SITE, {}, || {}, || {{",
-        trace::site(f, suffix, ""),
+        trace::site(f, suffix),
         first::needs_context(f),
         trace::arguments(f)
     );

@@ -20,6 +20,8 @@ pub enum Show {
     Handles(usize),
     /// A structure of this many bytes; these words of it are handles, and of these the upper half is padding.
     Struct(usize, &'static [usize], &'static [usize]),
+    /// Bytes that mean something to the driver only: whether there are any.
+    Opaque(usize),
     Text,
     /// A pointer to a string.
     TextPointer,
@@ -113,10 +115,12 @@ fn output(fx: &mut Fixtures, f: &Function, p: &Parameter) -> Argument {
         Type::Struct(name) => {
             let len = api::struct_layout(name).map_or(64, |l| l.0);
             let bytes = if attributes::is_input(f, &p.name) { structs::good(fx, name) } else { vec![0; len] };
-            Argument::output(
-                &bytes,
-                Show::Struct(len, structs::volatile_words(name), structs::padded_words(name)),
-            )
+            let show = if structs::is_opaque(name) {
+                Show::Opaque(len)
+            } else {
+                Show::Struct(len, structs::volatile_words(name), structs::padded_words(name))
+            };
+            Argument::output(&bytes, show)
         }
         _ => Argument::output(&untouched(8 * count), Show::Handles(count)),
     }

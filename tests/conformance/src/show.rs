@@ -21,6 +21,7 @@ pub fn output(fx: &Fixtures, argument: &Argument) -> Option<String> {
             (0..count).map(|i| handle(fx, piece.word(8 * i))).collect::<Vec<_>>().join(" ")
         }
         Show::Struct(len, volatile, padded) => structure(fx, piece, len, volatile, padded),
+        Show::Opaque(len) => if piece.read(0, len).iter().any(|b| *b != 0) { "set" } else { "null" }.into(),
         Show::Text => text(&piece.read(0, LONGEST)),
         Show::TextPointer => match piece.word(0) {
             0 => "null".into(),

@@ -12,6 +12,8 @@ mod copy_strided;
 mod dispatch;
 mod driver;
 mod error;
+mod external;
+mod external_node;
 mod function;
 mod graph;
 mod graph_copy;
