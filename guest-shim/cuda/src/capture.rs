@@ -61,6 +61,19 @@ pub fn refuse_capturing(stream: u64) -> error::Result {
     Err(CudaError::StreamCaptureUnsupported as u32)
 }
 
+/// Whether the driver may refuse a copy in the default stream, since it would wait for streams that capture. The refusal ends their
+/// captures, so it has to come from the copy itself, not from a question.
+#[inline]
+pub fn may_refuse(stream: u64) -> bool {
+    stream <= LEGACY && COUNT.load(Ordering::Acquire) > 0
+}
+
+/// Whether a copy in `stream` is captured; in the default stream none is.
+#[inline]
+pub fn captures_copy(stream: u64) -> error::Result<bool> {
+    if stream <= LEGACY { Ok(false) } else { captures(stream) }
+}
+
 /// Whether a stream captures. Any can once one has begun: capture spreads by event waits.
 #[inline]
 pub fn captures(stream: u64) -> error::Result<bool> {

@@ -235,8 +235,18 @@ checks_of_two! {
     check_array, Array, INVALID_HANDLE, CONTEXT_IS_DESTROYED;
     check_mipmappedarray, MipmappedArray, INVALID_HANDLE, CONTEXT_IS_DESTROYED;
     check_surfacereference, SurfaceReference, INVALID_HANDLE, CONTEXT_IS_DESTROYED;
-    check_texturereference, TextureReference, INVALID_HANDLE, INVALID_CONTEXT;
     check_linkstate, LinkState, INVALID_HANDLE, INVALID_VALUE;
+}
+
+/// Refuses what is no live texture reference: one that has ended otherwise than what never was one.
+#[inline]
+pub fn check_texturereference(number: u64) -> error::Result {
+    let otherwise = match number {
+        0 => error::INVALID_HANDLE,
+        _ if is(Kind::TextureReference, number) => error::CONTEXT_IS_DESTROYED,
+        _ => error::INVALID_CONTEXT,
+    };
+    check(Kind::TextureReference, number, otherwise)
 }
 
 /// Whether the stream is the current context's: the default one, CU_STREAM_LEGACY or CU_STREAM_PER_THREAD.

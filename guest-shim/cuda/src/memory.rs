@@ -23,6 +23,8 @@ use vgpu_spec::wire::Range;
 /// How often an allocation that collides with host memory is tried again.
 const TRIES: usize = 8;
 const PAGE: u64 = 4096;
+/// The most by which the driver rounds an allocation up: a page of device memory.
+const ROUNDING: u64 = 2 << 20;
 
 /// What a range of device memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +134,12 @@ pub fn known(address: u64, len: u64) -> bool {
         }
     }
     false
+}
+
+/// Whether `[address, address + len)` begins in known memory and reaches far beyond it. What the driver rounds an allocation up by belongs to
+/// it.
+pub fn ends_far_within(address: u64, len: u64) -> bool {
+    find(address).is_some() && !known(address, len.saturating_sub(ROUNDING))
 }
 
 /// Remembers reserved addresses.
@@ -412,6 +420,16 @@ mod tests {
         forget_module(77);
         assert_eq!(find(0x1000_0000_0200), None);
         assert!(remove(0x1000_0000_0000) && !remove(0x1000_0000_0000));
+    }
+
+    #[test]
+    fn what_an_allocation_is_rounded_up_by_belongs_to_it() {
+        let base = 0x1200_0000_0000;
+        insert(base, 512, Origin::Allocated);
+        assert!(!ends_far_within(base, 512) && !ends_far_within(base, ROUNDING));
+        assert!(ends_far_within(base, ROUNDING + 513) && ends_far_within(base + 511, u64::MAX));
+        assert!(!ends_far_within(base + 512, u64::MAX), "memory that is not known is the driver's to judge");
+        assert!(remove(base));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub unsafe fn cuMemcpyPeer(
     let (dstContext, srcContext) = (or_current(dstContext)?, or_current(srcContext)?);
     // Ordered by the driver behind and before all work of both contexts, whichever form was called.
     calls::cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount)?;
-    copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
+    copy::settle_unless_known(dstDevice, srcDevice, ByteCount, 0)
 }
 
 pub unsafe fn cuMemcpyPeerAsync(
@@ -39,7 +39,7 @@ pub unsafe fn cuMemcpyPeerAsync(
     let (dstContext, srcContext) = (or_current(dstContext)?, or_current(srcContext)?);
     handles::check_stream(hStream)?;
     calls::cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream)?;
-    copy::settle_unless_known(dstDevice, srcDevice, ByteCount)
+    copy::settle_unless_known(dstDevice, srcDevice, ByteCount, hStream)
 }
 
 pub unsafe fn cuMemcpy3DPeer(pCopy: *const Blob8<200>, stream: u64) -> error::Result {

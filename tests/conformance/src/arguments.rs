@@ -103,6 +103,7 @@ fn output(fx: &mut Fixtures, f: &Function, p: &Parameter) -> Argument {
     };
     let untouched = |len| vec![UNTOUCHED; len];
     match &p.ty {
+        _ if attributes::object(&p.name).is_some() => Argument::output(&untouched(8), Show::Handles(1)),
         Type::Scalar("u8") => Argument::output(&untouched(256), Show::Text),
         Type::Scalar(scalar) => {
             let show = if attributes::is_volatile(&f.name, &p.name) {
@@ -139,7 +140,7 @@ fn value(fx: &mut Fixtures, f: &Function, p: &Parameter) -> Argument {
         Type::Struct(name) if name == "CUmemLocation" => 1,
         Type::Struct(_) => return Argument { value: Value::Big([0; 8]), output: None },
         _ if plan::is_device(p) => 0,
-        Type::Scalar(_) => number(f, &p.name),
+        Type::Scalar(_) => attributes::object(&p.name).map_or_else(|| number(f, &p.name), |o| fx.get(o)),
         Type::Device => 0,
     })
 }
@@ -211,8 +212,9 @@ fn changed(fx: &mut Fixtures, p: &Parameter, argument: &mut Argument, change: Ch
             Type::Handle(name) if name == "Stream" => fx.get("Event"),
             _ => fx.get("Stream"),
         },
-        Change::Stale => match &p.ty {
-            Type::Handle(name) => fx.stale(kind(name)),
+        Change::Stale => match (&p.ty, attributes::object(&p.name)) {
+            (Type::Handle(name), _) => fx.stale(kind(name)),
+            (_, Some(object)) => fx.stale(object),
             _ => fx.stale("DevPtr"),
         },
         Change::Fill(byte) => {

@@ -86,6 +86,15 @@ pub fn is_free_value(f: &Function, parameter: &str) -> bool {
         || matches!(parameter, "ui" | "us" | "uc" | "pixelBoxLowerCornerWidth" | "pixelBoxUpperCornerWidth")
 }
 
+/// Numbers that name an object as a handle does: kernels get them as parameters, so that they are the driver's own.
+pub fn object(parameter: &str) -> Option<&'static str> {
+    match parameter {
+        "texObject" | "pTexObject" => Some("Texture"),
+        "surfObject" | "pSurfObject" => Some("Surface"),
+        _ => None,
+    }
+}
+
 /// Structures that are read although the header's parameter is not const.
 pub fn is_input(f: &Function, parameter: &str) -> bool {
     matches!(

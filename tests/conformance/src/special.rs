@@ -311,10 +311,6 @@ fn more(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument> {
         ("cuLogsDumpToMemory", "buffer") => Some(Argument::output(&[0; 8], Show::Nothing)),
         // Textures
         ("cuTexObjectCreate", "pResViewDesc") => integer(0),
-        (
-            "cuTexObjectGetResourceViewDesc" | "cuTexRefGetArray" | "cuTexRefGetMipmappedArray",
-            "texObject",
-        ) => integer(fx.get("Texture")),
         ("cuTexRefSetArray" | "cuTexRefSetMipmappedArray" | "cuSurfRefSetArray", "Flags") => integer(1),
         ("cuTexRefSetBorderColor", "pBorderColor") => Some(halves(&[0, 0, 0, 0])),
         ("cuTexRefGetBorderColor", "pBorderColor") => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Out, put};
 use crate::model::array::{Array, Descriptor, Mipmapped};
-use crate::model::{CudaError, Result, current, state};
+use crate::model::{CudaError, Result, current, graph, special_stream, state};
 
 /// `CUDA_ARRAY_DESCRIPTOR`.
 #[repr(C)]
@@ -139,6 +139,16 @@ driver_api! {
     fn cuMipmappedArrayGetSparseProperties(out: Out<'_, SparseProperties>, handle: u64) {
         let _ = (out, handle);
         state()?;
+        Err(CudaError::InvalidValue)
+    }
+}
+
+stream_api! {
+    /// Maps parts of sparse arrays; no array here is sparse.
+    fn cuMemMapArrayAsync | cuMemMapArrayAsync_ptsz(default; list: u64, count: u32, stream: u64) {
+        let _ = (list, count);
+        let (_, stream) = special_stream::find(stream, default)?;
+        graph::forbid(&stream)?;
         Err(CudaError::InvalidValue)
     }
 }

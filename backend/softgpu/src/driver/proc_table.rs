@@ -172,6 +172,7 @@ pub static TABLE: &[Row] = &[
     Row("cuMemHostUnregister", 4000, host_memory::cuMemHostUnregister as *const c_void, host_memory::cuMemHostUnregister as *const c_void),
     Row("cuMemImportFromShareableHandle", 10020, virtual_memory::cuMemImportFromShareableHandle as *const c_void, virtual_memory::cuMemImportFromShareableHandle as *const c_void),
     Row("cuMemMap", 10020, virtual_memory::cuMemMap as *const c_void, virtual_memory::cuMemMap as *const c_void),
+    Row("cuMemMapArrayAsync", 11010, array::cuMemMapArrayAsync as *const c_void, array::cuMemMapArrayAsync_ptsz as *const c_void),
     Row("cuMemPoolCreate", 11020, pool::cuMemPoolCreate as *const c_void, pool::cuMemPoolCreate as *const c_void),
     Row("cuMemPoolDestroy", 11020, pool::cuMemPoolDestroy as *const c_void, pool::cuMemPoolDestroy as *const c_void),
     Row("cuMemPoolExportPointer", 11020, pool::cuMemPoolExportPointer as *const c_void, pool::cuMemPoolExportPointer as *const c_void),

@@ -22,6 +22,8 @@ pub struct Session {
     /// Grows when a context ends: what lane threads remember of the current one is stale then.
     pub context_epoch: AtomicU64,
     contexts: Table,
+    /// The driver's primary contexts that the client has retained, by device.
+    pub(super) primaries: Mutex<HashMap<i32, u64>>,
     streams: Table,
     events: Table,
     modules: Table,
@@ -59,6 +61,7 @@ impl Session {
             driver,
             context_epoch: AtomicU64::new(0),
             contexts: Table::new(Kind::Context),
+            primaries: Mutex::default(),
             streams: Table::new(Kind::Stream),
             events: Table::new(Kind::Event),
             modules: Table::new(Kind::Module),
