@@ -1,7 +1,7 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log.
 
 use crate::{
-    client, context, error,
+    capture, client, context, error,
     trace::{self, Site},
 };
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
@@ -17,7 +17,8 @@ const NO_SUCH_NODE: &str =
     "no node is one of external semaphores, which are for interoperation with graphics APIs";
 
 /// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
-pub fn report(site: &'static Site) -> u32 {
+/// `unsafe_in_capture`: a capture may be in its way, as the driver finds before anything else.
+pub fn report(site: &'static Site, unsafe_in_capture: bool) -> u32 {
     let began = trace::begin();
     // Not locked while it is logged: the program's callback for log entries may call a function of these.
     let first = SEEN
@@ -34,7 +35,8 @@ pub fn report(site: &'static Site) -> u32 {
         NO_SUCH_NODE => error::INVALID_VALUE,
         _ => error::NOT_SUPPORTED,
     };
-    let status = client::get().err().unwrap_or(refusal);
+    let captured = || if unsafe_in_capture { capture::refuse_unsafe().err() } else { None };
+    let status = client::get().err().or_else(captured).unwrap_or(refusal);
     crate::logs::returned(site.name, status);
     if let Some(began) = began {
         trace::end(began, site, &[], status);

@@ -21,7 +21,10 @@
 //! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
 //! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `nocontext` (needs no current context),
-//! `reports` (may return the error of an earlier asynchronous call).
+//! `reports` (may return the error of an earlier asynchronous call), `nocapture` (unsafe during a stream capture: where the thread's capture
+//! mode does not allow it, it is refused and ends the captures) and `legacy` (works in the legacy default stream, which is refused, and ends
+//! captures, while a stream that it would wait for captures). The last two are for calls whose derived or written code does not wait for the
+//! driver's own refusal.
 
 mod parse;
 mod tables;
@@ -155,6 +158,10 @@ pub struct Function {
     pub by_hand_in_worker: bool,
     pub needs_context: bool,
     pub reports: bool,
+    /// Unsafe during a capture, and the driver is not asked, or not waited for, in the call itself.
+    pub unsafe_in_capture: bool,
+    /// Works in the legacy default stream, with the same proviso.
+    pub in_legacy_stream: bool,
     /// Why it is not supported.
     pub reason: Option<String>,
     /// Exported also as `name_ptsz` (stream 0 means the per-thread stream).

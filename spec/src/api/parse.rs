@@ -60,6 +60,8 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         by_hand_in_worker: false,
         needs_context: true,
         reports: false,
+        unsafe_in_capture: false,
+        in_legacy_stream: false,
         reason: None,
         ptsz: false,
         ptds: false,
@@ -77,16 +79,19 @@ fn parse_class(word: &str) -> Result<Class, String> {
 }
 
 fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
-    if let Some(reason) = text.strip_prefix('"') {
-        function.reason = Some(reason.trim_end_matches('"').into());
-        return Ok(());
-    }
-    for word in text.split_whitespace() {
+    let (words, reason) = match text.split_once('"') {
+        Some((words, reason)) => (words, Some(reason.trim_end_matches('"').into())),
+        None => (text, None),
+    };
+    function.reason = reason;
+    for word in words.split_whitespace() {
         match word {
             "@shim" => function.by_hand_in_shim = true,
             "@worker" => function.by_hand_in_worker = true,
             "nocontext" => function.needs_context = false,
             "reports" => function.reports = true,
+            "nocapture" => function.unsafe_in_capture = true,
+            "legacy" => function.in_legacy_stream = true,
             other => return Err(format!("modifier `{other}` is not known")),
         }
     }
@@ -203,6 +208,14 @@ mod tests {
         assert_eq!(f.parameters[1].ty, Type::Handle("Event".into()));
         assert_eq!(f.parameters[2].count, Some(Count::Parameter("n".into())));
         assert!(f.parameters[2].optional);
+    }
+
+    #[test]
+    fn modifiers_stand_before_a_reason() {
+        let f = one("unsupported cuX(a: u32) nocapture \"the reason: nocapture, legacy\"").unwrap();
+        assert!(f.unsafe_in_capture && !f.in_legacy_stream);
+        assert_eq!(f.reason.as_deref(), Some("the reason: nocapture, legacy"));
+        assert!(one("local cuX(a: u32) legacy").unwrap().in_legacy_stream);
     }
 
     #[test]

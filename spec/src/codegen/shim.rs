@@ -40,8 +40,9 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
-                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
-                    trace::site(f, suffix, reason)
+                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE, {})\n}}",
+                    trace::site(f, suffix, reason),
+                    f.unsafe_in_capture
                 );
             }
             continue;
@@ -87,6 +88,13 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
     // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves).
     if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump") {
         out.push_str("        crate::client::get()?;\n");
+    }
+    if f.unsafe_in_capture {
+        out.push_str("        crate::capture::refuse_unsafe()?;\n");
+    }
+    // The form of the per-thread stream works in that one.
+    if f.in_legacy_stream && suffix != "_ptds" {
+        out.push_str("        crate::capture::refuse_legacy()?;\n");
     }
     if f.by_hand_in_shim {
         let mut args: Vec<String> = f.parameters.iter().map(|p| identifier(&p.name)).collect();
