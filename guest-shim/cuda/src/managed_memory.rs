@@ -7,7 +7,7 @@
 mod advice;
 
 use crate::{
-    call, call::put, calls, capture, client, context, device, error, handles, location::word, memory,
+    call, call::put, capture, client, context, device, error, handles, location::word, memory,
 };
 use advice::{Advice, Place};
 use std::{
@@ -39,10 +39,7 @@ mod advise {
 /// A live stream that does not capture: what is done to managed memory is no node of a graph.
 fn check_stream(stream: u64) -> error::Result {
     handles::check_stream(stream)?;
-    if capture::captures(stream)? {
-        return Err(vgpu_spec::result::CudaError::StreamCaptureUnsupported as u32);
-    }
-    Ok(())
+    capture::refuse_in(stream)
 }
 
 /// What was advised, by allocation.
@@ -67,7 +64,7 @@ pub fn free(base: u64) -> Option<error::Result> {
         return None;
     }
     ADVICE.lock().unwrap_or_else(PoisonError::into_inner).remove(&base);
-    let _ = calls::cuCtxSynchronize();
+    let _ = capture::wait_for_device();
     Some(client::get().map(|client| {
         client.heap.free(base);
     }))

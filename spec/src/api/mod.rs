@@ -24,8 +24,11 @@
 //! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
 //! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `reports` (may return the error of an earlier asynchronous
-//! call), and what the shim looks at before the function's own checks, as measured on driver 580. First whether cuInit was called, and
-//! whether this is a forked child, but for:
+//! call), `nocapture` (unsafe during a stream capture: where the thread's capture mode does not allow it, it is refused and ends the
+//! captures), `legacy` (works in the legacy default stream, which is refused, and ends captures, while a stream that it would wait for
+//! captures), and what the shim looks at before the function's own checks, as measured on driver 580. The two of captures are for calls
+//! whose derived or written code does not wait for the driver's own refusal. First whether cuInit was called, and whether this is a forked
+//! child, but for:
 //!
 //! | modifier | |
 //! |---|---|
@@ -207,6 +210,10 @@ pub struct Function {
     pub always: bool,
     pub in_child: InChild,
     pub reports: bool,
+    /// Unsafe during a capture, and the driver is not asked, or not waited for, in the call itself.
+    pub unsafe_in_capture: bool,
+    /// Works in the legacy default stream, with the same proviso.
+    pub in_legacy_stream: bool,
     /// Why it is not supported; `None` if it is.
     pub reason: Option<String>,
     /// Exported also as `name_ptsz` (stream 0 means the per-thread stream).

@@ -63,6 +63,8 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         always: false,
         in_child: InChild::Refused,
         reports: false,
+        unsafe_in_capture: false,
+        in_legacy_stream: false,
         reason: None,
         ptsz: false,
         ptds: false,
@@ -96,6 +98,8 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
             "always" => function.always = true,
             "forked" => function.in_child = InChild::GoesOn,
             "reports" => function.reports = true,
+            "nocapture" => function.unsafe_in_capture = true,
+            "legacy" => function.in_legacy_stream = true,
             other => match other.strip_prefix("forked=").map(str::parse) {
                 Some(Ok(code)) => function.in_child = InChild::Answers(code),
                 _ => return Err(format!("modifier `{other}` is not known")),
@@ -241,6 +245,14 @@ mod tests {
         assert_eq!(f.reason.as_deref(), Some("no such thing"));
         assert!(one("local cuX(a: Stream) nocontext").unwrap().supported());
         assert!(!one("unsupported cuX() \"not yet\"").unwrap().supported());
+    }
+
+    #[test]
+    fn modifiers_stand_before_a_reason() {
+        let f = one("unsupported cuX(a: u32) nocapture \"the reason: nocapture, legacy\"").unwrap();
+        assert!(f.unsafe_in_capture && !f.in_legacy_stream);
+        assert_eq!(f.reason.as_deref(), Some("the reason: nocapture, legacy"));
+        assert!(one("local cuX(a: u32) legacy").unwrap().in_legacy_stream);
     }
 
     #[test]

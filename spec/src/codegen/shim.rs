@@ -39,8 +39,9 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
-                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
-                    trace::site(f, suffix)
+                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE, {})\n}}",
+                    trace::site(f, suffix),
+                    f.unsafe_in_capture
                 );
             }
             continue;
@@ -82,6 +83,13 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
         trace::arguments(f)
     );
     first::checks(out, f);
+    if f.unsafe_in_capture {
+        out.push_str("        crate::capture::refuse_unsafe()?;\n");
+    }
+    // The form of the per-thread stream works in that one.
+    if f.in_legacy_stream && suffix != "_ptds" {
+        out.push_str("        crate::capture::refuse_legacy()?;\n");
+    }
     if f.by_hand_in_shim {
         let mut args: Vec<String> = f.parameters.iter().map(|p| identifier(&p.name)).collect();
         if f.ptds {
