@@ -61,6 +61,11 @@ pub fn require() -> error::Result {
     handles::check_context(CURRENT.get())
 }
 
+/// The error that has ended the current context, if one has: for what is answered without the driver, which says that first.
+pub fn sticky_error() -> error::Result {
+    calls::cuMemGetInfo_v2(None, None)
+}
+
 /// The current context's device.
 pub fn device() -> error::Result<i32> {
     handles::check_context(current())?;
@@ -203,7 +208,6 @@ pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32,
 }
 
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
-    client::get()?;
     if ctx == 0 {
         return Err(error::INVALID_VALUE);
     }

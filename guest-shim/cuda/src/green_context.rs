@@ -77,7 +77,6 @@ pub unsafe fn cuDevResourceGenerateDesc(
     resources: *const Resource,
     nbResources: u32,
 ) -> error::Result {
-    client::get()?;
     // SAFETY: the program's array.
     let list = unsafe { call::slice(resources, nbResources as usize) };
     if nbResources > MOST_GROUPS {
@@ -187,7 +186,6 @@ pub unsafe fn cuGreenCtxStreamCreate(
     flags: u32,
     priority: i32,
 ) -> error::Result {
-    client::get()?;
     if phStream.is_null() || flags != NON_BLOCKING {
         return Err(error::INVALID_VALUE);
     }
@@ -226,14 +224,12 @@ pub unsafe fn cuCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
 }
 
 pub unsafe fn cuGreenCtxRecordEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
     let Green { green, context } = find(hCtx)?;
     same_context(context, hEvent)?;
     calls::cuGreenCtxRecordEvent(green, hEvent)
 }
 
 pub unsafe fn cuGreenCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
     let Green { green, .. } = find(hCtx)?;
     handles::check_event(hEvent)?;
     calls::cuGreenCtxWaitEvent(green, hEvent)

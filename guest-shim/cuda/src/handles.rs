@@ -5,9 +5,10 @@
 
 use crate::error;
 use std::sync::{
-    Mutex, OnceLock, PoisonError,
+    Mutex, OnceLock,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
+use vgpu_client::fork;
 use vgpu_spec::handle::{self, KINDS, Kind, MAX_INDEX, WORKER_INDEX, is_worker_made, next_generation};
 
 const CHUNK: usize = 4096;
@@ -71,7 +72,7 @@ pub fn create(kind: Kind) -> error::Result<u64> {
 /// Makes a handle with two words of its own.
 pub fn create_with(kind: Kind, first: u64, second: u64) -> error::Result<u64> {
     let table = &TABLES[kind as usize];
-    let mut free = table.free.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut free = fork::lock(&table.free).ok_or(error::OUT_OF_MEMORY)?;
     let index = match free.again.pop() {
         Some(index) => index,
         None if free.next < WORKER_INDEX => {
@@ -119,9 +120,11 @@ pub fn remove(number: u64) {
         Ordering::Relaxed,
     );
     // Numbers of the worker's are its to use again.
-    if ended.is_ok() && !is_worker_made(parts.index) {
-        let table = &TABLES[parts.kind as usize];
-        table.free.lock().unwrap_or_else(PoisonError::into_inner).again.push(parts.index);
+    if ended.is_ok()
+        && !is_worker_made(parts.index)
+        && let Some(mut free) = fork::lock(&TABLES[parts.kind as usize].free)
+    {
+        free.again.push(parts.index);
     }
 }
 
@@ -217,6 +220,7 @@ checks! {
     check_userobject, UserObject, INVALID_VALUE;
     check_allocation, Allocation, INVALID_VALUE;
     check_memorypool, MemoryPool, INVALID_VALUE;
+    check_asynccallback, AsyncCallback, INVALID_VALUE;
     check_logscallback, LogsCallback, INVALID_VALUE;
     check_resourcedescription, ResourceDescription, INVALID_VALUE;
     check_externalmemory, ExternalMemory, INVALID_VALUE;

@@ -4,7 +4,7 @@
 //! Only private memory can be registered: memory that is shared with other processes would stop being shared.
 //! Registrations may share pages, whose replacement ends with the last of them.
 
-use crate::{calls, client, error, host_memory, memory};
+use crate::{capture, client, error, host_memory, memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -154,7 +154,7 @@ pub unsafe fn cuMemHostUnregister(p: *mut c_void) -> error::Result {
         None => return Err(NOT_REGISTERED),
     };
     let (start, end) = pages(pointer, len).ok_or(error::INVALID_VALUE)?;
-    let _ = calls::cuCtxSynchronize();
+    let _ = capture::wait_for_device();
     host_memory::remove_registered(pointer);
     for taken in segments.leave(start, end) {
         give_back(&client.connection, &taken);

@@ -149,9 +149,9 @@ fn find_kernel(library: u64, name: &CStr) -> error::Result<u64> {
 }
 
 pub unsafe fn cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) -> error::Result {
-    handles::check_library(library)?;
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
+    handles::check_library(library)?;
     let kernel = find_kernel(library, name)?;
     // SAFETY: the program's pointer.
     unsafe { put(pKernel, kernel) }

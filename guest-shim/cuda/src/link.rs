@@ -124,6 +124,7 @@ pub unsafe fn cuLinkAddData_v2(
     options: *mut u32,
     optionValues: *mut *mut c_void,
 ) -> error::Result {
+    handles::check_linkstate(state)?;
     if size == 0 {
         return Err(error::INVALID_VALUE);
     }
@@ -161,12 +162,12 @@ pub unsafe fn cuLinkAddFile_v2(
     options: *mut u32,
     optionValues: *mut *mut c_void,
 ) -> error::Result {
+    handles::check_linkstate(state)?;
     // SAFETY: the program's text and options.
     let (path, options) = unsafe {
         let path = call::text(path).ok_or(error::INVALID_VALUE)?;
         (path, Options::new(numOptions as usize, options, optionValues)?)
     };
-    handles::check_linkstate(state)?;
     add(state, type_, &image::read_exactly(path)?, Some(path), &options)
 }
 
@@ -184,6 +185,7 @@ pub unsafe fn cuLinkAddFile(
 
 /// What is no link cannot be linked (measured).
 pub unsafe fn cuLinkComplete(state: u64, cubinOut: *mut *mut c_void, sizeOut: *mut usize) -> error::Result {
+    handles::check_linkstate(state)?;
     if cubinOut.is_null() {
         return Err(error::INVALID_VALUE);
     }

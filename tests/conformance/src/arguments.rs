@@ -22,6 +22,8 @@ pub enum Show {
     Struct(usize, &'static [usize], &'static [usize]),
     /// These words of a structure, whose others are the driver's own.
     Words(&'static [usize]),
+    /// Bytes that mean something to the driver only: whether there are any.
+    Opaque(usize),
     Text,
     /// A pointer to a string.
     TextPointer,
@@ -118,6 +120,7 @@ fn output(fx: &mut Fixtures, f: &Function, p: &Parameter) -> Argument {
             let bytes = if attributes::is_input(f, &p.name) { structs::good(fx, name) } else { vec![0; len] };
             let show = match structs::documented_words(name) {
                 Some(words) => Show::Words(words),
+                None if structs::is_opaque(name) => Show::Opaque(len),
                 None => Show::Struct(len, structs::volatile_words(name), structs::padded_words(name)),
             };
             Argument::output(&bytes, show)

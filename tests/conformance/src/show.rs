@@ -21,6 +21,7 @@ pub fn output(fx: &Fixtures, argument: &Argument) -> Option<String> {
             (0..count).map(|i| handle(fx, piece.word(8 * i))).collect::<Vec<_>>().join(" ")
         }
         Show::Struct(len, volatile, padded) => words(fx, piece, (0..len).step_by(8), len, volatile, padded),
+        Show::Opaque(len) => if piece.read(0, len).iter().any(|b| *b != 0) { "set" } else { "null" }.into(),
         Show::Words(offsets) => words(fx, piece, offsets.iter().copied(), usize::MAX, &[], &[]),
         Show::Text => text(&piece.read(0, LONGEST)),
         Show::TextPointer => match piece.word(0) {

@@ -7,7 +7,7 @@
 use super::{
     callback::CALLBACKS,
     error::{CudaError, NOT_SUPPORTED, check},
-    graph::dependencies,
+    graph::{EdgeData, dependencies},
     graph_node::{HOST, MEMCPY, type_of},
     thread::Thread,
     user_object,
@@ -248,18 +248,87 @@ pub fn add(
     Ok(copy)
 }
 
-/// Has a copy's helpers call these callbacks from now on; `exec` 0: in the graph itself.
+/// Makes the helpers that a copy is to have and has not. They do nothing until [`set`] gives them their callbacks.
 ///
 /// # Errors
-/// CUDA_ERROR_NOT_SUPPORTED if the copy needs a helper that it does not have: other nodes may be in its place by now.
-pub fn set(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> Result<(), CudaError> {
-    let wanted = [(Role::Before, callbacks.before), (Role::After, callbacks.after)]
-        .map(|(role, callback)| (role, callback, helper(t, copy, role)));
-    if wanted.iter().any(|&(_, callback, helper)| callback != 0 && helper.is_none()) {
-        return Err(NOT_SUPPORTED);
+/// CUDA_ERROR_NOT_SUPPORTED for an executable graph, which has the nodes that it was made with.
+pub fn make_helpers(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> Result<(), CudaError> {
+    for (role, callback) in [(Role::Before, callbacks.before), (Role::After, callbacks.after)] {
+        if callback == 0 || helper(t, copy, role).is_some() {
+            continue;
+        }
+        if exec != 0 {
+            return Err(NOT_SUPPORTED);
+        }
+        insert_helper(t, copy, role)?;
     }
-    for (role, callback, helper) in wanted {
-        if let Some(helper) = helper {
+    Ok(())
+}
+
+/// Puts a helper between a copy and its neighbours on one side.
+fn insert_helper(t: &Thread, copy: u64, role: Role) -> Result<(), CudaError> {
+    let graph = t.graph_of(copy);
+    RECORDED.store(true, Ordering::Release);
+    let others = edges(t, copy, role == Role::After)?;
+    let helper = add_helper(t, graph, &[], 0, role)?;
+    let join = |from: &[u64], to: &[u64], data: &[EdgeData]| {
+        let join = t.driver.cuGraphAddDependencies_v2.ok_or(NOT_SUPPORTED)?;
+        // SAFETY: live nodes of this client's graph, and arrays of one length.
+        check(unsafe { join(graph, from.as_ptr(), to.as_ptr(), data.as_ptr(), data.len()) })
+    };
+    // New edges first: should the old ones stay, the order is still right.
+    let helpers = vec![helper; others.nodes.len()];
+    let copies = vec![copy; others.nodes.len()];
+    let ordinary = [EdgeData::default()];
+    let (joined, (from, to)) = match role {
+        Role::Before => (
+            join(&others.nodes, &helpers, &others.data).and_then(|()| join(&[helper], &[copy], &ordinary)),
+            (&others.nodes, &copies),
+        ),
+        Role::After => (
+            join(&[copy], &[helper], &ordinary).and_then(|()| join(&helpers, &others.nodes, &others.data)),
+            (&copies, &others.nodes),
+        ),
+    };
+    if let Err(error) = joined {
+        if let Some(destroy) = t.driver.cuGraphDestroyNode {
+            // SAFETY: the node just made, of which no number is known.
+            unsafe { destroy(helper) };
+        }
+        return Err(error);
+    }
+    let part = t.driver.cuGraphRemoveDependencies_v2.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: as above.
+    check(unsafe { part(graph, from.as_ptr(), to.as_ptr(), others.data.as_ptr(), others.data.len()) })
+}
+
+/// A node's edges on one side: the nodes at their other ends, and their data.
+struct Edges {
+    nodes: Vec<u64>,
+    data: Vec<EdgeData>,
+}
+
+fn edges(t: &Thread, node: u64, after: bool) -> Result<Edges, CudaError> {
+    let ask =
+        if after { t.driver.cuGraphNodeGetDependentNodes_v2 } else { t.driver.cuGraphNodeGetDependencies_v2 };
+    let ask = ask.ok_or(NOT_SUPPORTED)?;
+    let mut count = 0;
+    // SAFETY: a live node; NULL asks for the count alone.
+    check(unsafe { ask(node, std::ptr::null_mut(), std::ptr::null_mut(), &raw mut count) })?;
+    let mut found = Edges { nodes: vec![0; count], data: vec![EdgeData::default(); count] };
+    if count > 0 {
+        // SAFETY: a live node, and as much room as the count says.
+        check(unsafe { ask(node, found.nodes.as_mut_ptr(), found.data.as_mut_ptr(), &raw mut count) })?;
+        found.nodes.truncate(count);
+        found.data.truncate(count);
+    }
+    Ok(found)
+}
+
+/// Has a copy's helpers call these callbacks from now on; `exec` 0: in the graph itself.
+pub fn set(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> Result<(), CudaError> {
+    for (role, callback) in [(Role::Before, callbacks.before), (Role::After, callbacks.after)] {
+        if let Some(helper) = helper(t, copy, role) {
             set_helper(t, exec, helper, &HostNode::new(callback, role))?;
         }
     }

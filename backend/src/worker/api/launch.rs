@@ -4,7 +4,7 @@
 use super::{
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
-    kernel::layout,
+    graph_kernel::ParameterList,
     thread::Thread,
 };
 use std::{
@@ -24,8 +24,6 @@ pub const BUFFER_POINTER: usize = 1;
 pub const BUFFER_SIZE: usize = 2;
 pub const END: usize = 0;
 
-/// The most bytes of a layout, as in the messages.
-const LAYOUT_ROOM: usize = 32768;
 
 /// The `extra` array for a parameter buffer.
 struct Extra {
@@ -113,37 +111,56 @@ pub fn vgpuLaunchEx(
 ) -> Result<(), CudaError> {
     let mut list = attribute_list(t, attributes.unwrap_or_default())?;
     let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
+    if let ([only], Some(launch)) = (list.as_slice(), t.driver.cuLaunchCooperativeKernel)
+        && is_cooperative(&only.0)
+        && let Some(mut pointers) = cooperative_parameters(t, function, parameters, n)?
+    {
+        // SAFETY: as in `vgpuLaunch`; the list has a pointer for each of the kernel's parameters.
+        return check(unsafe {
+            launch(
+                function,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                shared,
+                stream,
+                pointers.as_mut_ptr(),
+            )
+        });
+    }
     launch_with(t, function, shape, stream, &mut list, parameters, n)
+}
+
+fn is_cooperative(attribute: &[u8; launch_attribute::SIZE]) -> bool {
+    launch_attribute::id(attribute) == launch_attribute::COOPERATIVE
+        && attribute[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
+}
+
+/// The parameters for a cooperative launch: the driver does not capture one whose parameters come as a buffer. `None` if it does not
+/// tell where they lie, which drivers before CUDA 12.4 do not.
+fn cooperative_parameters(
+    t: &Thread,
+    function: u64,
+    parameters: Option<&[u8]>,
+    n: usize,
+) -> Result<Option<ParameterList>, CudaError> {
+    let parameters = parameters.unwrap_or_default();
+    if parameters.len() != n {
+        return Err(INVALID_VALUE);
+    }
+    if t.driver.cuFuncGetParamInfo.is_none() || t.driver.cuKernelGetParamInfo.is_none() {
+        return Ok(None);
+    }
+    // A kernel is launched by its own handle, as a function is.
+    let callable = if t.known_function(function).is_some() { (function, 0) } else { (0, function) };
+    ParameterList::new(t, callable, parameters).map(Some)
 }
 
 /// Grid, block, dynamic shared memory.
 type Shape = ([u32; 3], [u32; 3], u32);
-
-/// Whether the launch is a cooperative one. A capture refused these from cuLaunchKernelEx with `extra` (measured, driver 580), so that they
-/// get a list of parameters.
-fn is_cooperative(list: &[Attribute]) -> bool {
-    list.iter().any(|attribute| {
-        launch_attribute::id(&attribute.0) == launch_attribute::COOPERATIVE
-            && attribute.0[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
-    })
-}
-
-/// A pointer to each parameter of `parameters`, laid out as the driver says.
-fn parameter_list(t: &Thread, function: u64, parameters: &[u8]) -> Result<Vec<*mut c_void>, CudaError> {
-    let of_function = t.driver.cuFuncGetParamInfo.ok_or(NOT_SUPPORTED)?;
-    let of_kernel = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
-    // SAFETY: a live function or kernel, and places that outlive the call; each refuses the other.
-    let (layout, _) = layout(LAYOUT_ROOM, |i, at, size| unsafe { of_function(function, i, at, size) })
-        .or_else(|_| layout(LAYOUT_ROOM, |i, at, size| unsafe { of_kernel(function, i, at, size) }))?;
-    let number = |b: &[u8]| b.iter().rev().fold(0_usize, |n, &byte| n << 8 | usize::from(byte));
-    let mut list = Vec::with_capacity(layout.len() / 8);
-    for parameter in layout.chunks_exact(8) {
-        let (at, size) = (number(&parameter[..4]), number(&parameter[4..]));
-        let value = parameters.get(at..at + size).ok_or(INVALID_VALUE)?;
-        list.push(value.as_ptr().cast_mut().cast());
-    }
-    Ok(list)
-}
 
 fn launch_with(
     t: &Thread,
@@ -167,18 +184,6 @@ fn launch_with(
         attributes: if list.is_empty() { null() } else { list.as_mut_ptr().cast() },
         count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
     };
-    if is_cooperative(list) {
-        let mut pointers = parameter_list(t, function, parameters)?;
-        let pointers = pointers.as_mut_ptr();
-        let [_] = list else {
-            // SAFETY: as below; there is a pointer into the copy for each parameter.
-            return check(unsafe { launch((&raw const config).cast(), function, pointers, null_mut()) });
-        };
-        let launch = t.driver.cuLaunchCooperativeKernel.ok_or(NOT_SUPPORTED)?;
-        let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
-        // SAFETY: as above, without attributes.
-        return check(unsafe { launch(function, gx, gy, gz, bx, by, bz, shared, stream, pointers) });
-    }
     let mut extra = Extra::new();
     // SAFETY: as in `vgpuLaunch`; the configuration and its attributes are private copies that outlive the call, and their handles are
     // live events of this client.
