@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::copy_strided::{Memcpy3D, check_3d};
 use super::launch::Arguments;
 use super::{Out, array_at, put, put_array};
+use crate::model::graph::forbid_unsafe;
 use crate::model::copy::{Element, Fill};
 use crate::model::function::function_or_kernel;
 use crate::model::graph::{Exec, Graph, HostCall, HostFunction, Node, Op};
@@ -346,6 +347,7 @@ driver_api! {
 
     /// Makes a graph ready to launch.
     fn cuGraphInstantiateWithParams(out: Out<'_, u64>, handle: u64, params: Option<&mut InstantiateParams>) {
+        forbid_unsafe()?;
         let (out, params) = out.zip(params).ok_or(CudaError::InvalidValue)?;
         (params.error_node, params.result) = (0, 1);
         let made = Exec::create(&*graph(handle)?, params.flags)?;
@@ -356,6 +358,7 @@ driver_api! {
 
     /// Ends an instantiated graph; launches go on.
     fn cuGraphExecDestroy(handle: u64) {
+        forbid_unsafe()?;
         state()?.graph_execs.remove(handle).map(drop).map_err(|_| CudaError::InvalidValue)
     }
 

@@ -170,6 +170,7 @@ impl Context {
 
     /// Gives `work` to `stream`, after what the default stream's rules and `after` ask.
     pub fn submit(&self, stream: &Arc<Stream>, mut after: Vec<Point>, work: Work) -> Result<Point> {
+        graph::forbid_legacy(stream)?;
         let _ordered = self.order_for(stream, &mut after);
         stream.push(after, work)
     }
@@ -184,6 +185,7 @@ impl Context {
     }
 
     fn begin(&self, stream: &Arc<Stream>, work: Work) -> Result<Turn> {
+        graph::forbid_legacy(stream)?;
         let mut after = Vec::new();
         let ordered = self.order_for(stream, &mut after);
         let turn = stream.begin(after, work);
