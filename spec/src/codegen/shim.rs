@@ -147,8 +147,14 @@ fn needs_context(f: &Function) -> String {
         "false".into()
     } else if f.name == "cuLaunchGridAsync" {
         "true".into()
-    } else if matches!(f.name.as_str(), "cuGraphMemcpyNodeSetParams" | "cuGraphMemsetNodeSetParams") {
-        // The new parameters are for the current context, if there is one.
+    } else if matches!(
+        f.name.as_str(),
+        "cuGraphMemcpyNodeSetParams"
+            | "cuGraphMemsetNodeSetParams"
+            | "cuMemFreeHost"
+            | "cuMemHostUnregister"
+    ) {
+        // A node's new parameters are for the current context, and pinned memory is waited for in it, if there is one.
         "crate::context::is_destroyed()".into()
     } else if let Some(stream) = of(&["Stream"]) {
         format!("crate::handles::is_special_stream({})", identifier(&stream.name))

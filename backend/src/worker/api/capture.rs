@@ -166,7 +166,8 @@ pub fn vgpuCaptureLegacyCall(t: &mut Thread) -> Result<(), CudaError> {
 /// Waits for the device by ending an allocation, which waits for it as cuCtxSynchronize does but, in a thread that relaxes its mode, breaks
 /// no capture.
 pub fn vgpuCaptureWaitForDevice(t: &mut Thread) -> Result<(), CudaError> {
-    let (allocate, free) = (t.driver.cuMemAlloc_v2.ok_or(NOT_SUPPORTED)?, t.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?);
+    let (allocate, free) =
+        (t.driver.cuMemAlloc_v2.ok_or(NOT_SUPPORTED)?, t.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?);
     let exchange = t.driver.cuThreadExchangeStreamCaptureMode.ok_or(NOT_SUPPORTED)?;
     let (mut mode, mut address) = (RELAXED, 0_u64);
     // SAFETY: places that outlive the calls; only what was allocated here is freed, and the mode goes back to what it was.

@@ -15,6 +15,7 @@ mod error;
 mod function;
 mod graph;
 mod graph_copy;
+mod graph_edges;
 mod graph_kernel;
 mod graph_memory;
 mod graph_node;
