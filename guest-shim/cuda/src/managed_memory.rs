@@ -6,9 +6,7 @@
 
 mod advice;
 
-use crate::{
-    call, call::put, capture, client, context, device, error, handles, location::word, memory,
-};
+use crate::{call, call::put, capture, client, context, device, error, handles, location::word, memory};
 use advice::{Advice, Place};
 use std::{
     collections::BTreeMap,

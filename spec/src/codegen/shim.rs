@@ -149,10 +149,7 @@ fn needs_context(f: &Function) -> String {
         "true".into()
     } else if matches!(
         f.name.as_str(),
-        "cuGraphMemcpyNodeSetParams"
-            | "cuGraphMemsetNodeSetParams"
-            | "cuMemFreeHost"
-            | "cuMemHostUnregister"
+        "cuGraphMemcpyNodeSetParams" | "cuGraphMemsetNodeSetParams" | "cuMemFreeHost" | "cuMemHostUnregister"
     ) {
         // A node's new parameters are for the current context, and pinned memory is waited for in it, if there is one.
         "crate::context::is_destroyed()".into()

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Out, put};
-use crate::model::graph::forbid_unsafe;
 use crate::model::array::{Array, Descriptor, Mipmapped};
+use crate::model::graph::forbid_unsafe;
 use crate::model::{CudaError, Result, current, state};
 
 /// `CUDA_ARRAY_DESCRIPTOR`.

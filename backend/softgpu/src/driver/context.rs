@@ -4,8 +4,8 @@ use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 
 use super::{Out, put, put_if_wanted};
-use crate::model::graph::forbid_unsafe;
 use crate::model::context::Context;
+use crate::model::graph::forbid_unsafe;
 use crate::model::{CudaError, Result, current, state};
 
 /// What every context answers to `cuCtxGetApiVersion`, as the real driver's.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Out, put};
-use crate::model::graph::forbid_unsafe;
 use crate::model::event::Event;
+use crate::model::graph::forbid_unsafe;
 use crate::model::special_stream::{self, DefaultStream};
 use crate::model::work::{Point, Work};
 use crate::model::{CudaError, Result, current, state};

@@ -1,8 +1,8 @@
 //! Device memory.
 
 use super::{Out, put_if_wanted};
-use crate::model::graph::forbid_unsafe;
 use crate::model::allocation::RangeKind;
+use crate::model::graph::forbid_unsafe;
 use crate::model::graph_memory::GraphMemory;
 use crate::model::{CudaError, Result, current, state};
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use super::graph_memory::default_properties;
 use super::{Out, array_at, put};
-use crate::model::graph::forbid_unsafe;
 use crate::model::context::Context;
+use crate::model::graph::forbid_unsafe;
 use crate::model::graph::{Op, capture_op};
 use crate::model::graph_memory::GraphMemory;
 use crate::model::pool::Pool;

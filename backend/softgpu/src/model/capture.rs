@@ -102,9 +102,10 @@ pub fn forbid_unsafe() -> Result {
 /// Whether `stream` is a legacy default stream that would have to wait for this capture.
 fn is_in_the_way(capture: &Ongoing, stream: &Stream) -> bool {
     stream.order() == Order::Legacy
-        && capture.origin.upgrade().is_some_and(|origin| {
-            origin.order() == Order::Blocking && origin.context() == stream.context()
-        })
+        && capture
+            .origin
+            .upgrade()
+            .is_some_and(|origin| origin.order() == Order::Blocking && origin.context() == stream.context())
 }
 
 /// Work in `stream`: in a legacy default stream it breaks the captures that it would have to wait for.
