@@ -8,8 +8,7 @@ use super::launch::Arguments;
 use super::{Out, array_at, put, put_array};
 use crate::model::copy::{Element, Fill};
 use crate::model::function::function_or_kernel;
-use crate::model::graph::forbid_unsafe;
-use crate::model::graph::{Exec, Graph, HostCall, HostFunction, Node, Op};
+use crate::model::graph::{Exec, Graph, HostCall, HostFunction, Node, Op, forbid, forbid_unsafe};
 use crate::model::handle;
 use crate::model::launch::{LaunchWork, Shape};
 use crate::model::special_stream::{self, DefaultStream};
@@ -377,6 +376,7 @@ driver_api! {
 
 fn launch(default: DefaultStream, handle: u64, stream: u64) -> Result {
     let (context, stream) = special_stream::find(stream, default)?;
+    forbid(&stream)?;
     exec(handle)?.launch(&context, &stream)
 }
 
@@ -388,7 +388,8 @@ stream_api! {
 
     /// There is nothing to bring to the device.
     fn cuGraphUpload | cuGraphUpload_ptsz(default; handle: u64, stream: u64) {
-        special_stream::find(stream, default)?;
+        let (_, stream) = special_stream::find(stream, default)?;
+        forbid(&stream)?;
         exec(handle).map(drop)
     }
 }
