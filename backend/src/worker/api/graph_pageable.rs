@@ -8,6 +8,7 @@ use super::{
     callback::CALLBACKS,
     error::{CudaError, NOT_SUPPORTED, check},
     graph::{EdgeData, dependencies},
+    graph_edges::{Edges, neighbours as all_neighbours},
     graph_node::{HOST, MEMCPY, type_of},
     thread::Thread,
     user_object,
@@ -269,60 +270,32 @@ pub fn make_helpers(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> R
 fn insert_helper(t: &Thread, copy: u64, role: Role) -> Result<(), CudaError> {
     let graph = t.graph_of(copy);
     RECORDED.store(true, Ordering::Release);
-    let others = edges(t, copy, role == Role::After)?;
+    let others = all_neighbours(t, copy, role == Role::After)?;
     let helper = add_helper(t, graph, &[], 0, role)?;
-    let join = |from: &[u64], to: &[u64], data: &[EdgeData]| {
-        let join = t.driver.cuGraphAddDependencies_v2.ok_or(NOT_SUPPORTED)?;
-        // SAFETY: live nodes of this client's graph, and arrays of one length.
-        check(unsafe { join(graph, from.as_ptr(), to.as_ptr(), data.as_ptr(), data.len()) })
-    };
-    // New edges first: should the old ones stay, the order is still right.
-    let helpers = vec![helper; others.nodes.len()];
-    let copies = vec![copy; others.nodes.len()];
-    let ordinary = [EdgeData::default()];
-    let (joined, (from, to)) = match role {
+    let single = (vec![helper], vec![EdgeData::default()]);
+    let (helpers, copies) = (vec![helper; others.nodes.len()], vec![copy; others.nodes.len()]);
+    let data = others.data;
+    let (outer, inner, old) = match role {
         Role::Before => (
-            join(&others.nodes, &helpers, &others.data).and_then(|()| join(&[helper], &[copy], &ordinary)),
-            (&others.nodes, &copies),
+            Edges { from: others.nodes.clone(), to: helpers, data: data.clone() },
+            Edges { from: single.0, to: vec![copy], data: single.1 },
+            Edges { from: others.nodes, to: copies, data },
         ),
         Role::After => (
-            join(&[copy], &[helper], &ordinary).and_then(|()| join(&helpers, &others.nodes, &others.data)),
-            (&copies, &others.nodes),
+            Edges { from: helpers, to: others.nodes.clone(), data: data.clone() },
+            Edges { from: vec![copy], to: single.0, data: single.1 },
+            Edges { from: copies, to: others.nodes, data },
         ),
     };
-    if let Err(error) = joined {
+    // New edges first: should the old ones stay, the order is still right.
+    if let Err(error) = outer.add(t, graph).and_then(|()| inner.add(t, graph)) {
         if let Some(destroy) = t.driver.cuGraphDestroyNode {
             // SAFETY: the node just made, of which no number is known.
             unsafe { destroy(helper) };
         }
         return Err(error);
     }
-    let part = t.driver.cuGraphRemoveDependencies_v2.ok_or(NOT_SUPPORTED)?;
-    // SAFETY: as above.
-    check(unsafe { part(graph, from.as_ptr(), to.as_ptr(), others.data.as_ptr(), others.data.len()) })
-}
-
-/// A node's edges on one side: the nodes at their other ends, and their data.
-struct Edges {
-    nodes: Vec<u64>,
-    data: Vec<EdgeData>,
-}
-
-fn edges(t: &Thread, node: u64, after: bool) -> Result<Edges, CudaError> {
-    let ask =
-        if after { t.driver.cuGraphNodeGetDependentNodes_v2 } else { t.driver.cuGraphNodeGetDependencies_v2 };
-    let ask = ask.ok_or(NOT_SUPPORTED)?;
-    let mut count = 0;
-    // SAFETY: a live node; NULL asks for the count alone.
-    check(unsafe { ask(node, std::ptr::null_mut(), std::ptr::null_mut(), &raw mut count) })?;
-    let mut found = Edges { nodes: vec![0; count], data: vec![EdgeData::default(); count] };
-    if count > 0 {
-        // SAFETY: a live node, and as much room as the count says.
-        check(unsafe { ask(node, found.nodes.as_mut_ptr(), found.data.as_mut_ptr(), &raw mut count) })?;
-        found.nodes.truncate(count);
-        found.data.truncate(count);
-    }
-    Ok(found)
+    old.remove(t, graph)
 }
 
 /// Has a copy's helpers call these callbacks from now on; `exec` 0: in the graph itself.
