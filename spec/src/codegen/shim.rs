@@ -129,10 +129,7 @@ fn needs_context(f: &Function) -> String {
         "user_object" => true,
         _ => matches!(
             f.name.as_str(),
-            "cuGraphCreate"
-                | "cuDeviceGetNvSciSyncAttributes"
-                | "cuOccupancyMaxActiveClusters"
-                | "cuOccupancyMaxPotentialClusterSize"
+            "cuGraphCreate" | "cuOccupancyMaxActiveClusters" | "cuOccupancyMaxPotentialClusterSize"
         ),
     };
     if matches!(f.name.as_str(), "cuMemFree" | "cuMemFree_v2" | "cuMemFreeHost") {
