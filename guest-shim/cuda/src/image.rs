@@ -262,7 +262,10 @@ mod tests {
         let image = unsafe { find(address) }.unwrap();
         let places = wire::layout(&[17, 18, 40]).unwrap().1;
         assert_eq!(image.parts, [(64, &linked[..17]), (88, &first[..18]), (112, &second[..40])]);
-        assert_eq!(image.parts.iter().map(|part| part.0).collect::<Vec<_>>(), places.iter().map(|p| p.base).collect::<Vec<_>>());
+        assert_eq!(
+            image.parts.iter().map(|part| part.0).collect::<Vec<_>>(),
+            places.iter().map(|p| p.base).collect::<Vec<_>>()
+        );
         assert_eq!(image.len(), 152);
         for list in [std::ptr::null(), list[2..].as_ptr()] {
             let wrapper = Wrapper { magic: WRAPPER_MAGIC, version: 2, data: linked.as_ptr(), list };
@@ -278,10 +281,6 @@ mod tests {
         let path = std::env::current_exe().unwrap();
         let bytes = std::fs::read(path).unwrap();
         let found = usize::try_from(len(bytes.as_ptr()).unwrap()).unwrap();
-        assert!(
-            found <= bytes.len() && found + 4096 > bytes.len(),
-            "{found} of {}",
-            bytes.len()
-        );
+        assert!(found <= bytes.len() && found + 4096 > bytes.len(), "{found} of {}", bytes.len());
     }
 }

@@ -31,7 +31,9 @@ pub enum LinkedError {
     Count(usize),
     #[error("reading an image of several fat binaries: it ends within its header")]
     Header,
-    #[error("reading an image of several fat binaries: {base:#x}+{len:#x} does not lie in it, or not at a multiple of {ALIGN}")]
+    #[error(
+        "reading an image of several fat binaries: {base:#x}+{len:#x} does not lie in it, or not at a multiple of {ALIGN}"
+    )]
     Part { base: u64, len: u64 },
 }
 

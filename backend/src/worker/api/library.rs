@@ -37,16 +37,7 @@ pub fn vgpuLibraryLoad(
     // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
     // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
     let status = unsafe {
-        load(
-            &raw mut real,
-            code,
-            options.names(),
-            options.values(),
-            count,
-            null_mut(),
-            null_mut(),
-            0,
-        )
+        load(&raw mut real, code, options.names(), options.values(), count, null_mut(), null_mut(), 0)
     };
     if status == 0 {
         t.insert_library(library, real)?;
