@@ -92,6 +92,15 @@ unsafe fn host_properties(place: *const Blob8<32>) -> error::Result<(Blob8<32>, 
     Ok((wanted, ordinal))
 }
 
+/// The properties of memory of the first device, as the host's driver is to get them.
+fn device_memory() -> error::Result<Blob8<32>> {
+    let mut wanted = Blob8([0; 32]);
+    set_word(&mut wanted.0, props::TYPE, PINNED);
+    set_word(&mut wanted.0, props::LOCATION, location::DEVICE);
+    location::to_host(&mut wanted.0, props::LOCATION)?;
+    Ok(wanted)
+}
+
 pub unsafe fn cuMemCreate(
     handle: *mut u64,
     size: usize,
@@ -185,14 +194,22 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u6
     calls::cuMemGetAccess(flags, &place, ptr)
 }
 
+/// Measured: the driver looks at nothing but `option`, so that properties that are none have the granularity of any memory of a device.
+/// So has host memory, which cuMemCreate then refuses: NCCL falls back to shared memory if that does, but not if this does.
 pub unsafe fn cuMemGetAllocationGranularity(
     granularity: *mut usize,
     prop: *const Blob8<32>,
     option: u32,
 ) -> error::Result {
     client::get()?;
-    // SAFETY: the program's pointers.
-    let (wanted, _) = unsafe { host_properties(prop) }?;
+    if granularity.is_null() || prop.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the program's pointer.
+    let wanted = match unsafe { host_properties(prop) } {
+        Err(error::INVALID_VALUE | error::NOT_SUPPORTED) => device_memory()?,
+        wanted => wanted?.0,
+    };
     let mut value = 0;
     calls::cuMemGetAllocationGranularity(&mut value, &[wanted], option)?;
     // SAFETY: the program's pointer.
