@@ -200,6 +200,9 @@ pub struct Wrapper {
     _list: Box<[*const u8]>,
 }
 
+// SAFETY: what it points to is its own, or an image's bytes, which nobody writes.
+unsafe impl Send for Wrapper {}
+
 impl Wrapper {
     /// A wrapper if `image` is a bare fat binary, or several; it points into `image`.
     pub fn around(image: &Image) -> Option<Self> {

@@ -41,8 +41,8 @@ pub fn vgpuLibraryLoad(
     };
     if status == 0 {
         t.insert_library(library, real)?;
-        if image.is_linked() {
-            t.keep_image(library, image);
+        if let Some(wrapper) = wrapper.filter(|_| image.is_linked()) {
+            t.keep_image(library, Linked { _wrapper: wrapper, _image: image });
         }
     } else {
         log_failure("loading a library", status, options.error_text());
@@ -50,10 +50,16 @@ pub fn vgpuLibraryLoad(
     Ok(options.told(status))
 }
 
+/// An image of several fat binaries and the wrapper that the driver was given.
+pub struct Linked {
+    _wrapper: Wrapper,
+    _image: Image,
+}
+
 impl Thread {
     /// Keeps an image for the life of its library. The driver may link its parts when a kernel is first used, and that it has copied all
     /// of them by then is said nowhere. What is kept for libraries that have ended goes with the next that is kept.
-    fn keep_image(&self, library: u64, image: Image) {
+    fn keep_image(&self, library: u64, image: Linked) {
         let mut images = self.session.linked_images.lock().unwrap_or_else(PoisonError::into_inner);
         images.retain(|&library, _| self.library(library).is_ok());
         images.insert(library, image);

@@ -4,7 +4,7 @@ use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
     green_context::Given,
-    image::Image,
+    library::Linked,
     link::Link,
     numbers::Numbers,
     table::Table,
@@ -30,7 +30,7 @@ pub struct Session {
     functions: Numbers,
     libraries: Table,
     /// The images of those that have several fat binaries, by the library's number.
-    pub(super) linked_images: Mutex<HashMap<u64, Image>>,
+    pub(super) linked_images: Mutex<HashMap<u64, Linked>>,
     kernels: Numbers,
     pub(super) graphs: Numbers,
     pub(super) graph_nodes: Numbers,
