@@ -1,7 +1,7 @@
 //! Registering memory that the program has already: window memory is mapped in place of its pages ([`vgpu_client::in_place`]), so that
 //! the device reaches it at the same address and at full speed.
 //!
-//! Only private memory can be registered: memory that is shared with other processes would stop being shared.
+//! Memory that is shared with other processes stays where it is: the worker maps its file. In a VM it cannot be registered.
 //! Registrations may share pages, whose replacement ends with the last of them.
 
 use crate::{capture, client, error, host_memory, memory};

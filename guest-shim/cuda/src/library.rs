@@ -5,7 +5,8 @@ use crate::{
     call::put,
     calls, context, error,
     function::{self, Info, LAYOUT_ROOM},
-    handles, image,
+    handles,
+    image::{self, Image},
     jit::Options,
     memory, module,
 };
@@ -26,19 +27,19 @@ struct Known {
 
 static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
 
-fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
+fn load(place: *mut u64, image: &Image<'_>, mut options: Options) -> error::Result {
     if place.is_null() {
         return Err(error::INVALID_VALUE);
     }
     let library = handles::create(Kind::Library)?;
-    let sent = image::share(image, |address| {
+    let sent = image.share(|address, len| {
         options.ask(|o| {
             calls::vgpuLibraryLoad(
                 o.status,
                 o.told,
                 library,
                 address,
-                image.len(),
+                len,
                 o.names,
                 o.values,
                 o.count,
@@ -71,10 +72,10 @@ pub unsafe fn cuLibraryLoadData(
     _numLibraryOptions: u32,
 ) -> error::Result {
     // SAFETY: the program's image and options.
-    let (bytes, options) = unsafe {
+    let (image, options) = unsafe {
         (image::find(code.cast::<u8>())?, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
     };
-    load(library, bytes, options)
+    load(library, &image, options)
 }
 
 #[allow(clippy::too_many_arguments)] // the driver API's parameters
@@ -93,7 +94,7 @@ pub unsafe fn cuLibraryLoadFromFile(
         let path = call::text(fileName).ok_or(error::INVALID_VALUE)?;
         (path, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
     };
-    load(library, &image::read(path)?, options)
+    load(library, &Image::whole(&image::read(path)?), options)
 }
 
 pub unsafe fn cuLibraryUnload(library: u64) -> error::Result {

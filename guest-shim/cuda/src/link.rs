@@ -2,7 +2,8 @@
 
 use crate::{
     call::{self, put},
-    calls, context, error, handles, image,
+    calls, context, error, handles,
+    image::{self, Image},
     jit::Options,
 };
 use std::{
@@ -90,7 +91,7 @@ fn add(state: u64, kind: u32, bytes: &[u8], name: Option<&CStr>, options: &Optio
     }
     let (names, values) = options.numbers();
     with(state, |link| {
-        image::share(bytes, |address| {
+        Image::whole(bytes).share(|address, len| {
             link.options.ask(|o| {
                 calls::vgpuLinkAdd(
                     o.status,
@@ -98,7 +99,7 @@ fn add(state: u64, kind: u32, bytes: &[u8], name: Option<&CStr>, options: &Optio
                     state,
                     kind,
                     address,
-                    bytes.len(),
+                    len,
                     name.unwrap_or(c""),
                     names,
                     values,

@@ -5,7 +5,8 @@ use crate::{
     call::put,
     calls, context, error,
     function::{self, Info, LAYOUT_ROOM},
-    handles, image,
+    handles,
+    image::{self, Image},
     jit::Options,
     memory,
 };
@@ -19,19 +20,19 @@ use vgpu_spec::handle::Kind;
 /// (module, name) → function: the driver gives the same one each time.
 static FUNCTIONS: Mutex<Option<HashMap<(u64, CString), u64>>> = Mutex::new(None);
 
-fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
+fn load(place: *mut u64, image: &Image<'_>, mut options: Options) -> error::Result {
     if place.is_null() {
         return Err(error::INVALID_VALUE);
     }
     let module = handles::create_with(Kind::Module, 0, context::current())?;
-    let sent = image::share(image, |address| {
+    let sent = image.share(|address, len| {
         options.ask(|o| {
             calls::vgpuModuleLoad(
                 o.status,
                 o.told,
                 module,
                 address,
-                image.len(),
+                len,
                 o.names,
                 o.values,
                 o.count,
@@ -52,8 +53,8 @@ fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
 
 pub unsafe fn cuModuleLoadData(module: *mut u64, image: *mut c_void) -> error::Result {
     // SAFETY: the program's image.
-    let bytes = unsafe { image::find(image.cast::<u8>()) }?;
-    load(module, bytes, Options::default())
+    let image = unsafe { image::find(image.cast::<u8>()) }?;
+    load(module, &image, Options::default())
 }
 
 pub unsafe fn cuModuleLoadDataEx(
@@ -64,10 +65,10 @@ pub unsafe fn cuModuleLoadDataEx(
     optionValues: *mut *mut c_void,
 ) -> error::Result {
     // SAFETY: the program's image and options.
-    let (bytes, options) = unsafe {
+    let (image, options) = unsafe {
         (image::find(image.cast::<u8>())?, Options::new(numOptions as usize, options, optionValues)?)
     };
-    load(module, bytes, options)
+    load(module, &image, options)
 }
 
 pub unsafe fn cuModuleLoadFatBinary(module: *mut u64, fatCubin: *mut c_void) -> error::Result {
@@ -78,7 +79,7 @@ pub unsafe fn cuModuleLoadFatBinary(module: *mut u64, fatCubin: *mut c_void) -> 
 pub unsafe fn cuModuleLoad(module: *mut u64, fname: *const c_char) -> error::Result {
     // SAFETY: the program's text.
     let path = unsafe { call::text(fname) }.ok_or(error::INVALID_VALUE)?;
-    load(module, &image::read(path)?, Options::default())
+    load(module, &Image::whole(&image::read(path)?), Options::default())
 }
 
 /// CU_MODULE_LAZY_LOADING is 2 and the default; CUDA_MODULE_LOADING=EAGER makes it 1.

@@ -203,6 +203,7 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u6
 }
 
 /// Measured: the driver looks at nothing but `option`, so that properties that are none have the granularity of any memory of a device.
+/// So has host memory, which cuMemCreate then refuses: NCCL falls back to shared memory if that does, but not if this does.
 pub unsafe fn cuMemGetAllocationGranularity(
     granularity: *mut usize,
     prop: *const Blob8<32>,
@@ -214,7 +215,7 @@ pub unsafe fn cuMemGetAllocationGranularity(
     }
     // SAFETY: the program's pointer.
     let wanted = match unsafe { host_properties(prop) } {
-        Err(error::INVALID_VALUE) => device_memory()?,
+        Err(error::INVALID_VALUE | error::NOT_SUPPORTED) => device_memory()?,
         wanted => wanted?.0,
     };
     let mut value = 0;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use super::capture::{
-    Capture, begin, begin_in, capture_op, check_legacy, end, exchange_mode, forbid,
-    forbid_unsafe, join, update,
+    Capture, begin, begin_in, capture_op, check_legacy, end, exchange_mode, forbid, forbid_unsafe, join,
+    update,
 };
 use super::conditional::{Choice, Condition};
 use super::context::Context;

@@ -24,7 +24,6 @@ pub const BUFFER_POINTER: usize = 1;
 pub const BUFFER_SIZE: usize = 2;
 pub const END: usize = 0;
 
-
 /// The `extra` array for a parameter buffer.
 struct Extra {
     size: usize,

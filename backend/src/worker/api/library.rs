@@ -3,13 +3,13 @@
 
 use super::{
     error::{CudaError, NOT_SUPPORTED, check},
-    image::Wrapper,
+    image::{Image, Wrapper},
     jit::{Options, Told},
     kernel::{names, vgpuKernelLayout},
     module::log_failure,
     thread::Thread,
 };
-use std::{ffi::CStr, ptr::null_mut};
+use std::{ffi::CStr, ptr::null_mut, sync::PoisonError};
 
 /// Loads an image as a library. The driver's code is a result of its own, so that its logs come back with it.
 #[allow(clippy::too_many_arguments)] // the message's parameters
@@ -32,28 +32,38 @@ pub fn vgpuLibraryLoad(
     let count = options.count()?;
     let load = t.driver.cuLibraryLoadData.ok_or(NOT_SUPPORTED)?;
     let wrapper = Wrapper::around(&image);
-    let code = wrapper.as_ref().map_or(image.as_ptr(), Wrapper::as_ptr);
+    let code = wrapper.as_ref().map_or(image.as_ptr().cast_mut().cast(), Wrapper::as_ptr);
     let mut real = 0_u64;
     // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
     // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
     let status = unsafe {
-        load(
-            &raw mut real,
-            code.cast_mut().cast(),
-            options.names(),
-            options.values(),
-            count,
-            null_mut(),
-            null_mut(),
-            0,
-        )
+        load(&raw mut real, code, options.names(), options.values(), count, null_mut(), null_mut(), 0)
     };
     if status == 0 {
         t.insert_library(library, real)?;
+        if let Some(wrapper) = wrapper.filter(|_| image.is_linked()) {
+            t.keep_image(library, Linked { _wrapper: wrapper, _image: image });
+        }
     } else {
         log_failure("loading a library", status, options.error_text());
     }
     Ok(options.told(status))
+}
+
+/// An image of several fat binaries and the wrapper that the driver was given.
+pub struct Linked {
+    _wrapper: Wrapper,
+    _image: Image,
+}
+
+impl Thread {
+    /// Keeps an image for the life of its library. The driver may link its parts when a kernel is first used, and that it has copied all
+    /// of them by then is said nowhere. What is kept for libraries that have ended goes with the next that is kept.
+    fn keep_image(&self, library: u64, image: Linked) {
+        let mut images = self.session.linked_images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.retain(|&library, _| self.library(library).is_ok());
+        images.insert(library, image);
+    }
 }
 
 /// Finds a kernel and its parameters' layout.
