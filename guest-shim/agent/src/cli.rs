@@ -1,6 +1,7 @@
 //! The command line: `serve` is what happens without a subcommand.
 
 use crate::config::Config;
+use crate::doctor::{DoctorOptions, probe::ProbeOptions};
 use crate::install::{InstallOptions, UninstallOptions};
 use clap::{Parser, Subcommand};
 
@@ -14,11 +15,14 @@ Examples:
       On the host: local mode, no VM and no root. Programs find the agent by VGPU_AGENT_SOCKET=/tmp/agent.sock.
   vgpu-agent install
       In a VM, as root: have every program find the GPU, and start the agent now and at boot.
+  vgpu-agent doctor -- ollama serve
+      Check everything, then show which process loads which library and what fails first.
 
 Huge pages: in a VM, lanes and windows are 2 MiB huge pages. The agent asks the kernel for them as they are needed. If it
 says that they are short, set vm.nr_hugepages or boot with hugepages=N.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start or the device is lost, 2 for a wrong command line.";
+Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start or the device is lost, 2 for a wrong command line.
+doctor: 0 if nothing is wrong, 1 if something is.";
 
 /// Owns the vgpu device of this machine and serves it to programs.
 ///
@@ -43,6 +47,11 @@ pub enum Command {
     Install(InstallOptions),
     /// Take back what install did
     Uninstall(UninstallOptions),
+    /// Check from the kernel up what keeps programs from the GPU, and say what to do
+    Doctor(DoctorOptions),
+    /// What doctor runs in a process of its own
+    #[command(hide = true)]
+    Probe(ProbeOptions),
 }
 
 impl Cli {
@@ -68,5 +77,7 @@ mod tests {
         let cli = parse(&["serve", "--lanes", "3"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Serve(config)) if config.lanes == Some(3)));
         assert!(parse(&["--lanes", "3", "install"]).is_err());
+        let doctor = parse(&["doctor", "--json", "--", "ollama", "serve", "--x"]).unwrap();
+        assert!(matches!(doctor.command, Some(Command::Doctor(options)) if options.command.len() == 3));
     }
 }

@@ -6,7 +6,7 @@
 //! | [`queue`], [`control`], [`events`] | the driver's side of a virtqueue, requests to the broker, its events |
 //! | [`lanes`], [`client`] | what is lent to shims, and to whom |
 //! | [`shares`] | files that programs export for others |
-//! | [`install`], [`system`] | what puts it into a guest |
+//! | [`install`], [`doctor`], [`system`] | what puts it into a guest, and what finds out why it does not work there |
 //! | [`server`], [`service`] | the unix socket and what its sessions share |
 
 pub mod carrier;
@@ -15,6 +15,7 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod events;
 pub mod extent;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use vgpu_agent::cli::{Cli, Command};
 use vgpu_agent::config::ConfigError;
 use vgpu_agent::install::InstallError;
-use vgpu_agent::{error, install};
+use vgpu_agent::{doctor, error, install};
 
 fn start_log(level: &str) -> Result<(), ConfigError> {
     let wrong = || ConfigError::Log(level.into());
@@ -46,6 +46,8 @@ fn main() -> ExitCode {
         Some(Command::Serve(config)) => config,
         Some(Command::Install(options)) => return installed(install::install(&options, &mut say)),
         Some(Command::Uninstall(options)) => return installed(install::uninstall(&options, &mut say)),
+        Some(Command::Doctor(options)) => return doctor::main(&options),
+        Some(Command::Probe(options)) => return doctor::probe::main(&options),
     };
     match vgpu_agent::run(&config) {
         Ok(()) => ExitCode::SUCCESS,

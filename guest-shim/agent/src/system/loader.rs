@@ -117,7 +117,7 @@ mod tests {
         tree.file("opt/a/libcuda.so.1", FAKE).file("opt/b/libcuda.so.1", FAKE);
         tree.file(
             "etc/ld.so.cache",
-            &cache::build(&[(name, "/gone/libcuda.so.1"), (name, "/opt/a/libcuda.so.1")]),
+            cache::build(&[(name, "/gone/libcuda.so.1"), (name, "/opt/a/libcuda.so.1")]),
         );
         assert_eq!(
             find(None).unwrap().path,
