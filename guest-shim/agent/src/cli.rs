@@ -47,6 +47,8 @@ pub enum Command {
     Install(InstallOptions),
     /// Take back what install did
     Uninstall(UninstallOptions),
+    /// Print the file of the Container Device Interface that gives containers the GPU; install puts it to /etc/cdi
+    Cdi,
     /// Check from the kernel up what keeps programs from the GPU, and say what to do
     Doctor(DoctorOptions),
     /// What doctor runs in a process of its own

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(config)) => config,
         Some(Command::Install(options)) => return installed(install::install(&options, &mut say)),
         Some(Command::Uninstall(options)) => return installed(install::uninstall(&options, &mut say)),
+        Some(Command::Cdi) => return installed(install::cdi::own().map(|text| say(text.trim_end().into()))),
         Some(Command::Doctor(options)) => return doctor::main(&options),
         Some(Command::Probe(options)) => return doctor::probe::main(&options),
     };

@@ -57,7 +57,12 @@ fn a_guest_gets_what_programs_look_for_and_loses_it_again() {
         assert_eq!(target, Path::new("/usr/local/lib/vgpu").join(name));
         assert!(guest.join("usr/local/lib/vgpu").join(name).exists(), "{name}");
     }
-    assert!(guest.join("etc/systemd/system/multi-user.target.wants/vgpu-agent.service").symlink_metadata().is_ok());
+    assert!(
+        guest
+            .join("etc/systemd/system/multi-user.target.wants/vgpu-agent.service")
+            .symlink_metadata()
+            .is_ok()
+    );
     if rustix::process::geteuid().is_root() {
         let found = cached(&guest, "libcuda.so.1").unwrap();
         assert_eq!(found, "/usr/local/lib/vgpu/libcuda.so.1");
@@ -66,7 +71,12 @@ fn a_guest_gets_what_programs_look_for_and_loses_it_again() {
     assert!(!text.contains("created") && !text.contains("replaced"), "{text}");
     let text = succeed(&guest, &["uninstall"]);
     assert!(text.contains("removed /usr/local/bin/vgpu-agent"), "{text}");
-    for path in ["usr/local/bin/vgpu-agent", "usr/lib/x86_64-linux-gnu/libcuda.so.1", "etc/ld.so.conf.d/00-vgpu.conf"] {
+    for path in [
+        "usr/local/bin/vgpu-agent",
+        "usr/lib/x86_64-linux-gnu/libcuda.so.1",
+        "etc/ld.so.conf.d/00-vgpu.conf",
+        "etc/cdi",
+    ] {
         assert!(guest.join(path).symlink_metadata().is_err(), "{path}");
     }
     assert!(guest.join("etc/ld.so.conf.d/cuda.conf").exists());
@@ -87,11 +97,22 @@ fn a_real_driver_is_refused_and_with_force_kept() {
     real_driver(&guest);
     let (code, text) = run(&guest, &["install"]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("real NVIDIA driver") && text.contains("libcuda.so.580.159.04") && text.contains("--force"), "{text}");
+    assert!(
+        text.contains("real NVIDIA driver")
+            && text.contains("libcuda.so.580.159.04")
+            && text.contains("--force"),
+        "{text}"
+    );
     assert!(!guest.join("usr/local").exists(), "something was installed all the same");
     let text = succeed(&guest, &["install", "--force"]);
-    assert!(text.contains("kept /usr/lib/x86_64-linux-gnu/libcuda.so.580.159.04 as /var/lib/vgpu/backup/"), "{text}");
-    assert_eq!(link(&guest, "usr/lib/x86_64-linux-gnu/libcuda.so.1"), Path::new("/usr/local/lib/vgpu/libcuda.so.1"));
+    assert!(
+        text.contains("kept /usr/lib/x86_64-linux-gnu/libcuda.so.580.159.04 as /var/lib/vgpu/backup/"),
+        "{text}"
+    );
+    assert_eq!(
+        link(&guest, "usr/lib/x86_64-linux-gnu/libcuda.so.1"),
+        Path::new("/usr/local/lib/vgpu/libcuda.so.1")
+    );
     succeed(&guest, &["uninstall"]);
     assert_eq!(link(&guest, "usr/lib/x86_64-linux-gnu/libcuda.so.1"), Path::new("libcuda.so.580.159.04"));
     assert!(guest.join("usr/lib/x86_64-linux-gnu/libcuda.so.1").exists());
@@ -103,6 +124,17 @@ fn a_dry_run_changes_nothing() {
     let text = succeed(&guest, &["install", "--dry-run"]);
     assert!(text.contains("would have created /usr/local/bin/vgpu-agent"), "{text}");
     assert!(!guest.join("usr/local").exists() && !guest.join("var/lib/vgpu").exists());
+}
+
+#[test]
+fn the_file_for_containers_names_the_libraries_beside_the_agent() {
+    let artifacts = Artifacts::find();
+    let output = Command::new(&artifacts.agent).arg("cdi").output().unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(file["kind"], "vgpu/gpu");
+    let mounts = file["devices"][0]["containerEdits"]["mounts"].as_array().unwrap();
+    let shim = artifacts.shim.canonicalize().unwrap().join("libcuda.so.1");
+    assert!(mounts.iter().any(|mount| mount["hostPath"] == shim.to_str().unwrap()), "{file:#}");
 }
 
 #[test]
@@ -132,7 +164,10 @@ fn doctor_finds_an_image_in_order_and_a_driver_in_it() {
     let guest = guest();
     succeed(&guest, &["install"]);
     let (_, text) = run(&guest, &["doctor"]);
-    assert!(text.contains("libcuda.so.1 is /usr/local/lib/vgpu/libcuda.so.1, by the loader's cache"), "{text}");
+    assert!(
+        text.contains("libcuda.so.1 is /usr/local/lib/vgpu/libcuda.so.1, by the loader's cache"),
+        "{text}"
+    );
     fs::remove_file(guest.join("usr/local/lib/vgpu/libcuda.so.1")).unwrap();
     fs::remove_file(guest.join("usr/lib/x86_64-linux-gnu/libcuda.so.1")).unwrap();
     real_driver(&guest);

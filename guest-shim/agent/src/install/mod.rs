@@ -5,12 +5,14 @@
 //! | [`source`] | where the files come from |
 //! | [`driver`] | a real driver, which is not overwritten |
 //! | [`plan`] | what is to be where |
+//! | [`cdi`] | the file that gives containers the GPU |
 //! | [`apply`] | makes it so |
 //! | [`remove`] | takes it back |
 //! | [`record`] | what was done |
 //! | [`live`] | the loader's cache, systemd and the kernel of a running system |
 
 pub mod apply;
+pub mod cdi;
 pub mod driver;
 pub mod live;
 pub mod plan;
@@ -122,10 +124,26 @@ fn checked_root(folder: &std::path::Path) -> Result<Root, InstallError> {
     Ok(root)
 }
 
+/// This program's file. A package's scripts may run where no /proc is mounted: then by the name with which it was started.
+fn own_program() -> Result<PathBuf, InstallError> {
+    let by_kernel = std::env::current_exe();
+    let by_name = || {
+        let name = PathBuf::from(std::env::args_os().next()?);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut found = std::env::split_paths(&path).map(|folder| folder.join(&name));
+        if name.components().count() > 1 {
+            name.canonicalize().ok()
+        } else {
+            found.find(|path| path.is_file())
+        }
+    };
+    by_kernel.or_else(|error| by_name().ok_or(InstallError::Own(error)))
+}
+
 /// Installs; each line that `say` gets is something that was done.
 pub fn install(options: &InstallOptions, say: &mut dyn FnMut(String)) -> Result<(), InstallError> {
     let root = checked_root(&options.root)?;
-    let agent = std::env::current_exe().map_err(InstallError::Own)?;
+    let agent = own_program()?;
     let source = source::Source::find(options.from.as_deref(), agent)?;
     apply::apply(&root, &source, options, say)
 }

@@ -1,5 +1,6 @@
 //! What is to be where.
 
+use super::cdi;
 use super::source::{SHIMS, Source};
 use crate::system::root::Root;
 use crate::system::{CUDA, NVML};
@@ -59,6 +60,7 @@ impl Plan {
             plan.link(plan.libraries.join(name), folder.join(name));
         }
         plan.text(LOADER_CONFIG, format!("{}\n", folder.display()));
+        plan.text(cdi::PATH, cdi::text(prefix));
         plan.unit(root, prefix);
         plan.sysctl(root, huge_pages);
         plan

@@ -89,6 +89,7 @@ fn names_lead_to_the_shims_and_everything_goes_again() {
     assert!(root.text(plan::UNIT).contains("ExecStart=/usr/local/bin/vgpu-agent serve\n"));
     assert!(root.has("/etc/systemd/system/multi-user.target.wants/vgpu-agent.service"));
     assert!(root.text(plan::SYSCTL).contains("vm.nr_hugepages = 64\n"));
+    assert!(root.text(cdi::PATH).contains("/usr/local/lib/vgpu/libcuda.so.1"));
     let lines = uninstall_from(&system);
     assert_eq!(lines.last().unwrap(), "uninstalled");
     assert_eq!(contents(&system), before);
