@@ -133,11 +133,18 @@ impl Process {
         self.files_of(library).find(|file| file.opened && !file.ours)
     }
 
-    /// Where it looked: the folders, without the loader's subfolders for kinds of processors.
+    /// Where it looked, without the loader's subfolders for kinds of processors.
     pub fn tried(&self, library: Library) -> String {
-        let plain =
-            |path: &&str| !["/glibc-hwcaps/", "/tls/", "/x86_64/"].iter().any(|part| path.contains(part));
-        let tried: Vec<_> = self.files_of(library).map(|file| file.path.as_str()).filter(plain).collect();
+        let mut tried: Vec<String> = Vec::new();
+        for file in self.files_of(library) {
+            let cut =
+                ["/glibc-hwcaps/", "/tls/", "/x86_64/"].iter().filter_map(|part| file.path.find(part)).min();
+            let folder = cut.and_then(|end| file.path.get(..end));
+            let path = folder.map_or(file.path.clone(), |folder| format!("{folder}/{}", library.name()));
+            if !tried.contains(&path) {
+                tried.push(path);
+            }
+        }
         let shown = tried.get(..tried.len().min(TRIED)).unwrap_or_default().join(", ");
         if tried.len() > TRIED { format!("{shown} and {} more", tried.len() - TRIED) } else { shown }
     }
