@@ -14,6 +14,7 @@ struct Doctor {
     environment: BTreeMap<&'static str, String>,
     command: Vec<String>,
     user: Option<u32>,
+    no_ptrace: bool,
 }
 
 /// What it said.
@@ -28,7 +29,13 @@ impl Doctor {
         environment.insert("PATH", "/usr/bin:/bin".to_owned());
         environment.insert("LD_LIBRARY_PATH", artifacts.shim.to_str().unwrap().to_owned());
         environment.insert("VGPU_AGENT_SOCKET", socket.to_str().unwrap().to_owned());
-        Doctor { program: artifacts.agent.clone(), environment, command: Vec::new(), user: None }
+        Doctor {
+            program: artifacts.agent.clone(),
+            environment,
+            command: Vec::new(),
+            user: None,
+            no_ptrace: false,
+        }
     }
 
     fn of(host: &Host) -> Self {
@@ -59,6 +66,9 @@ impl Doctor {
         }
         if let Some(user) = self.user {
             command.uid(user).gid(user);
+        }
+        if self.no_ptrace {
+            refuse(&mut command, libc::SYS_ptrace);
         }
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
@@ -268,6 +278,10 @@ fn what_keeps_ollama_s_backend_from_the_device_is_named() {
     said.finding("ollama-libcuda");
     std::fs::remove_file(backend.join("libcuda.so.1")).unwrap();
     doctor().env("OLLAMA_LLM_LIBRARY", "rocm").run().finding("ollama-llm-library");
+    doctor().env("CUDA_VISIBLE_DEVICES", "7").run().finding("ollama-runner");
+    ollama(&host, "functionOfNobody");
+    let text = doctor().run().finding("ollama-load")["text"].to_string();
+    assert!(text.contains("undefined symbol: functionOfNobody"), "{text}");
     let (path, _) = ollama(&host, "cuOfTheFuture");
     let said = Doctor::of(&host).env("PATH", &path).run();
     let text = said.finding("ollama-imports")["text"].as_str().unwrap();
@@ -326,6 +340,42 @@ fn the_first_error_of_a_process_is_shown_with_what_the_library_logged() {
     let host = Host::start();
     let said = Doctor::of(&host).command(&[&client(&host.artifacts), "refusals"]).run();
     assert!(said.finding("process-call")["text"].as_str().unwrap().contains("CUDA_ERROR"), "{:#}", said.json);
+}
+
+/// Has system calls of number `number` fail with EPERM in what the command starts, as containers do it.
+fn refuse(command: &mut Command, number: i64) {
+    use std::os::unix::process::CommandExt;
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut equal = statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number as u32);
+    equal.jf = 1;
+    let filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        equal,
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let set = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: system calls; the program lives across the second, which reads it.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+        };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure only makes system calls.
+    unsafe { command.pre_exec(set) };
+}
+
+#[test]
+fn where_ptrace_is_refused_the_libraries_of_ours_are_heard_all_the_same() {
+    let host = Host::start();
+    let mut doctor = Doctor::of(&host).command(&[&client(&host.artifacts), "refusals"]);
+    doctor.no_ptrace = true;
+    let said = doctor.run();
+    said.finding("not-followed");
+    said.finding("process-call");
+    assert!(said.processes()[0]["calls"].as_u64() > Some(5), "{:#}", said.json);
 }
 
 #[test]

@@ -227,9 +227,31 @@ mod tests {
             .file("opt/b/libcuda.so.1", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0");
         assert_eq!(found_with(&tree, Some("/opt/a")), ["libcuda-soname"]);
         assert_eq!(found_with(&tree, Some("/opt/b")), ["libcuda-broken"]);
+        tree.file("opt/d/libnvidia-ml.so.1", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0");
+        assert_eq!(found_with(&tree, Some("/opt/d")), ["nvml-broken"]);
         let old = "const unsigned char vgpu_library[32] = \"vgpu lib\\1\\0000.0.1\";";
         tree.library("opt/c/libcuda.so.1", old, &["-Wl,-soname,libcuda.so.1"]);
         assert_eq!(found_with(&tree, Some("/opt/c")), ["libcuda-release"]);
+    }
+
+    #[test]
+    fn a_libcuda_of_ours_that_cannot_load_is_named() {
+        let tree = installed();
+        tree.library(
+            "usr/lib/libhelper.so.1",
+            "int helps(void) { return 1; }",
+            &["-Wl,-soname,libhelper.so.1"],
+        );
+        let helper = tree.path("usr/lib/libhelper.so.1").display().to_string();
+        tree.ours_with(
+            "opt/a/libcuda.so.1",
+            CUDA,
+            "int hinders(void); int f(void) { return hinders(); }",
+            &["-Wl,--no-as-needed", &helper],
+        );
+        assert_eq!(found_with(&tree, Some("/opt/a")), ["libcuda-imports"]);
+        tree.remove("usr/lib/libhelper.so.1");
+        assert_eq!(found_with(&tree, Some("/opt/a")), ["libcuda-needs"]);
     }
 
     #[test]

@@ -9,11 +9,12 @@
 //! | [`cuda`], [`nvml`], [`runtime`] | the driver API with a computation, NVML, cudart 12 and 13 |
 //! | [`ollama`] | ollama's folders and its runner's environment |
 //! | [`follow`] | the processes of a command: what they load, and the first call that fails |
-//! | [`report`], [`subject`], [`probe`] | findings; what is looked at; libraries in processes of their own |
+//! | [`report`], [`faults`], [`subject`], [`probe`] | findings, and their names; what is looked at; libraries in processes of their own |
 
 pub mod agent;
 pub mod cuda;
 pub mod device;
+pub mod faults;
 pub mod follow;
 pub mod huge_pages;
 pub mod library;

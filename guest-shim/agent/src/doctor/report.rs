@@ -60,6 +60,10 @@ impl Report {
     }
 
     fn add(&mut self, severity: Severity, fault: Option<&'static str>, text: String, remedy: Option<String>) {
+        debug_assert!(
+            fault.is_none_or(|fault| super::faults::ALL.contains(&fault)),
+            "{fault:?} is not explained"
+        );
         self.findings.push(Finding { check: self.check, fault, severity, text, remedy, log: Vec::new() });
     }
 

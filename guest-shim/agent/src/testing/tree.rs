@@ -62,11 +62,17 @@ impl Tree {
 
     /// A library of ours, as its marker says.
     pub fn ours(&self, path: &str, soname: &str) -> &Self {
+        self.ours_with(path, soname, "", &[])
+    }
+
+    /// The same, with more source and options for gcc.
+    pub fn ours_with(&self, path: &str, soname: &str, more: &str, options: &[&str]) -> &Self {
         use zerocopy::IntoBytes;
         let bytes: Vec<String> =
             vgpu_client::marker::Marker::ours().as_bytes().iter().map(u8::to_string).collect();
-        let source = format!("const unsigned char vgpu_library[] = {{{}}};", bytes.join(","));
-        self.library(path, &source, &[&format!("-Wl,-soname,{soname}")])
+        let source = format!("const unsigned char vgpu_library[] = {{{}}};\n{more}", bytes.join(","));
+        let soname = format!("-Wl,-soname,{soname}");
+        self.library(path, &source, &[&[soname.as_str()], options].concat())
     }
 
     /// A library of somebody else.

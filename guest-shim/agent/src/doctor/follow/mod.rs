@@ -214,6 +214,12 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_dies_and_one_without_nvml_are_named() {
+        assert_eq!(shell("cat /nonexistent/libnvidia-ml.so.1 2> /dev/null; true").1, ["process-nvml"]);
+        assert_eq!(shell("sh -c 'kill -SEGV $$'; true").1, ["process-crash"]);
+    }
+
+    #[test]
     fn a_program_without_cuda_and_one_that_is_not_there_are_named() {
         assert_eq!(shell("true").1, ["command-no-cuda"]);
         let mut report = Report::default();
