@@ -393,7 +393,7 @@ fn the_report_for_people_names_the_fault_and_what_to_do() {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for part in ["ERROR    agent", "[no-agent]", "→ ", "errors"] {
+    for part in ["ERROR    agent", "[no-agent]", "→ ", "errors: "] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
 }

@@ -30,6 +30,7 @@ pub const ALL: &[&str] = &[
     "nvml-missing",
     "nvml-foreign",
     "nvml-broken",
+    "nvml-soname",
     "cuda-init",
     "devices-hidden",
     "self-test",

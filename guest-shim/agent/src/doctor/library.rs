@@ -95,7 +95,10 @@ fn nvml(subject: &Subject, found: &Found, report: &mut Report) {
     let Found { path, via } = found;
     let shown = path.display();
     match Owner::in_system(&subject.root, path) {
-        Ok(Owner::Ours) => report.ok(format!("{NVML} is {shown}, by {via}")),
+        Ok(Owner::Ours) => match elf::read(&subject.root.behind(path)).map(|library| library.soname) {
+            Ok(Some(soname)) if soname == NVML => report.ok(format!("{NVML} is {shown}, by {via}")),
+            _ => report.error("nvml-soname", format!("{shown} has not the SONAME {NVML}: ldconfig forgets it"), INSTALL),
+        },
         Ok(owner) => report.error(
             "nvml-foreign",
             format!("the loader picks {shown}, by {via}: it is {owner}, so NVML and CUDA show different devices or none"),
@@ -229,6 +232,8 @@ mod tests {
         assert_eq!(found_with(&tree, Some("/opt/b")), ["libcuda-broken"]);
         tree.file("opt/d/libnvidia-ml.so.1", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0");
         assert_eq!(found_with(&tree, Some("/opt/d")), ["nvml-broken"]);
+        tree.ours("opt/e/libnvidia-ml.so.1", "libnvidia.so");
+        assert_eq!(found_with(&tree, Some("/opt/e")), ["nvml-soname"]);
         let old = "const unsigned char vgpu_library[32] = \"vgpu lib\\1\\0000.0.1\";";
         tree.library("opt/c/libcuda.so.1", old, &["-Wl,-soname,libcuda.so.1"]);
         assert_eq!(found_with(&tree, Some("/opt/c")), ["libcuda-release"]);

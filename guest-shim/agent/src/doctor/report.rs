@@ -115,10 +115,11 @@ impl Report {
         let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
         let _ = match (errors, warnings) {
             (0, 0) => writeln!(text, "nothing is wrong"),
-            _ => writeln!(
-                text,
-                "{errors} errors, {warnings} warnings; the first error is the one to look at first"
-            ),
+            (0, _) => writeln!(text, "no errors, warnings: {warnings}"),
+            _ => {
+                let first = "the first error is the one to look at first";
+                writeln!(text, "errors: {errors}, warnings: {warnings}; {first}")
+            }
         };
         text
     }
@@ -148,7 +149,7 @@ mod tests {
             "[no-agent]",
             "log: a line",
             "→ start vgpu-agent",
-            "1 errors",
+            "errors: 1",
         ] {
             assert!(text.contains(part), "{text}");
         }

@@ -31,8 +31,8 @@ pub fn text(prefix: &str) -> String {
             mounts.push(mount(&from, &format!("{folder}/{name}"), &["ro", "nosuid", "nodev", "bind"]));
         }
     }
-    let devices = ["all", "0"].map(|name| json!({ "name": name, "containerEdits": { "mounts": mounts } }));
-    let file = json!({ "cdiVersion": "0.5.0", "kind": KIND, "devices": devices });
+    let device = json!({ "name": "all", "containerEdits": { "mounts": mounts } });
+    let file = json!({ "cdiVersion": "0.5.0", "kind": KIND, "devices": [device] });
     format!("{file:#}\n")
 }
 

@@ -88,25 +88,30 @@ fn run_here(mut command: Command, on: Handler<'_>) -> Result<(), TraceError> {
         Some(libc::EPERM | libc::EINVAL | libc::ENOSYS) => TraceError::Refused(source),
         _ => TraceError::Start { program, source },
     })?;
-    // An interrupt at the terminal is for the command.
-    // SAFETY: ignoring a signal touches no memory; the command was started with the old disposition.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-    let mut tracer = Tracer { known: HashSet::new(), opening: HashMap::new(), on };
+    ignore_interrupts();
+    let mut tracer = Tracer { known: HashSet::new(), told: HashSet::new(), opening: HashMap::new(), on };
     tracer.follow(child.id().cast_signed()).map_err(TraceError::Wait)
 }
 
 /// Runs `command` without following it.
 pub fn run_alone(mut command: Command) -> Result<(), TraceError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    match command.status() {
-        Ok(_) => Ok(()),
-        Err(source) => Err(TraceError::Start { program, source }),
-    }
+    let mut child = command.spawn().map_err(|source| TraceError::Start { program, source })?;
+    ignore_interrupts();
+    child.wait().map(|_| ()).map_err(TraceError::Wait)
+}
+
+/// An interrupt at the terminal is for the command, which was started before; the report is wanted then too.
+fn ignore_interrupts() {
+    // SAFETY: ignoring a signal touches no memory.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
 }
 
 struct Tracer<'a> {
     /// Threads that were seen.
     known: HashSet<i32>,
+    /// Processes that were told of.
+    told: HashSet<u32>,
     /// Files that threads are about to open.
     opening: HashMap<i32, PathBuf>,
     on: Handler<'a>,
@@ -134,10 +139,23 @@ impl Tracer<'_> {
         Ok(())
     }
 
+    /// The first stop of a thread.
     fn start(&mut self, thread: i32) {
         self.known.insert(thread);
         let Some((process, parent)) = kin(thread) else { return };
         if process == thread.cast_unsigned() {
+            self.tell(process, parent);
+        }
+    }
+
+    /// `thread` has made a process, which may be killed before it stops for the first time.
+    fn forks(&mut self, thread: i32) {
+        let (Some(child), Some((parent, _))) = (message(thread), kin(thread)) else { return };
+        self.tell(child, parent);
+    }
+
+    fn tell(&mut self, process: u32, parent: u32) {
+        if self.told.insert(process) {
             (self.on)(Event::Started { pid: process, parent });
         }
     }
@@ -152,6 +170,7 @@ impl Tracer<'_> {
     fn ended(&mut self, thread: i32, status: i32) {
         self.opening.remove(&thread);
         self.known.remove(&thread);
+        self.told.remove(&thread.cast_unsigned());
         let how = if libc::WIFSIGNALED(status) {
             format!("signal {}", libc::WTERMSIG(status))
         } else {
@@ -165,6 +184,7 @@ impl Tracer<'_> {
         match event {
             libc::PTRACE_EVENT_SECCOMP => return self.opens(thread),
             libc::PTRACE_EVENT_EXEC => self.executes(thread),
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => self.forks(thread),
             0 if signal == SYSCALL_STOP => self.opened(thread),
             // New threads and processes begin with a stop.
             0 if !self.known.contains(&thread) => {
@@ -251,6 +271,15 @@ fn is_group_stop(thread: i32) -> bool {
     // SAFETY: the structure outlives the call, which fills it.
     let result = unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, thread, none, &raw mut info) };
     result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
+}
+
+/// What belongs to an event: the new process's number.
+fn message(thread: i32) -> Option<u32> {
+    let mut message: libc::c_ulong = 0;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the place outlives the call, which fills it.
+    let result = unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, thread, none, &raw mut message) };
+    if result == -1 { None } else { u32::try_from(message).ok() }
 }
 
 fn registers(thread: i32) -> io::Result<libc::user_regs_struct> {
