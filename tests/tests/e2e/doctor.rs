@@ -165,18 +165,12 @@ fn a_socket_of_somebody_else_is_named() {
 
 #[test]
 fn a_socket_that_this_user_may_not_use_is_named() {
-    use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
         eprintln!("needs root to become another user: nothing is shown");
         return;
     }
     let host = Host::options().agent(&["--socket-mode", "0600"]).start();
-    let open = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    open(host.folder().path(), 0o755);
-    // Copies in a folder where another user finds them.
-    let program = host.folder().join("vgpu-agent");
-    std::fs::copy(&host.artifacts.agent, &program).unwrap();
-    open(&program, 0o755);
+    let program = host.folder().copy_program(&host.artifacts.agent);
     let mut doctor = Doctor::of(&host);
     (doctor.program, doctor.user) = (program, Some(65534));
     doctor.run().finding("agent-permission");

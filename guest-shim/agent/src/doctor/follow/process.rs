@@ -151,8 +151,9 @@ impl Process {
 
     /// Pid and command, for people.
     pub fn who(&self) -> String {
-        let short: String = self.command.chars().take(COMMAND).collect();
-        let dots = if short.len() < self.command.len() { "…" } else { "" };
+        let line = self.command.split_whitespace().collect::<Vec<_>>().join(" ");
+        let short: String = line.chars().take(COMMAND).collect();
+        let dots = if short.len() < line.len() { "…" } else { "" };
         format!("{}[{}]", if short.is_empty() { "process".into() } else { short + dots }, self.pid)
     }
 }
