@@ -17,6 +17,9 @@ pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
     if subject.is_local_mode() {
         return report.ok("local mode: none are needed");
     }
+    if !subject.root.has("/sys/kernel/mm") && !subject.root.is_live() {
+        return report.note("not looked at: the system does not run");
+    }
     let number = |name: &str| subject.root.text(format!("{POOL}/{name}")).trim().parse::<u64>().ok();
     let (Some(total), Some(free)) = (number("nr_hugepages"), number("free_hugepages")) else {
         return report.error(
@@ -66,6 +69,8 @@ mod tests {
     #[test]
     fn pages_that_are_short_or_unknown_are_named() {
         let tree = Tree::new();
+        assert_eq!(found(&tree).worst(), Severity::Note, "an image has none");
+        tree.folder("sys/kernel/mm");
         assert_eq!(found(&tree).faults(), ["no-huge-pages"]);
         tree.file(&format!("{POOL}/nr_hugepages"), "64\n").file(&format!("{POOL}/free_hugepages"), "3\n");
         tree.file("proc/meminfo", "MemTotal: 500000 kB\nMemAvailable:      90000 kB\n");
