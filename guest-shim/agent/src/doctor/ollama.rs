@@ -6,7 +6,7 @@ use super::probe::Kind;
 use super::probe::answer::Answer;
 use super::report::Report;
 use super::subject::{Environment, Facts, Subject};
-use crate::system::elf;
+use crate::system::elf::{self, Library};
 use crate::system::library::{Owner, is_driver_name};
 use crate::system::loader::Loader;
 use crate::system::{CUDA, NVML};
@@ -138,64 +138,87 @@ fn runner(subject: &Subject, service: &Environment, folder: &Path, backend: &Pat
             return report.error("ollama-backend", text, "install ollama's archive whole");
         }
     };
-    match loader.find_for(CUDA, Some((&path, &library))) {
-        None => {
-            return report.error(
-                "ollama-libcuda",
-                format!("the runner finds no {CUDA} for {shown}"),
-                "run vgpu-agent install as root: ollama asks the loader, so that the loader must know it",
-            );
-        }
-        Some(found) if !Owner::in_system(&subject.root, &found.path).is_ok_and(|owner| owner.is_ours()) => {
-            let text = format!("the runner picks {}, by {}, for {shown}", found.path.display(), found.via);
-            return report.error(
-                "ollama-libcuda",
-                text,
-                "remove it, or take its folder out of LD_LIBRARY_PATH",
-            );
-        }
-        Some(_) => {}
+    let good = picks_ours(subject, &loader, &path, &library, report)
+        && is_whole(subject, &loader, &path, &library, report)
+        && tried(subject, &path, &environment, report);
+    if good {
+        report.ok(format!("the runner finds vgpu's {CUDA} for {shown}"));
     }
-    let missing = missing(&loader, subject, &path, &library);
+}
+
+/// Whether the backend gets our libcuda.
+fn picks_ours(
+    subject: &Subject,
+    loader: &Loader<'_>,
+    backend: &Path,
+    library: &Library,
+    report: &mut Report,
+) -> bool {
+    let shown = backend.display();
+    let Some(found) = loader.find_for(CUDA, Some((backend, library))) else {
+        report.error(
+            "ollama-libcuda",
+            format!("the runner finds no {CUDA} for {shown}"),
+            "run vgpu-agent install as root: ollama asks the loader, so that the loader must know it",
+        );
+        return false;
+    };
+    let ours = Owner::in_system(&subject.root, &found.path).is_ok_and(|owner| owner.is_ours());
+    if !ours {
+        let text = format!("the runner picks {}, by {}, for {shown}", found.path.display(), found.via);
+        report.error("ollama-libcuda", text, "remove it, or take its folder out of LD_LIBRARY_PATH");
+    }
+    ours
+}
+
+/// Whether all is there that the backend needs. Other imports than the driver's are the loader's to judge.
+fn is_whole(
+    subject: &Subject,
+    loader: &Loader<'_>,
+    backend: &Path,
+    library: &Library,
+    report: &mut Report,
+) -> bool {
+    let shown = backend.display();
+    let missing = missing(loader, subject, backend, library);
     if !missing.libraries.is_empty() {
-        return report.error(
+        let names = missing.libraries.join(", ");
+        report.error(
             "ollama-needs",
-            format!(
-                "{shown} needs libraries that the runner does not find: {}",
-                missing.libraries.join(", ")
-            ),
+            format!("{shown} needs libraries that the runner does not find: {names}"),
             "install ollama's archive whole; of its own libraries none may be missing",
         );
+        return false;
     }
     let driver: Vec<_> = missing.symbols.into_iter().filter(|name| is_of_driver(name)).collect();
     if !driver.is_empty() {
-        return report.error(
+        let names = driver.join(", ");
+        report.error(
             "ollama-imports",
-            format!(
-                "{shown} imports functions of the driver that vgpu's {CUDA} lacks: {}",
-                driver.join(", ")
-            ),
+            format!("{shown} imports functions of the driver that vgpu's {CUDA} lacks: {names}"),
             "with RTLD_NOW this loses the whole backend: update vgpu",
         );
     }
-    if let Some(prober) = &subject.prober {
-        let load = prober.run(Kind::Load, &path.to_string_lossy(), &environment);
-        if let Ok(Answer { load_error: Some(error), .. }) = load.answer {
-            return report.error(
-                "ollama-load",
-                format!("{shown} does not load as the runner does it: {error}"),
-                "as the message says",
-            );
-        }
-        let cuda = prober.run(Kind::Cuda, CUDA, &environment);
-        if let Ok(Answer { failed: Some(step), .. }) = &cuda.answer {
-            let text =
-                format!("in the runner's environment {} returns {} {}", step.call, step.code, step.name);
-            report.error("ollama-runner", text, "compare the variables of ollama's unit with your shell's");
-            return report.log(&cuda.log);
-        }
+    driver.is_empty()
+}
+
+/// Loads the backend and starts CUDA as the runner does it; whether that works, or could not be tried.
+fn tried(subject: &Subject, backend: &Path, environment: &Environment, report: &mut Report) -> bool {
+    let Some(prober) = &subject.prober else { return true };
+    let load = prober.run(Kind::Load, &backend.to_string_lossy(), environment);
+    if let Ok(Answer { load_error: Some(error), .. }) = load.answer {
+        let text = format!("{} does not load as the runner does it: {error}", backend.display());
+        report.error("ollama-load", text, "as the message says");
+        return false;
     }
-    report.ok(format!("the runner finds vgpu's {CUDA} for {shown}"));
+    let cuda = prober.run(Kind::Cuda, CUDA, environment);
+    if let Ok(Answer { failed: Some(step), .. }) = &cuda.answer {
+        let text = format!("in the runner's environment {} returns {} {}", step.call, step.code, step.name);
+        report.error("ollama-runner", text, "compare the variables of ollama's unit with your shell's");
+        report.log(&cuda.log);
+        return false;
+    }
+    true
 }
 
 fn is_of_driver(symbol: &str) -> bool {
