@@ -21,7 +21,8 @@
 //! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
 //! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `nocontext` (needs no current context),
-//! `reports` (may return the error of an earlier asynchronous call).
+//! `reports` (may return the error of an earlier asynchronous call), `instream` (an asynchronous call that touches nothing but the
+//! stream that it names).
 
 mod parse;
 mod tables;
@@ -155,6 +156,8 @@ pub struct Function {
     pub by_hand_in_worker: bool,
     pub needs_context: bool,
     pub reports: bool,
+    /// Touches nothing but its stream.
+    pub in_stream: bool,
     /// Why it is not supported.
     pub reason: Option<String>,
     /// Exported also as `name_ptsz` (stream 0 means the per-thread stream).

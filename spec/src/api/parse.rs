@@ -60,6 +60,7 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         by_hand_in_worker: false,
         needs_context: true,
         reports: false,
+        in_stream: false,
         reason: None,
         ptsz: false,
         ptds: false,
@@ -87,6 +88,7 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
             "@worker" => function.by_hand_in_worker = true,
             "nocontext" => function.needs_context = false,
             "reports" => function.reports = true,
+            "instream" => function.in_stream = true,
             other => return Err(format!("modifier `{other}` is not known")),
         }
     }
