@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::*;
-use vgpu_softgpu::driver::{copy, event, pool, stream};
+use vgpu_softgpu::driver::{capture, copy, event, pool, stream};
 
 const INVALID_VALUE: u32 = 1;
 const INVALID_HANDLE: u32 = 400;
@@ -128,6 +128,21 @@ fn the_legacy_stream_is_not_ready_while_a_blocking_stream_is_busy() {
     release.send(()).unwrap();
     assert_eq!(wait(0), 0);
     assert_eq!(query(stream), 0);
+}
+
+#[test]
+fn work_in_the_legacy_stream_breaks_the_captures_that_it_would_wait_for() {
+    own_context();
+    let (blocking, independent) = (new_stream(0), new_stream(NON_BLOCKING));
+    let (to, from) = (alloc(64), alloc(64));
+    for (stream, copied, ended) in [(blocking, 906, 901), (independent, 0, 0)] {
+        // SAFETY: the pointers are of live values.
+        unsafe {
+            assert_eq!(capture::cuStreamBeginCapture_v2(stream, 2), 0);
+            assert_eq!(copy::cuMemcpyDtoD_v2(to, from, 64), copied);
+            assert_eq!(get(|out| capture::cuStreamEndCapture(stream, out)).err().unwrap_or(0), ended);
+        }
+    }
 }
 
 #[test]

@@ -192,11 +192,7 @@ impl Lanes {
 
     /// What a call that begins now on lane `index` must come after; `dependency` tells it of each other lane.
     #[inline]
-    fn dependencies(
-        &self,
-        index: usize,
-        dependency: impl Fn(&Order) -> Option<Dependency>,
-    ) -> Dependencies {
+    fn dependencies(&self, index: usize, dependency: impl Fn(&Order) -> Option<Dependency>) -> Dependencies {
         let mut dependencies = Dependencies::new();
         let len = self.len.load(Ordering::Acquire);
         if len > 1 {

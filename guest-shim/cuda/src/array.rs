@@ -1,6 +1,6 @@
 //! Arrays. Their shapes are asked for once and kept in the handle table, so that copies need not wait to learn whether they are right.
 
-use crate::{call, calls, device, error, handles};
+use crate::{call, calls, capture, device, error, handles};
 use vgpu_spec::{
     handle::Kind,
     plain::{Blob4, Blob8},
@@ -9,6 +9,8 @@ use vgpu_spec::{
 
 /// CU_MEM_OPERATION_TYPE_MAP and _UNMAP are the driver's to tell apart; a mask names one device.
 const DEVICES: u32 = 32;
+/// Mappings of sparse arrays in one message.
+const MAPS: usize = 64;
 
 fn descriptor(blob: &Blob8<40>) -> Array3DDescriptor {
     // SAFETY: 40 bytes of numbers, of which any are values.
@@ -33,6 +35,12 @@ impl Shape {
     fn of(d: &Array3DDescriptor) -> Self {
         let element = element_size(d.format, d.channels);
         Shape { width: d.width, height: d.height.max(1), depth: d.depth.max(1), element }
+    }
+
+    /// Bytes of all elements, if these are plain texels.
+    pub fn bytes(self) -> Option<usize> {
+        let row = self.element.checked_mul(self.width).filter(|&row| row != 0)?;
+        row.checked_mul(self.height)?.checked_mul(self.depth)
     }
 
     fn words(self) -> Option<(u64, u64)> {
@@ -178,16 +186,25 @@ fn host_devices(mask: u32) -> error::Result<u32> {
     Ok(host)
 }
 
+/// Maps in parts: the driver refuses a list at the first mapping that is wrong, without reading what comes after it.
 pub unsafe fn cuMemMapArrayAsync(mapInfoList: *const Blob8<96>, count: u32, hStream: u64) -> error::Result {
     handles::check_stream(hStream)?;
-    // SAFETY: the program's array of `count`.
-    let list = unsafe { call::slice(mapInfoList, count as usize) }.ok_or(error::INVALID_VALUE)?;
-    let mut list = list.to_vec();
-    for map in &mut list {
-        let devices = host_devices(array_map::DEVICES.get(&map.0) as u32)?;
-        array_map::DEVICES.set(&mut map.0, devices.into());
+    if mapInfoList.is_null() || count == 0 {
+        return Err(error::INVALID_VALUE);
     }
-    calls::cuMemMapArrayAsync(&list, count, hStream)
+    capture::refuse_capturing(hStream)?;
+    for first in (0..count as usize).step_by(MAPS) {
+        let len = MAPS.min(count as usize - first);
+        // SAFETY: the program's array of `count`, of which this is a part.
+        let part = unsafe { call::slice(mapInfoList.add(first), len) }.ok_or(error::INVALID_VALUE)?;
+        let mut part = part.to_vec();
+        for map in &mut part {
+            let devices = host_devices(array_map::DEVICES.get(&map.0) as u32)?;
+            array_map::DEVICES.set(&mut map.0, devices.into());
+        }
+        calls::cuMemMapArrayAsync(&part, part.len() as u32, hStream)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -204,6 +221,14 @@ mod tests {
             assert_eq!(Shape::from_words(packed, element), shape);
         }
         assert!(Shape { width: 1 << 20, height: 1, depth: 1, element: 1 }.words().is_none());
+    }
+
+    #[test]
+    fn only_plain_texels_have_bytes() {
+        let shape = Shape { width: 64, height: 16, depth: 2, element: 4 };
+        assert_eq!(shape.bytes(), Some(8192));
+        assert_eq!(Shape { element: 0, ..shape }.bytes(), None);
+        assert_eq!(Shape { width: usize::MAX / 4, ..shape }.bytes(), None, "more than an address reaches");
     }
 
     #[test]

@@ -20,11 +20,17 @@ fn certain(array: u64, offset: usize, n: usize) -> bool {
         && offset.checked_add(n).is_some_and(|end| end <= shape.width * shape.element)
 }
 
+/// Whether the bytes are certainly not all in the array, so that the program's need not be either.
+fn beyond(array: u64, offset: usize, n: usize) -> bool {
+    let size = array::shape(array).ok().and_then(|shape| shape.bytes());
+    size.is_some_and(|size| offset.checked_add(n).is_none_or(|end| end > size))
+}
+
 fn finish(sure: bool, stream: u64, wait: bool) -> error::Result {
     match (wait, sure) {
         (true, _) => calls::cuStreamSynchronize(stream),
-        (false, true) => Ok(()),
-        (false, false) => call::settle(),
+        (false, true) if !capture::may_refuse(stream) => Ok(()),
+        _ => call::settle(),
     }
 }
 
@@ -53,7 +59,7 @@ unsafe fn to_array(
         return Ok(());
     }
     array::check_copied(array)?;
-    if src.is_null() {
+    if src.is_null() || beyond(array, offset, n) {
         return Err(error::INVALID_VALUE);
     }
     let address = src.addr() as u64;
@@ -61,7 +67,7 @@ unsafe fn to_array(
         calls::vgpuCopyHostToArray(array, offset, address, n, stream)?;
         return finish(certain(array, offset, n), stream, wait);
     }
-    if capture::captures(stream)? {
+    if capture::captures_copy(stream)? {
         return capture_row((memory_type::ARRAY, array, offset), (memory_type::HOST, address, 0), n, stream);
     }
     let block = Block::take()?;
@@ -99,7 +105,7 @@ unsafe fn from_array(
         calls::vgpuCopyArrayToHost(address, array, offset, n, stream)?;
         return finish(certain(array, offset, n), stream, wait);
     }
-    if capture::captures(stream)? {
+    if capture::captures_copy(stream)? {
         return capture_row((memory_type::HOST, address, 0), (memory_type::ARRAY, array, offset), n, stream);
     }
     let block = Block::take()?;

@@ -1,8 +1,9 @@
 //! Batches of copies: one copy after another, which the API allows, since it promises no order within a batch.
 
-use crate::{array, call, copy, copy_strided, error, handles};
+use crate::{array, call, capture, context, copy, copy_strided, error, handles};
 use vgpu_spec::{
     plain::{Blob4, Blob8},
+    result::CudaError,
     structure::{Memcpy3D, Memcpy3DSide, memory_type},
 };
 
@@ -41,6 +42,16 @@ fn orders(attributes: &[Blob4<24>], indexes: &[usize], count: usize) -> error::R
     Ok(all)
 }
 
+/// Refuses, once the arguments are known to be right, where no batch can be copied: without a current context, in one that was destroyed,
+/// and in a stream that captures, whose capture goes on.
+fn check_place(stream: u64) -> error::Result {
+    if context::current() == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    context::require()?;
+    if capture::captures(stream)? { Err(CudaError::StreamCaptureUnsupported as u32) } else { Ok(()) }
+}
+
 #[allow(clippy::too_many_arguments)] // the driver API's parameters
 unsafe fn batch(
     dsts: *const u64,
@@ -69,6 +80,7 @@ unsafe fn batch(
         )
     };
     let orders = orders(attrs, indexes, count)?;
+    check_place(stream)?;
     let mut wait = false;
     for (i, &order) in orders.iter().enumerate() {
         *failed = i;
@@ -237,6 +249,7 @@ unsafe fn batch_3d(
     }
     // SAFETY: the caller's promise.
     let list = unsafe { call::slice(list, count) }.ok_or(error::INVALID_VALUE)?;
+    check_place(stream)?;
     let mut wait = false;
     for (i, blob) in list.iter().enumerate() {
         *failed = i;

@@ -1,15 +1,16 @@
 //! How a call enters the shim, and how a message leaves it.
 
 use crate::{
-    client, context, error, output,
+    client, context, error, handles, output,
     trace::{self, Site},
+    unsupported,
 };
 use std::{
     ffi::{CStr, c_char},
     panic::{AssertUnwindSafe, catch_unwind},
     slice,
 };
-use vgpu_client::LaneError;
+use vgpu_client::{LaneError, MessageWriter, ThreadLane};
 use vgpu_spec::{
     plain::Plain,
     wire::args::{Reader, Writer, bytes_len},
@@ -36,8 +37,8 @@ pub fn enter<A: AsRef<[u64]>>(
     };
     let status = match catch_unwind(AssertUnwindSafe(checked)) {
         Ok(Ok(())) => 0,
-        Ok(Err(status)) => failed(site.name, status),
-        Err(_) => failed(site.name, error::UNKNOWN),
+        Ok(Err(status)) => failed(site, status),
+        Err(_) => failed(site, error::UNKNOWN),
     };
     if let Some(began) = began {
         trace::end(began, site, arguments().as_ref(), status);
@@ -46,9 +47,32 @@ pub fn enter<A: AsRef<[u64]>>(
 }
 
 #[cold]
-fn failed(name: &'static str, status: u32) -> u32 {
-    crate::logs::returned(name, status);
+fn failed(site: &'static Site, status: u32) -> u32 {
+    if site.refuses(status) {
+        unsupported::note(site.name, site.reason);
+    }
+    crate::logs::returned(site.name, status);
     status
+}
+
+/// What a forked child is told of a call with good handles: the driver's `code`, although the call comes to nothing. A child has no lane.
+#[cold]
+pub fn in_child(site: &'static Site, code: u32) -> error::Result {
+    static LOGGED: std::sync::Once = std::sync::Once::new();
+    if code != 0 {
+        return Err(code);
+    }
+    // What the child has destroyed is gone for it.
+    if site.class == "destroy" {
+        return Ok(());
+    }
+    LOGGED.call_once(|| {
+        vgpu_client::warn!(
+            "{}: this process was forked from one that uses the GPU; what it asks for is accepted and not done",
+            site.name
+        );
+    });
+    Ok(())
 }
 
 /// Sends a message that nobody waits for; `in_context`: the worker is to run it in the current context. With CUDA_LAUNCH_BLOCKING=1 it is waited for, and its error returned at once.

@@ -18,6 +18,8 @@ pub struct Client {
     pub devices: Devices,
     /// CUDA_LAUNCH_BLOCKING=1: every call waits.
     pub blocking: bool,
+    /// This process; in a forked child, the one that called cuInit.
+    process: u32,
 }
 
 static CLIENT: OnceLock<Client> = OnceLock::new();
@@ -31,6 +33,23 @@ pub fn get() -> error::Result<&'static Client> {
         Some(client) if !fork::forked() => Ok(client),
         _ => Err(error::NOT_INITIALIZED),
     }
+}
+
+/// CUDA_ERROR_NOT_INITIALIZED before cuInit: for what also answers in a forked child.
+#[inline]
+pub fn started() -> error::Result {
+    CLIENT.get().map(|_| ()).ok_or(error::NOT_INITIALIZED)
+}
+
+/// CUDA_ERROR_NOT_INITIALIZED in a forked child: for what looks at its arguments first before cuInit.
+#[inline]
+pub fn not_forked() -> error::Result {
+    if fork::forked() { Err(error::NOT_INITIALIZED) } else { Ok(()) }
+}
+
+/// The process that called cuInit: this one, or one that it was forked from.
+pub fn process() -> Option<u32> {
+    CLIENT.get().map(|client| client.process)
 }
 
 /// cuInit: connects to the agent.
@@ -89,6 +108,7 @@ fn connect() -> error::Result<Client> {
         heap: Heap::new(Arc::new(Windows::new(Arc::clone(&connection))), HEAP_LIMIT),
         devices,
         blocking: std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v == "1"),
+        process: std::process::id(),
     };
     vgpu_client::info!(
         "client {} is connected after {} ms: {} device(s), driver API {}",

@@ -58,12 +58,16 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
         // The driver takes a device's address for a host's; it is none here.
         return device_to_device(dst, src.addr() as u64, n, stream);
     }
-    if capture::captures(stream)? {
+    if capture::captures_copy(stream)? {
         let src = (memory_type::HOST, src.expose_provenance() as u64);
         graph_pageable::capture_line((memory_type::DEVICE, dst), src, n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
     if n > INLINE {
+        if memory::ends_far_within(dst, n as u64) {
+            // Before the source is read, which need not be as long.
+            return Err(error::INVALID_VALUE);
+        }
         // SAFETY: the caller's promise.
         return unsafe { to_device(dst, src, n, stream) };
     }
@@ -72,7 +76,7 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
     calls::vgpuCopyInlineToDevice(dst, bytes, n, stream)?;
     count(n);
     // An address that is not known may be wrong: the program learns it from this call, as natively.
-    if memory::known(dst, n as u64) { Ok(()) } else { call::settle() }
+    if memory::known(dst, n as u64) && !capture::may_refuse(stream) { Ok(()) } else { call::settle() }
 }
 
 /// Device to host.
@@ -94,7 +98,7 @@ unsafe fn device_to_host(dst: *mut u8, src: u64, n: usize, stream: u64, wait: bo
     if memory::find(dst.addr() as u64).is_some() {
         return device_to_device(dst.addr() as u64, src, n, stream);
     }
-    if capture::captures(stream)? {
+    if capture::captures_copy(stream)? {
         let dst = (memory_type::HOST, dst.expose_provenance() as u64);
         graph_pageable::capture_line(dst, (memory_type::DEVICE, src), n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
@@ -126,7 +130,7 @@ unsafe fn copy(dst: u64, src: u64, n: usize, stream: u64, wait: bool) -> error::
             if n > 0 && (dst == 0 || src == 0) {
                 return Err(error::INVALID_VALUE);
             }
-            if capture::captures(stream)? {
+            if capture::captures_copy(stream)? {
                 let unified = |address| (memory_type::UNIFIED, address);
                 return graph_pageable::capture_line(unified(dst), unified(src), n, stream);
             }
@@ -144,13 +148,13 @@ fn device_to_device(dst: u64, src: u64, n: usize, stream: u64) -> error::Result 
         return Ok(());
     }
     calls::cuMemcpyDtoDAsync_v2(dst, src, n, stream)?;
-    settle_unless_known(dst, src, n)
+    settle_unless_known(dst, src, n, stream)
 }
 
-/// An address that is not known may be wrong: the program learns it from this call, as natively.
-pub fn settle_unless_known(dst: u64, src: u64, n: usize) -> error::Result {
+/// An address that is not known may be wrong, and captures forbid the default stream: the program learns it from this call, as natively.
+pub fn settle_unless_known(dst: u64, src: u64, n: usize, stream: u64) -> error::Result {
     let known = |address| memory::known(address, n as u64);
-    if known(dst) && known(src) { Ok(()) } else { call::settle() }
+    if known(dst) && known(src) && !capture::may_refuse(stream) { Ok(()) } else { call::settle() }
 }
 
 pub unsafe fn cuMemcpy(dst: u64, src: u64, ByteCount: usize, stream: u64) -> error::Result {

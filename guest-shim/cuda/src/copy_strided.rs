@@ -156,7 +156,7 @@ unsafe fn staged(pageable: Rows, device: Place, e: Extent, from_host: bool, how:
 unsafe fn copy(dst: Place, src: Place, e: Extent, how: How) -> error::Result {
     handles::check_stream(how.stream)?;
     let pageable = dst.side() == Side::Pageable || src.side() == Side::Pageable;
-    if pageable && capture::captures(how.stream)? {
+    if pageable && capture::captures_copy(how.stream)? {
         let Extent { width, height, depth } = e;
         let copy = Memcpy3D { src: src.described(0), dst: dst.described(0), width, height, depth };
         graph_pageable::capture(&copy, how.stream)?;
@@ -187,8 +187,8 @@ unsafe fn copy(dst: Place, src: Place, e: Extent, how: How) -> error::Result {
             let on_host = dst.side() == Side::Pinned || src.side() == Side::Pinned;
             match (how.wait && on_host, sure) {
                 (true, _) => calls::cuStreamSynchronize(how.stream),
-                (false, true) => Ok(()),
-                (false, false) => call::settle(),
+                (false, true) if !capture::may_refuse(how.stream) => Ok(()),
+                _ => call::settle(),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     call::{self, put},
-    callback, calls, context, error,
+    callback, calls, context, error, external_node,
     graph::EdgeData,
     graph_copy, graph_kernel, graph_memory, handles, stream_memory_operation,
 };
@@ -142,6 +142,7 @@ impl Node {
             node_type::HOST | node_type::GRAPH => 16,
             node_type::EMPTY => 0,
             node_type::WAIT_EVENT | node_type::EVENT_RECORD | node_type::MEM_FREE => 8,
+            node_type::EXT_SEMAS_SIGNAL | node_type::EXT_SEMAS_WAIT => 24,
             node_type::MEM_ALLOC => 120,
             node_type::BATCH_MEM_OP => 32,
             node_type::CONDITIONAL => 40,
@@ -152,15 +153,9 @@ impl Node {
         all[4..INNER].iter().chain(&all[INNER + used..]).all(|&byte| byte == 0)
     }
 
-    /// The answer for a type that is not served.
-    fn refuse(&self) -> error::Result {
-        if matches!(self.kind, node_type::EXT_SEMAS_SIGNAL | node_type::EXT_SEMAS_WAIT) {
-            vgpu_client::warn!(
-                "graph nodes of external semaphores are for interoperation with graphics APIs"
-            );
-            return Err(error::NOT_SUPPORTED);
-        }
-        Err(error::INVALID_VALUE)
+    /// What a node of external semaphores does, as its messages have it.
+    fn waits(&self) -> u32 {
+        u32::from(self.kind == node_type::EXT_SEMAS_WAIT)
     }
 }
 
@@ -250,7 +245,11 @@ unsafe fn add(
                 );
             }
             node_type::CONDITIONAL => conditional(&mut made, graph, after, count, &node)?,
-            _ => return node.refuse(),
+            node_type::EXT_SEMAS_SIGNAL | node_type::EXT_SEMAS_WAIT => {
+                let inner = node.inner.cast();
+                return external_node::add(place, graph, dependencies, count, inner, node.waits());
+            }
+            _ => return Err(error::INVALID_VALUE),
         }
         put(place, made)
     }
@@ -427,7 +426,10 @@ unsafe fn set_any(exec: u64, handle: u64, parameters: *mut Blob8<256>) -> error:
             node_type::GRAPH | node_type::MEM_ALLOC | node_type::MEM_FREE | node_type::CONDITIONAL => {
                 Err(error::NOT_SUPPORTED)
             }
-            _ => node.refuse(),
+            node_type::EXT_SEMAS_SIGNAL | node_type::EXT_SEMAS_WAIT => {
+                external_node::set(exec, handle, node.inner.cast(), node.waits())
+            }
+            _ => Err(error::INVALID_VALUE),
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Device memory: what the program owns, so that pointer queries and copies of unknown direction need not ask, and the addresses that
 //! this process keeps free of host memory.
 
+mod address_range;
+
+pub use address_range::{cuMemGetAddressRange_v2, cuMemGetHandleForAddressRange};
+
 use crate::{
     call::put,
-    calls, client, context, error, managed_memory,
+    calls, context, error, managed_memory,
     sharing::{self, Thing},
 };
 use std::{
@@ -19,6 +23,8 @@ use vgpu_spec::wire::Range;
 /// How often an allocation that collides with host memory is tried again.
 const TRIES: usize = 8;
 const PAGE: u64 = 4096;
+/// The most by which the driver rounds an allocation up: a page of device memory.
+const ROUNDING: u64 = 2 << 20;
 
 /// What a range of device memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +134,12 @@ pub fn known(address: u64, len: u64) -> bool {
         }
     }
     false
+}
+
+/// Whether `[address, address + len)` begins in known memory and reaches far beyond it. What the driver rounds an allocation up by belongs to
+/// it.
+pub fn ends_far_within(address: u64, len: u64) -> bool {
+    find(address).is_some() && !known(address, len.saturating_sub(ROUNDING))
 }
 
 /// Remembers reserved addresses.
@@ -354,7 +366,8 @@ pub unsafe fn cuMemAllocPitch_v2(
     }
     let mut pitch = 0;
     // The pitch is only known with the answer; rows are never wider than twice the least pitch of 512 bytes and the width.
-    let most = WidthInBytes.next_multiple_of(512).checked_mul(Height).ok_or(error::OUT_OF_MEMORY)?;
+    let most = WidthInBytes.checked_next_multiple_of(512).and_then(|pitch| pitch.checked_mul(Height));
+    let most = most.ok_or(error::INVALID_VALUE)?;
     let ask = |place: &mut u64| {
         calls::cuMemAllocPitch_v2(place, &mut pitch, WidthInBytes, Height, ElementSizeBytes)
     };
@@ -382,21 +395,13 @@ pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
     calls::cuMemFree_v2(dptr)
 }
 
-pub unsafe fn cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) -> error::Result {
-    let (base, len) = match find(dptr) {
-        Some(block) => (block.base, block.len),
-        None => client::get()?.heap.find(dptr).ok_or(vgpu_spec::result::CudaError::NotFound as u32)?,
-    };
-    // SAFETY: the program's pointers, which may be NULL.
-    unsafe {
-        if let Some(place) = pbase.as_mut() {
-            *place = base;
-        }
-        if let Some(place) = psize.as_mut() {
-            *place = usize::try_from(len).unwrap_or(usize::MAX);
-        }
+/// The form with 32-bit addresses wants a context of CUDA 3.1 or before. Without a current one it does as the later form.
+pub unsafe fn cuMemFree(dptr: u32) -> error::Result {
+    if context::current() != 0 {
+        return Err(error::INVALID_CONTEXT);
     }
-    Ok(())
+    // SAFETY: no pointers.
+    unsafe { cuMemFree_v2(u64::from(dptr)) }
 }
 
 #[cfg(test)]
@@ -415,6 +420,16 @@ mod tests {
         forget_module(77);
         assert_eq!(find(0x1000_0000_0200), None);
         assert!(remove(0x1000_0000_0000) && !remove(0x1000_0000_0000));
+    }
+
+    #[test]
+    fn what_an_allocation_is_rounded_up_by_belongs_to_it() {
+        let base = 0x1200_0000_0000;
+        insert(base, 512, Origin::Allocated);
+        assert!(!ends_far_within(base, 512) && !ends_far_within(base, ROUNDING));
+        assert!(ends_far_within(base, ROUNDING + 513) && ends_far_within(base + 511, u64::MAX));
+        assert!(!ends_far_within(base + 512, u64::MAX), "memory that is not known is the driver's to judge");
+        assert!(remove(base));
     }
 
     #[test]

@@ -12,6 +12,9 @@ use vgpu_spec::{api::HANDLE_KINDS, handle};
 const ELEMENTS: usize = 8;
 const STRUCTURE_BYTES: usize = 256;
 
+/// The class of what refuses every call, and of a call that was refused.
+const UNSUPPORTED: &str = "unsupported";
+
 /// One exported symbol.
 pub struct Site {
     pub name: &'static str,
@@ -19,6 +22,13 @@ pub struct Site {
     pub parameters: &'static [Parameter],
     /// Why it is not supported; empty if it is.
     pub reason: &'static str,
+}
+
+impl Site {
+    /// Whether a call was refused because the function is not supported: one that checks its arguments has other answers too.
+    pub fn refuses(&self, status: u32) -> bool {
+        !self.reason.is_empty() && (self.class == UNSUPPORTED || status == error::NOT_SUPPORTED)
+    }
 }
 
 /// One parameter, as the description has it.
@@ -80,7 +90,7 @@ pub fn end(began: Began, site: &Site, arguments: &[u64], status: u32) {
     let name = if status == 0 { None } else { Some(error::name(status)) };
     let ended = Ended {
         call: site.name,
-        class: site.class,
+        class: if site.refuses(status) { UNSUPPORTED } else { site.class },
         result: status,
         error: name.as_deref(),
         totals: totals(),
@@ -89,7 +99,7 @@ pub fn end(began: Began, site: &Site, arguments: &[u64], status: u32) {
         for (parameter, value) in site.parameters.iter().zip(arguments) {
             object.json(parameter.name, &argument(parameter, *value, arguments, status == 0));
         }
-        if !site.reason.is_empty() {
+        if site.refuses(status) {
             object.text("reason", site.reason);
         }
     });
@@ -202,6 +212,15 @@ mod tests {
         assert_eq!(element(Kind::Handle, make(HandleKind::Stream, 3, 0)), "\"Stream#3\"");
         assert_eq!(element(Kind::Handle, 0), "\"NULL\"");
         assert_eq!(element(Kind::Address, 0x7f00), "\"0x7f00\"");
+    }
+
+    #[test]
+    fn a_reason_is_for_what_is_refused_and_not_for_wrong_arguments() {
+        let site = |class, reason| Site { name: "cuX", class, parameters: &[], reason };
+        assert!(site("local", "not yet").refuses(error::NOT_SUPPORTED));
+        assert!(!site("local", "not yet").refuses(error::INVALID_HANDLE));
+        assert!(!site("local", "").refuses(error::NOT_SUPPORTED));
+        assert!(site(UNSUPPORTED, "not yet").refuses(error::INVALID_CONTEXT));
     }
 
     #[test]

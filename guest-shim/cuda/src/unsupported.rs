@@ -1,7 +1,8 @@
-//! Functions that are not supported: each exists, refuses, and is named once in the log.
+//! Functions that are not supported: each exists, refuses, and is named once in the log. Those that first check their arguments as the
+//! driver does are in the files of their nouns, and refuse with CUDA_ERROR_NOT_SUPPORTED.
 
 use crate::{
-    client, context, error,
+    capture, client, context, error,
     trace::{self, Site},
 };
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
@@ -12,29 +13,27 @@ static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
 /// 4 GiB, with CUDA_ERROR_INVALID_CONTEXT (measured).
 const NARROW: &str = "device addresses do not fit in 32 bits";
 
-/// The reason of what takes a node of a type that cannot be made: whatever the node is, the driver would find another type.
-const NO_SUCH_NODE: &str =
-    "no node is one of external semaphores, which are for interoperation with graphics APIs";
+/// A line in the log for the first refusal of a function, or of something that a supported function would do.
+pub fn note(what: &'static str, reason: &'static str) {
+    // Not locked while it is logged: the program's callback for log entries may call a function of these.
+    let first = SEEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(what);
+    if first {
+        vgpu_client::warn!("{what} is not supported: {reason}");
+    }
+}
 
 /// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
-pub fn report(site: &'static Site) -> u32 {
+/// `unsafe_in_capture`: a capture may be in its way, as the driver finds before anything else.
+pub fn report(site: &'static Site, unsafe_in_capture: bool) -> u32 {
     let began = trace::begin();
-    // Not locked while it is logged: the program's callback for log entries may call a function of these.
-    let first = SEEN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get_or_insert_with(HashSet::new)
-        .insert(site.name);
-    if first {
-        vgpu_client::warn!("{} is not supported: {}", site.name, site.reason);
-    }
+    note(site.name, site.reason);
     vgpu_client::record::call(site.name);
     let refusal = match site.reason {
         NARROW => context::require().err().unwrap_or(error::INVALID_CONTEXT),
-        NO_SUCH_NODE => error::INVALID_VALUE,
         _ => error::NOT_SUPPORTED,
     };
-    let status = client::get().err().unwrap_or(refusal);
+    let captured = || if unsafe_in_capture { capture::refuse_unsafe().err() } else { None };
+    let status = client::get().err().or_else(captured).unwrap_or(refusal);
     crate::logs::returned(site.name, status);
     if let Some(began) = began {
         trace::end(began, site, &[], status);

@@ -63,7 +63,7 @@ impl fmt::Display for Line<'_> {
             write!(f, "/{}", call.tid)?;
         }
         write!(f, "] {}(", call.call)?;
-        let shown = call.args.iter().filter(|_| !call.is_unsupported());
+        let shown = call.args.iter().filter(|(name, _)| !call.is_unsupported() || *name != "reason");
         for (index, (name, value)) in shown.enumerate() {
             write!(f, "{}{name}={}", if index > 0 { ", " } else { "" }, Argument(value))?;
         }
@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn an_unsupported_call_says_why() {
         let call = call(
-            r#"{"pid":8,"tid":9,"at_ns":0,"call":"cuTexRefCreate","class":"unsupported","args":{"reason":"not yet"},"result":801,"error":"CUDA_ERROR_NOT_SUPPORTED","ns":400,"messages":0,"round_trips":0}"#,
+            r#"{"pid":8,"tid":9,"at_ns":0,"call":"cuTexRefCreate","class":"unsupported","args":{"pTexRef":"NULL","reason":"not yet"},"result":801,"error":"CUDA_ERROR_NOT_SUPPORTED","ns":400,"messages":0,"round_trips":0}"#,
         );
         assert_eq!(
             call.line(0).to_string(),
-            "0.000000 [8/9] cuTexRefCreate() = 801 CUDA_ERROR_NOT_SUPPORTED (not yet) <0.4 µs>"
+            "0.000000 [8/9] cuTexRefCreate(pTexRef=NULL) = 801 CUDA_ERROR_NOT_SUPPORTED (not yet) <0.4 µs>"
         );
         assert!(call.failed() && call.is_unsupported());
     }

@@ -1,12 +1,13 @@
 //! What the shim's trace knows of a symbol: its parameters as a table, and the arguments as numbers.
 
 use super::text::{identifier, to_slot};
-use crate::api::{Count, Direction, Function, Parameter, Type, struct_layout};
+use crate::api::{Class, Count, Direction, Function, Parameter, Type, struct_layout};
 
 /// The `Site` of a symbol, as an expression.
-pub fn site(f: &Function, suffix: &str, reason: &str) -> String {
-    // Functions without signature take no arguments that could be shown.
-    let shown: &[Parameter] = if reason.is_empty() { &f.parameters } else { &[] };
+pub fn site(f: &Function, suffix: &str) -> String {
+    // What refuses every call does not look at its arguments.
+    let shown: &[Parameter] = if f.class == Class::Unsupported { &[] } else { &f.parameters };
+    let reason = f.reason.as_deref().unwrap_or_default();
     let parameters: Vec<String> = shown.iter().map(|p| parameter(f, p)).collect();
     format!(
         "crate::trace::Site {{ name: \"{}{suffix}\", class: \"{}\", parameters: &[{}], reason: {reason:?} }}",

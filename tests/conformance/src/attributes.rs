@@ -86,6 +86,15 @@ pub fn is_free_value(f: &Function, parameter: &str) -> bool {
         || matches!(parameter, "ui" | "us" | "uc" | "pixelBoxLowerCornerWidth" | "pixelBoxUpperCornerWidth")
 }
 
+/// Numbers that name an object as a handle does: kernels get them as parameters, so that they are the driver's own.
+pub fn object(parameter: &str) -> Option<&'static str> {
+    match parameter {
+        "texObject" | "pTexObject" => Some("Texture"),
+        "surfObject" | "pSurfObject" => Some("Surface"),
+        _ => None,
+    }
+}
+
 /// Structures that are read although the header's parameter is not const.
 pub fn is_input(f: &Function, parameter: &str) -> bool {
     matches!(
@@ -166,6 +175,12 @@ pub fn spoils_others(symbol: &str) -> bool {
             | "cuDeviceSetMemPool"
             | "cuMemSetMemPool"
     )
+}
+
+/// Cases whose answer is a number that the driver counts up in each process: only whether it is one is shown.
+pub fn counts_up(case: &str) -> bool {
+    // CU_POINTER_ATTRIBUTE_BUFFER_ID and _MEMORY_BLOCK_ID.
+    matches!(case, "cuPointerGetAttribute/attribute=7" | "cuPointerGetAttribute/attribute=20")
 }
 
 /// Numbers that differ from run to run.

@@ -165,6 +165,14 @@ pub fn is_pointer(p: &Parameter) -> bool {
     p.direction != Direction::Value || matches!(p.ty, Type::Str | Type::Pointer | Type::Callback)
 }
 
+/// The kind of handle that a parameter is.
+pub fn handle_kind(p: &Parameter) -> Option<&str> {
+    match &p.ty {
+        Type::Handle(kind) => Some(kind),
+        _ => attributes::object(&p.name),
+    }
+}
+
 pub fn is_handle(p: &Parameter) -> bool {
     p.direction == Direction::Value && matches!(p.ty, Type::Handle(_) | Type::DevPtr)
 }
@@ -192,14 +200,14 @@ fn changes(f: &Function, p: &Parameter) -> Vec<(String, Change)> {
             add("zeros", Change::Fill(0));
             add("ones", Change::Fill(0xff));
         }
-    } else if let Type::Handle(kind) = &p.ty {
+    } else if let Some(kind) = handle_kind(p) {
         add("null", Change::Null);
         add("wrong-kind", Change::WrongKind);
         if fixtures::can_be_stale(kind) {
             add("stale", Change::Stale);
         }
         add("random", Change::Random);
-        match kind.as_str() {
+        match kind {
             "Stream" => {
                 add("legacy", Change::Set(1));
                 add("per-thread", Change::Set(2));
@@ -287,6 +295,7 @@ mod tests {
             "cuStreamCreate/Flags=unknown-bit",
             "cuDeviceGet/ordinal=-1",
             "cuMemcpyHtoD_v2_ptds/srcHost=null",
+            "cuTexObjectDestroy/texObject=stale",
             "cuMemAlloc_v2/@after-fault",
             "cuMemAlloc_v2/@forked",
         ] {

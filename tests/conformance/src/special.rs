@@ -257,6 +257,9 @@ fn more(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument> {
         ("cuGraphKernelNodeGetAttribute" | "cuGraphKernelNodeSetAttribute", "attr") => integer(2),
         ("cuGraphDebugDotPrint", "path") | ("cuLogsDumpToFile", "pathToFile") => integer(path("out")),
         ("cuGraphInstantiate", "logBuffer") => Some(Argument::output(&[0; 256], Show::Text)),
+        ("cuGraphConditionalHandleCreate", "pHandle_out") => {
+            Some(Argument::output(&[UNTOUCHED; 8], Show::Handles(1)))
+        }
         ("cuGraphConditionalHandleCreate", "hGraph") => integer(fx.get("small graph")),
         (
             "cuGraphRetainUserObject"
@@ -311,10 +314,6 @@ fn more(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument> {
         ("cuLogsDumpToMemory", "buffer") => Some(Argument::output(&[0; 8], Show::Nothing)),
         // Textures
         ("cuTexObjectCreate", "pResViewDesc") => integer(0),
-        (
-            "cuTexObjectGetResourceViewDesc" | "cuTexRefGetArray" | "cuTexRefGetMipmappedArray",
-            "texObject",
-        ) => integer(fx.get("Texture")),
         ("cuTexRefSetArray" | "cuTexRefSetMipmappedArray" | "cuSurfRefSetArray", "Flags") => integer(1),
         ("cuTexRefSetBorderColor", "pBorderColor") => Some(halves(&[0, 0, 0, 0])),
         ("cuTexRefGetBorderColor", "pBorderColor") => {

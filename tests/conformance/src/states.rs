@@ -3,7 +3,7 @@
 use crate::{
     arguments::Argument,
     attributes,
-    child::{Child, RENEW, code, end, print},
+    child::{Child, READY, RENEW, code, end, print, say},
     driver::{Call, Driver},
     memory::Piece,
     plan::{Case, State},
@@ -30,7 +30,9 @@ pub fn run(child: &mut Child, state: State, cases: &[Case]) -> i32 {
             if attributes::ends_something(&case.symbol) && !child.fx.frozen {
                 child.fx.renew();
             }
-            child.prepare(case)
+            let prepared = child.prepare(case);
+            say(READY);
+            prepared
         })
         .collect();
     child.fx.frozen = true;

@@ -59,6 +59,8 @@ pub mod copy_strided;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod external;
+pub mod external_node;
 pub mod function;
 pub mod graph;
 pub mod graph_memory;

@@ -119,7 +119,7 @@ stream_api! {
     fn cuStreamQuery | cuStreamQuery_ptsz(default; stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
         graph::forbid(&stream)?;
-        if !context.pending_in(&stream).is_empty() {
+        if !context.pending_in(&stream)?.is_empty() {
             return Err(CudaError::NotReady);
         }
         context.wait_for(&[])
@@ -129,7 +129,7 @@ stream_api! {
     fn cuStreamSynchronize | cuStreamSynchronize_ptsz(default; stream: u64) {
         let (context, stream) = special_stream::find(stream, default)?;
         graph::forbid(&stream)?;
-        context.wait_for(&context.pending_in(&stream))
+        context.wait_for(&context.pending_in(&stream)?)
     }
 
     /// Makes later work wait for an event's last record.

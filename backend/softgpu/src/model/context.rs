@@ -170,7 +170,7 @@ impl Context {
 
     /// Gives `work` to `stream`, after what the default stream's rules and `after` ask.
     pub fn submit(&self, stream: &Arc<Stream>, mut after: Vec<Point>, work: Work) -> Result<Point> {
-        let _ordered = self.order_for(stream, &mut after);
+        let _ordered = self.order_for(stream, &mut after)?;
         stream.push(after, work)
     }
 
@@ -185,7 +185,7 @@ impl Context {
 
     fn begin(&self, stream: &Arc<Stream>, work: Work) -> Result<Turn> {
         let mut after = Vec::new();
-        let ordered = self.order_for(stream, &mut after);
+        let ordered = self.order_for(stream, &mut after)?;
         let turn = stream.begin(after, work);
         drop(ordered);
         turn
@@ -197,26 +197,31 @@ impl Context {
         &self,
         stream: &Arc<Stream>,
         after: &mut Vec<Point>,
-    ) -> Option<MutexGuard<'_, Vec<Arc<Stream>>>> {
+    ) -> Result<Option<MutexGuard<'_, Vec<Arc<Stream>>>>> {
         if stream.order() == Order::Independent {
-            return None;
+            return Ok(None);
         }
         let streams = self.lock_streams();
         match stream.order() {
-            Order::Legacy => after.extend(pending_of_blocking(&streams)),
+            Order::Legacy => {
+                forbid_captures(&streams)?;
+                after.extend(pending_of_blocking(&streams));
+            }
             Order::Blocking | Order::Independent => after.extend(self.legacy.pending()),
         }
-        Some(streams)
+        Ok(Some(streams))
     }
 
     /// What `cuStreamQuery` and `cuStreamSynchronize` look at: the stream's work and, for the legacy stream, all that
     /// its next work would wait for.
-    pub fn pending_in(&self, stream: &Arc<Stream>) -> Vec<Point> {
+    pub fn pending_in(&self, stream: &Arc<Stream>) -> Result<Vec<Point>> {
         let mut pending: Vec<Point> = stream.pending().into_iter().collect();
         if stream.order() == Order::Legacy {
-            pending.extend(pending_of_blocking(&self.lock_streams()));
+            let streams = self.lock_streams();
+            forbid_captures(&streams)?;
+            pending.extend(pending_of_blocking(&streams));
         }
-        pending
+        Ok(pending)
     }
 
     /// Waits for all work of all streams, then prints what kernels printed. Returns the fault, if there was one.
@@ -274,6 +279,17 @@ impl Context {
     fn lock_streams(&self) -> MutexGuard<'_, Vec<Arc<Stream>>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is done in the legacy stream would wait for streams that capture: it is refused, and breaks their captures.
+fn forbid_captures(streams: &[Arc<Stream>]) -> Result {
+    let mut result = Ok(());
+    for stream in streams.iter().filter(|stream| stream.order() == Order::Blocking) {
+        if graph::forbid(stream).is_err() {
+            result = Err(CudaError::StreamCaptureImplicit);
+        }
+    }
+    result
 }
 
 fn pending_of_blocking(streams: &[Arc<Stream>]) -> impl Iterator<Item = Point> {

@@ -7,7 +7,10 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use super::capture::{Capture, begin, begin_in, capture_op, end, forbid, join, update};
+pub use super::capture::{
+    Capture, begin, begin_in, capture_op, check_legacy, end, exchange_mode, forbid, forbid_unsafe, join,
+    update,
+};
 use super::conditional::{Choice, Condition};
 use super::context::Context;
 use super::copy::{Copy, Fill};
@@ -68,6 +71,11 @@ pub enum Op {
     Wait(Arc<Event>),
     /// Records an event.
     Record(Arc<Event>),
+    /// Signals external semaphores, of which there are none, or waits for them.
+    Semaphores {
+        /// It waits.
+        wait: bool,
+    },
     /// Allocates memory.
     Allocate(Arc<GraphMemory>),
     /// Frees memory.
@@ -92,6 +100,7 @@ impl Op {
             Op::Empty => 5,
             Op::Wait(_) => 6,
             Op::Record(_) => 7,
+            Op::Semaphores { wait } => 8 + u32::from(*wait),
             Op::Allocate(_) => 10,
             Op::Free(_) => 11,
             Op::Operations(_) => 12,
@@ -103,7 +112,8 @@ impl Op {
     pub fn work(&self) -> Work {
         match self.clone() {
             Op::Kernel(launch) => Work::Launch(Box::new(launch)),
-            Op::Empty | Op::Wait(_) | Op::Record(_) | Op::Allocate(_) | Op::Free(_) => Work::Wait,
+            Op::Empty | Op::Semaphores { .. } => Work::Wait,
+            Op::Wait(_) | Op::Record(_) | Op::Allocate(_) | Op::Free(_) => Work::Wait,
             op => Work::Task(Box::new(move |core| op.run(core))),
         }
     }
@@ -121,7 +131,7 @@ impl Op {
             Op::Operations(list) => list.iter().for_each(|operation| operation.run(core)),
             Op::Nested(nodes) => run_all(&nodes, core),
             Op::Ready(choice) => choice.run(core),
-            Op::Child(_) | Op::Conditional(_) | Op::Empty => {}
+            Op::Child(_) | Op::Conditional(_) | Op::Empty | Op::Semaphores { .. } => {}
             Op::Wait(_) | Op::Record(_) | Op::Allocate(_) | Op::Free(_) => {}
         }
     }

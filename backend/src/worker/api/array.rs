@@ -19,13 +19,23 @@ impl Thread {
     /// The number of an array that was just made. One of the same address ended with its context.
     pub fn number_array(&self, real: u64, _owner: u64) -> Result<u64, CudaError> {
         self.session.arrays.forget(real);
-        self.session.arrays.number(real, 0)
+        self.session.arrays.number_in(real, 0, self.current_context())
     }
 
     /// The number of a mipmapped array that was just made.
     pub fn number_mipmappedarray(&self, real: u64, _owner: u64) -> Result<u64, CudaError> {
         self.session.mipmapped_arrays.forget(real);
-        self.session.mipmapped_arrays.number(real, 0)
+        self.session.mipmapped_arrays.number_in(real, 0, self.current_context())
+    }
+
+    /// Ends the numbers of the arrays in the driver's context, which end with it.
+    pub fn forget_arrays(&self, context: u64) {
+        for numbers in [&self.session.arrays, &self.session.mipmapped_arrays] {
+            for real in numbers.of_context(context) {
+                numbers.forget(real);
+                self.forget_parts(real);
+            }
+        }
     }
 
     /// Ends the numbers of the arrays that are parts of the driver's `owner`.
@@ -92,19 +102,20 @@ pub fn cuArrayGetPlane(t: &mut Thread, array: u64, plane: u32) -> Result<u64, Cu
 }
 
 impl Thread {
-    /// A mapping with the driver's handles.
+    /// A mapping with the driver's handles. What is no array is NULL, which the driver refuses.
     fn mapping(&self, given: &Blob8<96>) -> Result<Blob8<96>, CudaError> {
         let mut blob = *given;
         let resource = array_map::RESOURCE.get(&given.0);
         let real = match array_map::KIND.get(&given.0) as u32 {
-            array_map::ARRAY => self.array(resource)?,
-            array_map::MIPMAPPED_ARRAY => self.mipmappedarray(resource)?,
+            array_map::ARRAY => self.array(resource),
+            array_map::MIPMAPPED_ARRAY => self.mipmappedarray(resource),
             _ => return Err(INVALID_VALUE),
         };
-        array_map::RESOURCE.set(&mut blob.0, real);
+        array_map::RESOURCE.set(&mut blob.0, real.unwrap_or(0));
         let allocation = array_map::ALLOCATION.get(&given.0);
         if allocation != 0 {
-            array_map::ALLOCATION.set(&mut blob.0, self.allocation(allocation)?);
+            let real = self.allocation(allocation).map_err(|_| INVALID_VALUE)?;
+            array_map::ALLOCATION.set(&mut blob.0, real);
         }
         Ok(blob)
     }

@@ -25,5 +25,22 @@ pub fn vgpuContextDestroy(t: &mut Thread, context: u64) -> Result<(), CudaError>
     let destroy = t.driver.cuCtxDestroy_v2.ok_or(NOT_SUPPORTED)?;
     t.forget_context();
     // SAFETY: a live context of this client, just taken out of the table.
-    check(unsafe { destroy(context) })
+    check(unsafe { destroy(context) })?;
+    t.forget_objects(context);
+    Ok(())
+}
+
+impl Thread {
+    /// The driver's context that is current; 0 for none.
+    pub fn current_context(&self) -> u64 {
+        self.session.context_at(self.context_index()).unwrap_or(0)
+    }
+
+    /// Ends the numbers of what ended with the driver's context, so that the driver is not asked about it any more.
+    pub fn forget_objects(&self, context: u64) {
+        self.forget_arrays(context);
+        self.forget_context_references(context);
+        self.session.textures.forget_context(context);
+        self.session.surfaces.forget_context(context);
+    }
 }

@@ -15,6 +15,8 @@ struct Known {
     number: u64,
     /// The driver's graph with which the handle ends; 0: it ends by itself.
     owner: u64,
+    /// The driver's context with which the handle ends; 0: not known.
+    context: u64,
 }
 
 /// A handle that is being ended.
@@ -48,6 +50,11 @@ impl Numbers {
 
     /// The number of the driver's handle `real`, which ends with `owner` unless that is 0. NULL is 0.
     pub fn number(&self, real: u64, owner: u64) -> Result<u64, CudaError> {
+        self.number_in(real, owner, 0)
+    }
+
+    /// As [`Self::number`], for a handle that ends with `context` too.
+    pub fn number_in(&self, real: u64, owner: u64, context: u64) -> Result<u64, CudaError> {
         if real == 0 {
             return Ok(0);
         }
@@ -68,7 +75,7 @@ impl Numbers {
         };
         let number = handle::make(self.kind, index, generation);
         self.table.insert_own(number, real)?;
-        state.known.insert(real, Known { number, owner });
+        state.known.insert(real, Known { number, owner, context });
         Ok(number)
     }
 
@@ -113,6 +120,11 @@ impl Numbers {
         Ok(())
     }
 
+    /// The driver's handles that end with `context`.
+    pub fn of_context(&self, context: u64) -> Vec<u64> {
+        self.lock().known.iter().filter(|(_, k)| k.context == context).map(|(&real, _)| real).collect()
+    }
+
     /// The driver's handles that end with `owner`.
     pub fn owned_by(&self, owner: u64) -> Vec<u64> {
         self.lock().known.iter().filter(|(_, k)| k.owner == owner).map(|(&real, _)| real).collect()
@@ -141,6 +153,16 @@ mod tests {
         let third = numbers.number(0x1000, 8).unwrap();
         assert_ne!(third, first, "a stale number is not taken for the new handle");
         assert_eq!(numbers.number(0, 8), Ok(0));
+    }
+
+    #[test]
+    fn handles_are_found_by_their_context() {
+        let numbers = Numbers::new(Kind::Array);
+        numbers.number_in(0x1000, 0, 5).unwrap();
+        numbers.number_in(0x2000, 0, 6).unwrap();
+        numbers.number(0x3000, 0x1000).unwrap();
+        assert_eq!(numbers.of_context(5), [0x1000]);
+        assert_eq!(numbers.of_context(7), [0; 0]);
     }
 
     #[test]

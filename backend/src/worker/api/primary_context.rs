@@ -5,6 +5,7 @@ use super::{
     error::{CudaError, NOT_SUPPORTED, check},
     thread::Thread,
 };
+use std::sync::PoisonError;
 
 /// Retains the primary context of `device` as the guest's handle `context`. The shim counts retains; here it is retained once.
 pub fn vgpuPrimaryContextRetain(
@@ -23,6 +24,7 @@ pub fn vgpuPrimaryContextRetain(
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call.
     check(unsafe { retain(&raw mut real, device) })?;
+    t.session.primaries.lock().unwrap_or_else(PoisonError::into_inner).insert(device, real);
     t.insert_context(context, real)
 }
 
@@ -31,5 +33,10 @@ pub fn vgpuPrimaryContextReset(t: &mut Thread, device: i32) -> Result<(), CudaEr
     let reset = t.driver.cuDevicePrimaryCtxReset_v2.ok_or(NOT_SUPPORTED)?;
     t.forget_context();
     // SAFETY: a plain value.
-    check(unsafe { reset(device) })
+    check(unsafe { reset(device) })?;
+    let ended = t.session.primaries.lock().unwrap_or_else(PoisonError::into_inner).remove(&device);
+    if let Some(context) = ended {
+        t.forget_objects(context);
+    }
+    Ok(())
 }

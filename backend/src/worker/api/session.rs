@@ -4,6 +4,7 @@ use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
     green_context::Given,
+    library::Linked,
     link::Link,
     numbers::Numbers,
     table::Table,
@@ -22,12 +23,16 @@ pub struct Session {
     /// Grows when a context ends: what lane threads remember of the current one is stale then.
     pub context_epoch: AtomicU64,
     contexts: Table,
+    /// The driver's primary contexts that the client has retained, by device.
+    pub(super) primaries: Mutex<HashMap<i32, u64>>,
     streams: Table,
     events: Table,
     modules: Table,
     /// Numbered by the shim, or, where a graph's node names one that the guest never asked for, here.
     functions: Numbers,
     libraries: Table,
+    /// The images of those that have several fat binaries, by the library's number.
+    pub(super) linked_images: Mutex<HashMap<u64, Linked>>,
     kernels: Numbers,
     pub(super) graphs: Numbers,
     pub(super) graph_nodes: Numbers,
@@ -59,11 +64,13 @@ impl Session {
             driver,
             context_epoch: AtomicU64::new(0),
             contexts: Table::new(Kind::Context),
+            primaries: Mutex::default(),
             streams: Table::new(Kind::Stream),
             events: Table::new(Kind::Event),
             modules: Table::new(Kind::Module),
             functions: Numbers::new(Kind::Function),
             libraries: Table::new(Kind::Library),
+            linked_images: Mutex::default(),
             kernels: Numbers::new(Kind::Kernel),
             graphs: Numbers::new(Kind::Graph),
             graph_nodes: Numbers::new(Kind::GraphNode),

@@ -20,28 +20,33 @@ type Resource = Blob8<144>;
 /// The most objects of a client that are remembered.
 const MAX_OBJECTS: usize = 1 << 20;
 
-/// The objects that a client made, by context and number: the guest's number of what they show, 0 for memory.
+/// The objects that a client made, by the driver's context and number: the guest's number of what they show, 0 for memory.
 #[derive(Default)]
-pub struct Objects(Mutex<HashMap<(u32, u64), u64>>);
+pub struct Objects(Mutex<HashMap<(u64, u64), u64>>);
 
 impl Objects {
-    fn with<T>(&self, f: impl FnOnce(&mut HashMap<(u32, u64), u64>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<(u64, u64), u64>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn insert(&self, context: u32, object: u64, shows: u64) {
+    fn insert(&self, context: u64, object: u64, shows: u64) {
         self.with(|all| all.insert((context, object), shows));
+    }
+
+    /// The driver's context ends, and its objects with it.
+    pub fn forget_context(&self, context: u64) {
+        self.with(|all| all.retain(|&(of, _), _| of != context));
     }
 
     fn full(&self) -> bool {
         self.with(|all| all.len() >= MAX_OBJECTS)
     }
 
-    fn take(&self, context: u32, object: u64) -> Option<u64> {
+    fn take(&self, context: u64, object: u64) -> Option<u64> {
         self.with(|all| all.remove(&(context, object)))
     }
 
-    fn get(&self, context: u32, object: u64) -> Result<u64, CudaError> {
+    fn get(&self, context: u64, object: u64) -> Result<u64, CudaError> {
         self.with(|all| all.get(&(context, object)).copied()).ok_or(INVALID_VALUE)
     }
 }
@@ -88,13 +93,13 @@ pub fn cuTexObjectCreate(
     let view = view.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: a place for the object and descriptions that outlive the call, a live handle; the driver checks addresses.
     check(unsafe { create(&raw mut object, &raw const resource, &raw const texture, view) })?;
-    t.session.textures.insert(t.context_index(), object, number);
+    t.session.textures.insert(t.current_context(), object, number);
     Ok(object)
 }
 
 pub fn cuTexObjectDestroy(t: &mut Thread, object: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuTexObjectDestroy.ok_or(NOT_SUPPORTED)?;
-    let context = t.context_index();
+    let context = t.current_context();
     // Before: another thread may be given the same number at once. What is no object is destroyed by the driver without an error.
     let Some(number) = t.session.textures.take(context, object) else { return Ok(()) };
     // SAFETY: an object that this client made in this context.
@@ -103,7 +108,7 @@ pub fn cuTexObjectDestroy(t: &mut Thread, object: u64) -> Result<(), CudaError> 
 
 pub fn cuTexObjectGetResourceDesc(t: &mut Thread, object: u64) -> Result<Resource, CudaError> {
     let get = t.driver.cuTexObjectGetResourceDesc.ok_or(NOT_SUPPORTED)?;
-    let number = t.session.textures.get(t.context_index(), object)?;
+    let number = t.session.textures.get(t.current_context(), object)?;
     let mut blob = Resource::default();
     // SAFETY: an object that this client made in this context, and a place that outlives the call.
     check(unsafe { get(&raw mut blob, object) })?;
@@ -112,7 +117,7 @@ pub fn cuTexObjectGetResourceDesc(t: &mut Thread, object: u64) -> Result<Resourc
 
 pub fn cuTexObjectGetResourceViewDesc(t: &mut Thread, object: u64) -> Result<Blob8<112>, CudaError> {
     let get = t.driver.cuTexObjectGetResourceViewDesc.ok_or(NOT_SUPPORTED)?;
-    t.session.textures.get(t.context_index(), object)?;
+    t.session.textures.get(t.current_context(), object)?;
     let mut blob = Blob8::default();
     // SAFETY: as above.
     check(unsafe { get(&raw mut blob, object) })?;
@@ -121,7 +126,7 @@ pub fn cuTexObjectGetResourceViewDesc(t: &mut Thread, object: u64) -> Result<Blo
 
 pub fn cuTexObjectGetTextureDesc(t: &mut Thread, object: u64) -> Result<Blob4<104>, CudaError> {
     let get = t.driver.cuTexObjectGetTextureDesc.ok_or(NOT_SUPPORTED)?;
-    t.session.textures.get(t.context_index(), object)?;
+    t.session.textures.get(t.current_context(), object)?;
     let mut blob = Blob4::default();
     // SAFETY: as above.
     check(unsafe { get(&raw mut blob, object) })?;
@@ -137,13 +142,13 @@ pub fn cuSurfObjectCreate(t: &mut Thread, resource: Option<Vec<Resource>>) -> Re
     let mut object = 0_u64;
     // SAFETY: a place for the object and a description that outlive the call, a live handle.
     check(unsafe { create(&raw mut object, &raw const resource) })?;
-    t.session.surfaces.insert(t.context_index(), object, number);
+    t.session.surfaces.insert(t.current_context(), object, number);
     Ok(object)
 }
 
 pub fn cuSurfObjectDestroy(t: &mut Thread, object: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuSurfObjectDestroy.ok_or(NOT_SUPPORTED)?;
-    let context = t.context_index();
+    let context = t.current_context();
     // Before: another thread may be given the same number at once. What is no object is destroyed by the driver without an error.
     let Some(number) = t.session.surfaces.take(context, object) else { return Ok(()) };
     // SAFETY: an object that this client made in this context.
@@ -152,7 +157,7 @@ pub fn cuSurfObjectDestroy(t: &mut Thread, object: u64) -> Result<(), CudaError>
 
 pub fn cuSurfObjectGetResourceDesc(t: &mut Thread, object: u64) -> Result<Resource, CudaError> {
     let get = t.driver.cuSurfObjectGetResourceDesc.ok_or(NOT_SUPPORTED)?;
-    let number = t.session.surfaces.get(t.context_index(), object)?;
+    let number = t.session.surfaces.get(t.current_context(), object)?;
     let mut blob = Resource::default();
     // SAFETY: an object that this client made in this context, and a place that outlives the call.
     check(unsafe { get(&raw mut blob, object) })?;
@@ -173,6 +178,15 @@ mod tests {
         assert_eq!(objects.take(1, 7), Some(99));
         assert_eq!(objects.take(1, 7), None);
         assert_eq!(objects.get(1, 7), Err(INVALID_VALUE));
+    }
+
+    #[test]
+    fn an_object_ends_with_its_context() {
+        let objects = Objects::default();
+        objects.insert(1, 7, 0);
+        objects.insert(2, 7, 0);
+        objects.forget_context(1);
+        assert_eq!((objects.get(1, 7), objects.get(2, 7)), (Err(INVALID_VALUE), Ok(0)));
     }
 
     #[test]

@@ -19,7 +19,14 @@ impl Thread {
     /// The number of a reference that was just made.
     pub fn number_texturereference(&self, real: u64, _owner: u64) -> Result<u64, CudaError> {
         self.session.texture_references.forget(real);
-        self.session.texture_references.number(real, 0)
+        self.session.texture_references.number_in(real, 0, self.current_context())
+    }
+
+    /// Ends the numbers of the references in the driver's context, which end with it.
+    pub fn forget_context_references(&self, context: u64) {
+        for numbers in [&self.session.texture_references, &self.session.surface_references] {
+            numbers.of_context(context).into_iter().for_each(|real| numbers.forget(real));
+        }
     }
 
     /// Ends the numbers of the references in the driver's module.
@@ -35,7 +42,7 @@ pub fn cuModuleGetTexRef(t: &mut Thread, module: u64, name: &CStr) -> Result<u64
     let mut real = 0_u64;
     // SAFETY: a live module, a NUL-terminated name, and a place that outlives the call.
     check(unsafe { get(&raw mut real, module, name.as_ptr()) })?;
-    t.session.texture_references.number(real, module)
+    t.session.texture_references.number_in(real, module, t.current_context())
 }
 
 pub fn cuModuleGetSurfRef(t: &mut Thread, module: u64, name: &CStr) -> Result<u64, CudaError> {
@@ -43,7 +50,7 @@ pub fn cuModuleGetSurfRef(t: &mut Thread, module: u64, name: &CStr) -> Result<u6
     let mut real = 0_u64;
     // SAFETY: as above.
     check(unsafe { get(&raw mut real, module, name.as_ptr()) })?;
-    t.session.surface_references.number(real, module)
+    t.session.surface_references.number_in(real, module, t.current_context())
 }
 
 pub fn cuTexRefDestroy(t: &mut Thread, reference: u64) -> Result<(), CudaError> {

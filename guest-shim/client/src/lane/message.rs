@@ -43,7 +43,16 @@ impl<'a> MessageWriter<'a> {
         let (list, args) = rest.split_at_mut(size_of_val(dependencies));
         list.copy_from_slice(dependencies.as_bytes());
         let args = Writer::new(args);
-        MessageWriter { lane, place, header, function, meta, dependencies: dependencies.len(), launch: false, args }
+        MessageWriter {
+            lane,
+            place,
+            header,
+            function,
+            meta,
+            dependencies: dependencies.len(),
+            launch: false,
+            args,
+        }
     }
 
     /// The message is a launch: it touches nothing but its stream.

@@ -31,6 +31,8 @@ pub struct Line {
     pub noun: String,
     pub class: &'static str,
     pub supported: bool,
+    /// It is not supported, but answers what is wrong: only what would be done is refused.
+    pub checks: bool,
     /// It is supported, and a test program calls it, in whichever version.
     pub tested: bool,
     /// Why it is not supported; empty if it is.
@@ -77,6 +79,7 @@ fn management(functions: &[nvml::Function], tested: &BTreeSet<&str>) -> Vec<Line
             noun: function.noun.clone(),
             class: function.class.name(),
             supported,
+            checks: !supported,
             tested: supported && tested.contains(function.name.as_str()),
             reason: function.reason.clone().unwrap_or_default(),
         }
@@ -122,13 +125,14 @@ fn driver(
         let symbol = *newest.get(base).ok_or_else(no_symbol)?;
         let not_described = || CountError::NotDescribed { base: base.into(), symbol: symbol.into() };
         let function = described.get(symbol).ok_or_else(not_described)?;
-        let supported = function.class != Class::Unsupported;
+        let supported = function.supported();
         Ok(Line {
             name: base.into(),
             symbol: symbol.into(),
             noun: function.noun.clone(),
-            class: function.class.name(),
+            class: if supported { function.class.name() } else { Class::Unsupported.name() },
             supported,
+            checks: !supported && function.class != Class::Unsupported,
             tested: supported && tested.contains(base),
             reason: function.reason.clone().unwrap_or_default(),
         })
@@ -152,6 +156,7 @@ mod tests {
                                async cuCopy(n: usize)\n\
                                unsupported cuCopy_v2(n: usize) \"not yet\"\n\
                                local cuName()\n\
+                               local cuPeer(n: usize) \"no peer\"\n\
                                message sync vgpuRead(n: usize)\n";
 
     fn addresses() -> Vec<ProcAddress> {
@@ -162,6 +167,7 @@ mod tests {
             ("cuCopy", 4000, "cuCopy"),
             ("cuCopy", 13000, "cuCopy_v2"),
             ("cuName", 2000, "cuName"),
+            ("cuPeer", 2000, "cuPeer"),
         ];
         let entry = |(api, since, symbol): (&str, u32, &str)| ProcAddress {
             api: api.into(),
@@ -188,6 +194,15 @@ mod tests {
         assert_eq!(lines[1].reason, "not yet");
         let api = Api { name: "test", functions: lines };
         assert_eq!(totals(&[api]), "test: 2 of 3 supported, 1 unsupported\n");
+    }
+
+    #[test]
+    fn what_checks_its_arguments_and_refuses_is_not_supported() {
+        let lines = count(&["cuCopy", "cuName", "cuPeer"], &["cuPeer"]).unwrap();
+        let found: Vec<_> = lines.iter().map(|l| (l.class, l.supported, l.checks, l.tested)).collect();
+        let refused = |checks| ("unsupported", false, checks, false);
+        assert_eq!(found, [refused(false), ("local", true, false, false), refused(true)]);
+        assert_eq!(lines[2].reason, "no peer");
     }
 
     #[test]

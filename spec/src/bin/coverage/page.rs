@@ -70,7 +70,8 @@ pub fn coverage(apis: &[Api]) -> String {
          Written by `./scripts/coverage --markdown`; a test of `spec` fails when it is out of date. Everything here derives from\n\
          `spec/api` (what is supported, and how a call crosses) and `spec/data/tested.txt` (what the test programs call).\n\n\
          A function of the driver API is supported if the symbol that cuGetProcAddress gives for it at CUDA 13.0 is. What is not\n\
-         supported exists too, returns CUDA_ERROR_NOT_SUPPORTED, and is named once in the log. Supported does not mean every flag and\n\
+         supported exists too, refuses with CUDA_ERROR_NOT_SUPPORTED, and is named once in the log; it refuses every call, or only what is\n\
+         right: then what is wrong is answered as by the driver. Supported does not mean every flag and\n\
          attribute: one that is not understood is refused. Classes: `local` is answered by the shim or sent by messages of its own;\n\
          `async`, `create` and `destroy` cross a lane and are not waited for; `sync` waits. Of NVML every exported symbol counts.\n",
     );
@@ -97,14 +98,15 @@ fn supported(out: &mut String, api: &Api) {
 
 fn unsupported(out: &mut String, api: &Api) {
     let _ = write!(out, "\n## {}: not supported\n\n", api.name);
-    out.push_str("| described in | why | functions |\n|---|---|---|\n");
+    out.push_str("| described in | why | refuses | functions |\n|---|---|---|---|\n");
     for (noun, lines) in by_noun(api) {
-        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut reasons: BTreeMap<(&str, bool), Vec<&str>> = BTreeMap::new();
         for line in lines.iter().filter(|line| !line.supported) {
-            reasons.entry(&line.reason).or_default().push(&line.name);
+            reasons.entry((&line.reason, line.checks)).or_default().push(&line.name);
         }
-        for (reason, names) in reasons {
-            let _ = writeln!(out, "| {noun} | {reason} | {} |", names.join(", "));
+        for ((reason, checks), names) in reasons {
+            let refuses = if checks { "what is right" } else { "every call" };
+            let _ = writeln!(out, "| {noun} | {reason} | {refuses} | {} |", names.join(", "));
         }
     }
 }
@@ -168,6 +170,7 @@ mod tests {
             noun: noun.into(),
             class: if supported { "sync" } else { "unsupported" },
             supported,
+            checks: noun == "memory_pool" && !supported,
             tested: supported,
             reason: if supported { String::new() } else { "not yet".into() },
         };
@@ -188,6 +191,13 @@ mod tests {
                         - whole: event\n- in part: memory pool (1 of 2)\n- not yet: graph\n";
         assert_eq!(text, format!("before\n{BEGIN}\n{expected}{END}\nafter\n"));
         assert_eq!(with_block(&text, &[api()]).unwrap(), text);
+    }
+
+    #[test]
+    fn the_page_tells_what_checks_its_arguments() {
+        let page = coverage(&[api()]);
+        assert!(page.contains("| memory_pool | not yet | what is right | cuC |\n"), "{page}");
+        assert!(page.contains("| graph | not yet | every call | cuD |\n"), "{page}");
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub const INVALID_HANDLE: Code = 400;
 pub const CONTEXT_IS_DESTROYED: Code = 709;
 pub const NOT_FOUND: Code = 500;
 pub const ILLEGAL_ADDRESS: Code = 700;
+pub const CAPTURE_UNSUPPORTED: Code = 900;
+pub const CAPTURE_INVALIDATED: Code = 901;
+pub const CAPTURE_IMPLICIT: Code = 906;
 
 macro_rules! api {
     ($($name:ident = $symbol:literal ($($parameter:ty),*);)*) => {
@@ -67,12 +70,15 @@ api! {
     to_host = "cuMemcpyDtoH_v2"(*mut c_void, u64, usize);
     to_host_async = "cuMemcpyDtoHAsync_v2"(*mut c_void, u64, usize, u64);
     within_device = "cuMemcpyDtoD_v2"(u64, u64, usize);
+    copy_batch = "cuMemcpyBatchAsync"(*mut u64, *mut u64, *mut usize, usize, *const [u32; 6], *mut usize, usize, *mut usize, u64);
     set8 = "cuMemsetD8_v2"(u64, u8, usize);
     set8_async = "cuMemsetD8Async"(u64, u8, usize, u64);
     stream_create = "cuStreamCreate"(*mut u64, u32);
     stream_destroy = "cuStreamDestroy_v2"(u64);
     stream_synchronize = "cuStreamSynchronize"(u64);
     stream_wait = "cuStreamWaitEvent"(u64, u64, u32);
+    begin_capture = "cuStreamBeginCapture_v2"(u64, u32);
+    end_capture = "cuStreamEndCapture"(u64, *mut u64);
     event_create = "cuEventCreate"(*mut u64, u32);
     event_record = "cuEventRecord"(u64, u64);
     event_synchronize = "cuEventSynchronize"(u64);
@@ -274,6 +280,38 @@ impl Driver {
     pub fn stream(&self) -> Result<u64, Code> {
         // SAFETY: written on success.
         unsafe { get(|p| (self.api.stream_create)(p, 0)) }
+    }
+
+    /// Lets the stream capture, in the relaxed mode.
+    pub fn begin_capture(&self, stream: u64) -> Result<(), Code> {
+        // SAFETY: no pointers.
+        check(unsafe { (self.api.begin_capture)(stream, 2) })
+    }
+
+    pub fn end_capture(&self, stream: u64) -> Result<u64, Code> {
+        // SAFETY: written on success.
+        unsafe { get(|p| (self.api.end_capture)(stream, p)) }
+    }
+
+    /// A batch of one copy.
+    pub fn copy_batch(&self, to: u64, from: u64, bytes: usize, stream: u64) -> Result<(), Code> {
+        let (mut to, mut from, mut bytes, mut index, mut failed) = (to, from, bytes, 0, 0);
+        // In the stream's order.
+        let attributes = [1, 0, 0, 0, 0, 0];
+        // SAFETY: arrays of one element.
+        check(unsafe {
+            (self.api.copy_batch)(
+                &raw mut to,
+                &raw mut from,
+                &raw mut bytes,
+                1,
+                &raw const attributes,
+                &raw mut index,
+                1,
+                &raw mut failed,
+                stream,
+            )
+        })
     }
 
     pub fn destroy_stream(&self, stream: u64) -> Result<(), Code> {

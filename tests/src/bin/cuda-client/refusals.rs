@@ -17,6 +17,8 @@ pub fn all() {
     launches(&d);
     images(&d);
     devices(&d);
+    captures(&d);
+    without_context(&d);
     // After all that the client is as good as before.
     let place = d.upload(&[1]).unwrap();
     d.launch(d.function(d.module(), c"count"), 3, 1, 0, &[place]).unwrap();
@@ -248,4 +250,39 @@ fn devices(d: &Driver) {
     refuses("no attribute", check(unsafe { (d.api.attribute)(&raw mut place, 99_999, 0) }), INVALID_VALUE);
     // SAFETY: no pointers.
     refuses("flags of cuInit", check(unsafe { (d.api.init)(1) }), INVALID_VALUE);
+}
+
+fn captures(d: &Driver) {
+    let (stream, from, to) = (d.stream().unwrap(), d.upload(&[1, 2]).unwrap(), d.upload(&[0, 0]).unwrap());
+    d.begin_capture(stream).unwrap();
+    refuses("a batch in a capture", d.copy_batch(to, from, 8, stream), CAPTURE_UNSUPPORTED);
+    assert!(d.end_capture(stream).is_ok(), "the capture goes on");
+    let mut bytes = [0; 4];
+    // What the default stream would wait for captures, which each such copy ends.
+    for which in 0..3 {
+        d.begin_capture(stream).unwrap();
+        let result = match which {
+            0 => d.to_device(to, &[1; 4]),
+            1 => d.to_host(&mut bytes, from),
+            _ => d.within_device(to, from, 4),
+        };
+        refuses("a copy in the default stream", result, CAPTURE_IMPLICIT);
+        refuses("the end of its capture", d.end_capture(stream).map(drop), CAPTURE_INVALIDATED);
+    }
+    assert_eq!(d.copy_batch(to, from, 8, stream), Ok(()));
+    d.synchronize_stream(stream).unwrap();
+    assert_eq!(d.download::<u32>(to, 2).unwrap(), [1, 2]);
+}
+
+fn without_context(d: &Driver) {
+    let (stream, from, to) = (d.stream().unwrap(), d.upload(&[5]).unwrap(), d.upload(&[0]).unwrap());
+    // SAFETY: no pointers.
+    check(unsafe { (d.api.set_current)(0) }).unwrap();
+    refuses("a batch without a context", d.copy_batch(to, from, 4, stream), INVALID_VALUE);
+    refuses("a copy without a context", d.within_device(to, from, 4), INVALID_CONTEXT);
+    // The stream has one.
+    assert_eq!(d.to_device_async(to, &[7; 4], stream), Ok(()));
+    d.synchronize_stream(stream).unwrap();
+    d.enter();
+    assert_eq!(d.download::<u8>(to, 4).unwrap(), [7; 4]);
 }
