@@ -1,7 +1,7 @@
 //! How a call enters the shim, and how a message leaves it.
 
 use crate::{
-    client, context, error, output,
+    client, context, error, handles, output,
     trace::{self, Site},
     unsupported,
 };
@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     slice,
 };
-use vgpu_client::LaneError;
+use vgpu_client::{LaneError, MessageWriter, ThreadLane};
 use vgpu_spec::{
     plain::Plain,
     wire::args::{Reader, Writer, bytes_len},
@@ -83,10 +83,35 @@ pub fn post(
     args_len: usize,
     write: impl FnOnce(&mut Writer<'_>),
 ) -> error::Result {
+    send(in_context, write, |lane, context| lane.begin(function, context, args_len, None))
+}
+
+/// As [`post`], for a call that touches nothing but `stream`: it does not wait for what other threads launch into other streams.
+#[inline]
+pub fn post_in_stream(
+    stream: u64,
+    function: u32,
+    in_context: bool,
+    args_len: usize,
+    write: impl FnOnce(&mut Writer<'_>),
+) -> error::Result {
+    // What the special streams are depends on thread and context.
+    if stream <= handles::SPECIAL_STREAMS {
+        return post(function, in_context, args_len, write);
+    }
+    send(in_context, write, |lane, context| lane.begin_launch(function, context, stream, args_len))
+}
+
+#[inline]
+fn send(
+    in_context: bool,
+    write: impl FnOnce(&mut Writer<'_>),
+    begin: impl for<'a> FnOnce(&'a mut ThreadLane<'_>, u32) -> Result<MessageWriter<'a>, LaneError>,
+) -> error::Result {
     let client = client::get()?;
     let context = if in_context { context::index() } else { 0 };
     let sent = client.lanes.with(|lane| {
-        let mut message = lane.begin(function, context, args_len, None)?;
+        let mut message = begin(lane, context)?;
         write(&mut message);
         if !client.blocking {
             return message.submit().map(|()| None);

@@ -63,6 +63,7 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         always: false,
         in_child: InChild::Refused,
         reports: false,
+        in_stream: false,
         unsafe_in_capture: false,
         in_legacy_stream: false,
         reason: None,
@@ -98,6 +99,7 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
             "always" => function.always = true,
             "forked" => function.in_child = InChild::GoesOn,
             "reports" => function.reports = true,
+            "instream" => function.in_stream = true,
             "nocapture" => function.unsafe_in_capture = true,
             "legacy" => function.in_legacy_stream = true,
             other => match other.strip_prefix("forked=").map(str::parse) {

@@ -291,9 +291,11 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
             slots
         );
     } else {
+        let stream = f.parameters.iter().find(|p| f.in_stream && is_stream(p));
+        let post = stream.map_or("post(".into(), |p| format!("post_in_stream({}, ", identifier(&p.name)));
         let _ = writeln!(
             out,
-            "    crate::call::post({id:#x}, {}, {slots} * 8{lens}, |w| {{\n{write}    }})\n}}",
+            "    crate::call::{post}{id:#x}, {}, {slots} * 8{lens}, |w| {{\n{write}    }})\n}}",
             f.in_context()
         );
     }
