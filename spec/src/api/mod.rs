@@ -35,7 +35,7 @@
 //! | `always` | the function is there before cuInit and in a forked child |
 //! | `early` | the arguments are looked at before whether cuInit was called |
 //! | `forked` | in a forked child it goes on with what the child has; it never sends anything |
-//! | `forked=N` | in a forked child good handles give CUresult N: 0 for what the driver takes there, although it comes to nothing |
+//! | `forked=N` | in a forked child good handles give CUresult N: 0 for what asks for no work: destroying, asking, waiting |
 //!
 //! Then the current context. Where nothing is said, a call in a stream of the program's own, or on an event or a part of a graph, finds
 //! its context there, and others need a current one. Else:

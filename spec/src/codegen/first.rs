@@ -78,7 +78,7 @@ fn in_child(out: &mut String, f: &Function, code: u32) {
             );
         }
     }
-    let _ = writeln!(out, "            return crate::call::in_child(&SITE, {code});\n        }}");
+    let _ = writeln!(out, "            return crate::call::in_child({code});\n        }}");
 }
 
 /// Whether NULL stands for the current context. Measured: a graph's nodes are of that where none is named.
@@ -166,7 +166,7 @@ mod tests {
             "forked()",
             "check_event(e)",
             "create(vgpu_spec::handle::Kind::GraphNode)",
-            "in_child(&SITE, 0)",
+            "in_child(0)",
         ]
         .map(|part| out.find(part).unwrap());
         assert!(places.is_sorted(), "{out}");
