@@ -18,10 +18,11 @@ use vgpu_spec::wire::lane::function_id;
 
 /// From so many bytes on other threads help.
 const HELPED: usize = 1 << 20;
-/// How long this thread looks for the next chunk before it waits for the stream.
+/// How long this thread looks for the next chunk, lets others run between two looks, and sleeps between them; then it waits for the
+/// stream, which wakes it and tells what is wrong.
 const LOOK: Duration = Duration::from_micros(20);
-const YIELD: Duration = Duration::from_micros(150);
-const NAP: Duration = Duration::from_micros(50);
+const YIELD: Duration = Duration::from_micros(100);
+const NAP: Duration = Duration::from_millis(2);
 
 /// The message that has a word written.
 const WRITE_WORD: u32 = function_id("cuStreamWriteValue32_v2");
@@ -31,11 +32,13 @@ static NO_WORDS: AtomicBool = AtomicBool::new(false);
 /// What the words get, different from chunk to chunk so that one left from an earlier copy means nothing. 0 is never used.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes of a chunk: small copies have small ones, so that both sides work at the same time.
+/// Bytes of a chunk: shorter copies have shorter ones, so that device and processors work at the same time; each costs the worker two
+/// calls of the driver.
 fn chunk_size(n: usize) -> usize {
     match n {
-        0..0x20_0000 => PIECE,
-        0x20_0000..0x100_0000 => 512 << 10,
+        0..0x10_0000 => PIECE,
+        0x10_0000..0x40_0000 => 256 << 10,
+        0x40_0000..0x100_0000 => 512 << 10,
         _ => 1 << 20,
     }
 }
@@ -177,16 +180,16 @@ impl Pipeline {
         Ok(before != (self.posted, self.done, self.opened, self.copied))
     }
 
-    /// There is nothing to do: polls for a while, then waits for the stream, which says what is wrong with it.
+    /// There is nothing to do now.
     fn wait(&mut self) -> error::Result {
         let waited = self.since.elapsed();
-        if self.done < self.posted && (waited > YIELD || NO_WORDS.load(Ordering::Relaxed)) {
+        if self.done < self.posted && (waited > NAP || NO_WORDS.load(Ordering::Relaxed)) {
             calls::cuStreamSynchronize(self.stream)?;
             failed()?;
             self.done = self.posted;
             self.since = Instant::now();
         } else if waited > YIELD {
-            std::thread::sleep(NAP);
+            std::thread::sleep(waited.min(NAP) / 4);
         } else if waited > LOOK {
             std::thread::yield_now();
         } else {

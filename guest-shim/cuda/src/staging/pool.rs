@@ -98,8 +98,7 @@ impl Pool {
             if state.jobs.iter().any(|job| job.has_more()) {
                 break true;
             }
-            let (back, timeout) =
-                self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+            let (back, timeout) = self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
             state = back;
             if timeout.timed_out() && state.jobs.is_empty() {
                 state.helpers -= 1;
