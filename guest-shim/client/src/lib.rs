@@ -27,6 +27,7 @@ mod page;
 pub mod record;
 pub mod reserve;
 pub mod share;
+mod shared_file;
 pub mod stats;
 pub mod trace;
 mod wait;

@@ -55,6 +55,26 @@ fn failed(site: &'static Site, status: u32) -> u32 {
     status
 }
 
+/// What a forked child is told of a call with good handles: the driver's `code`, although the call comes to nothing. A child has no lane.
+#[cold]
+pub fn in_child(site: &'static Site, code: u32) -> error::Result {
+    static LOGGED: std::sync::Once = std::sync::Once::new();
+    if code != 0 {
+        return Err(code);
+    }
+    // What the child has destroyed is gone for it.
+    if site.class == "destroy" {
+        return Ok(());
+    }
+    LOGGED.call_once(|| {
+        vgpu_client::warn!(
+            "{}: this process was forked from one that uses the GPU; what it asks for is accepted and not done",
+            site.name
+        );
+    });
+    Ok(())
+}
+
 /// Sends a message that nobody waits for; `in_context`: the worker is to run it in the current context. With CUDA_LAUNCH_BLOCKING=1 it is waited for, and its error returned at once.
 #[inline]
 pub fn post(

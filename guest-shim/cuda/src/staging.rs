@@ -35,10 +35,12 @@ impl Store {
     }
 
     fn take(&'static self) -> error::Result<Block> {
+        // Before all else: a forked child has none of the blocks.
+        let client = client::get()?;
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let address = match kept {
             Some(address) => address,
-            None => client::get()?.heap.alloc(self.len as u64, 4096).map_err(|e| error::heap(&e))?,
+            None => client.heap.alloc(self.len as u64, 4096).map_err(|e| error::heap(&e))?,
         };
         Ok(Block { store: self, address })
     }

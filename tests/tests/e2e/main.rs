@@ -17,3 +17,4 @@ mod garbage_socket;
 mod life;
 mod no_agent;
 mod order;
+mod shared_files;

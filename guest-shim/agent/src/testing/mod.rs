@@ -3,5 +3,5 @@
 mod broker;
 mod device;
 
-pub use broker::{MockBroker, MockCarrier};
+pub use broker::{ADOPTED, MockBroker, MockCarrier};
 pub use device::{MockDevice, rings};
