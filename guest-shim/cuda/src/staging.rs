@@ -1,6 +1,7 @@
 //! Memory of windows through which copies of pageable memory go, kept from copy to copy.
 
 mod job;
+mod past_cache;
 mod pipeline;
 mod pool;
 

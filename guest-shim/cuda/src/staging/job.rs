@@ -3,10 +3,13 @@
 //! The thread that made the job opens chunks as their place in the ring comes free (or is filled by the device) and learns when all
 //! bytes of a chunk are copied. Pieces are taken in order, so that chunks get ready in order.
 
+use super::past_cache;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of a piece: few enough that all threads have work in a short copy, many enough that taking one costs nothing.
 pub const PIECE: usize = 128 << 10;
+/// From so many bytes on, what comes from the device is not kept in the caches. The ring is: the device reads and writes it there.
+const PAST_CACHE: usize = 2 << 20;
 /// What [`Job::next`] is once no piece may be taken any more.
 const CLOSED: usize = usize::MAX;
 
@@ -117,10 +120,14 @@ impl Job {
         let (chunk, within) = (at / p.chunk, at % p.chunk);
         let program = std::ptr::with_exposed_provenance_mut::<u8>(p.program + at);
         let ring = std::ptr::with_exposed_provenance_mut::<u8>(p.chunk_address(chunk) + within);
-        let (to, from) =
-            if self.direction == Direction::IntoRing { (ring, program) } else { (program, ring) };
         // SAFETY: the promise of `new`; the piece is this thread's alone, and the job is not closed before it is finished.
-        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+        unsafe {
+            match self.direction {
+                Direction::IntoRing => std::ptr::copy_nonoverlapping(program, ring, len),
+                Direction::FromRing if p.len >= PAST_CACHE => past_cache::copy(ring, program, len),
+                Direction::FromRing => std::ptr::copy_nonoverlapping(ring, program, len),
+            }
+        }
         self.finished.fetch_add(1, Ordering::Release);
         if let Some(left) = self.left.get(p.slot(chunk)) {
             left.fetch_sub(len, Ordering::Release);
