@@ -235,6 +235,12 @@ pub fn settle() -> error::Result {
     }
 }
 
+/// The error of a message of this thread that has failed since the last look, and the message's function. It waits for nothing.
+pub fn take_error() -> error::Result<Option<(u32, u32)>> {
+    let client = client::get()?;
+    flatten(client.lanes.with(|lane| Ok(lane.take_error())))
+}
+
 /// Functions of the API's first version, with 32-bit sizes: they want a context of that version, which no 64-bit process can have.
 macro_rules! only_in_old_contexts {
     ($($name:ident($($t:ty),*);)*) => {$(

@@ -37,6 +37,11 @@ pub fn fork() {
     let place = d.upload(&[5]).unwrap();
     let empty = d.function(d.module(), c"empty");
     let pinned = d.host_allocate(4096).unwrap();
+    // Threads that help with copies, and memory that they are made through, are the parent's.
+    let mut large = vec![1; 9 << 20];
+    let memory = d.allocate(large.len()).unwrap();
+    d.to_device(memory, &large).unwrap();
+    d.to_host(&mut large[..100], memory).unwrap();
     let (stream, event) = (d.stream().unwrap(), d.event().unwrap());
     d.record(event, stream).unwrap();
     // SAFETY: the child only makes calls that must fail quickly, and _exit.
@@ -49,6 +54,9 @@ pub fn fork() {
             d.launch(empty, 1, 1, 0, &[]),
             d.allocate(64).map(drop),
             d.to_device(place, &[1; 4]),
+            d.to_device(memory, &large),
+            d.to_host(&mut large, memory),
+            d.to_host(&mut large[..100], memory),
             d.host_allocate(64).map(drop),
             d.stream().map(drop),
         ];
