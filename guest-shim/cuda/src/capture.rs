@@ -173,10 +173,10 @@ pub unsafe fn cuStreamBeginCaptureToGraph(
     if BEGUN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(begun) {
         return Err(CudaError::IllegalState as u32);
     }
+    handles::check_graph(hGraph)?;
     if hStream <= LEGACY {
         return Err(CudaError::StreamCaptureUnsupported as u32);
     }
-    handles::check_graph(hGraph)?;
     // SAFETY: the program's arrays of so many elements, or NULL.
     let (nodes, data) =
         unsafe { (call::slice(dependencies, numDependencies), call::slice(dependencyData, numDependencies)) };

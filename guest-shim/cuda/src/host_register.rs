@@ -4,7 +4,7 @@
 //! Memory that is shared with other processes stays where it is: the worker maps its file. In a VM it cannot be registered.
 //! Registrations may share pages, whose replacement ends with the last of them.
 
-use crate::{capture, client, error, host_memory, memory};
+use crate::{capture, client, context, error, host_memory, memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -127,11 +127,17 @@ pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: u32) 
     if Flags & !(PORTABLE | DEVICEMAP | IOMEMORY | READ_ONLY) != 0 {
         return Err(error::INVALID_VALUE);
     }
-    register(p, bytesize, Flags)
+    // SAFETY: no pointer is read.
+    unsafe { cuMemHostRegister(p, bytesize, Flags) }
 }
 
 pub unsafe fn cuMemHostRegister(p: *mut c_void, bytesize: usize, Flags: u32) -> error::Result {
-    register(p, bytesize, Flags)
+    let result = register(p, bytesize, Flags);
+    if result == Err(error::NOT_SUPPORTED) {
+        // This is ours to say; the driver would have said first that the context is at its end.
+        context::sticky_error()?;
+    }
+    result
 }
 
 fn give_back(connection: &Arc<Connection>, taken: &InPlace) {
