@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 use vgpu_spec::wire::control::{self, *};
+use vgpu_spec::wire::image::LinkedHeader;
 use vgpu_spec::wire::lane::{self, Dependency, MessageHeader, Status};
 use vgpu_spec::wire::reading::{FigureHeader, ProcessUse, ReadingHeader, ReadingRequest};
 use vgpu_spec::wire::share::{self, Ticket, Token};
@@ -60,6 +61,7 @@ fn structures() -> Vec<(&'static str, usize, Vec<Row>)> {
         structure!("WindowUnmap", WindowUnmap, client, window),
         structure!("ShareKeep", ShareKeep, client, reserved, token),
         structure!("ShareDrop", ShareDrop, token),
+        structure!("LinkedHeader", LinkedHeader, magic, count, reserved),
         structure!("Token", Token, low, high),
         structure!("Ticket", Ticket, magic, token),
         structure!("ReadingRequest", ReadingRequest, device, reserved),
@@ -81,7 +83,7 @@ fn structures() -> Vec<(&'static str, usize, Vec<Row>)> {
         ),
         structure!("Dependency", Dependency, lane, reserved, count),
         structure!("LaneReplyHeader", lane::ReplyHeader, status, len, flags, reserved),
-        structure!("SocketRequest", socket::Request, kind, reserved, arg0, arg1),
+        structure!("SocketRequest", socket::Request, kind, arg2, arg0, arg1),
         structure!("SocketHelloReply", socket::HelloReply, version, reserved, client, pci, device_ranges),
         structure!("LaneReply", socket::LaneReply, queue, size, start, event_idx, polling),
         structure!("WindowReply", socket::WindowReply, window, reserved, offset),
@@ -166,6 +168,7 @@ fn numbers_of_requests_statuses_and_states_are_in_the_text() {
         (socket::kind::LANE, "LANE"),
         (socket::kind::WINDOW_ALLOC, "WINDOW_ALLOC"),
         (socket::kind::WINDOW_FREE, "WINDOW_FREE"),
+        (socket::kind::WINDOW_ADOPT, "WINDOW_ADOPT"),
         (socket::kind::SHARE_FD, "SHARE_FD"),
         (socket::kind::READING, "READING"),
     ] {

@@ -611,17 +611,18 @@ static void batch(void)
 }
 #endif
 
-// A tile of a sparse array is mapped, written and read.
+// A tile of a sparse array is mapped, written and read. What is no list of mappings is refused on any device.
 static bool sparse(void)
 {
     FUNCTION(cuDeviceGetAttribute);
+    FUNCTION(cuMemMapArrayAsync);
+    INVALID(p_cuMemMapArrayAsync(nullptr, 1, nullptr));
     int supported = 0;
     CU(p_cuDeviceGetAttribute(&supported, CU_DEVICE_ATTRIBUTE_SPARSE_CUDA_ARRAY_SUPPORTED, 0));
     if (!supported)
         return false;
     FUNCTION(cuArrayDestroy);
     FUNCTION(cuArrayGetSparseProperties);
-    FUNCTION(cuMemMapArrayAsync);
     FUNCTION(cuMemCreate);
     FUNCTION(cuMemRelease);
     CUarray array;
@@ -667,7 +668,6 @@ static bool sparse(void)
     map.memHandle.memHandle = 0;
     CU(p_cuMemMapArrayAsync(&map, 1, nullptr));
     INVALID(p_cuMemMapArrayAsync(&map, 0, nullptr));
-    INVALID(p_cuMemMapArrayAsync(nullptr, 1, nullptr));
     CHECK(cudaDeviceSynchronize());
     CU(p_cuMemRelease(pool));
     CU(p_cuArrayDestroy(array));

@@ -106,7 +106,7 @@ static Other start(int (*run)(const Other &))
     close(pair[child != 0]);
     Other other{pair[child == 0], child};
     if (child == 0)
-        _exit(run(other));
+        exit(run(other));
     return other;
 }
 

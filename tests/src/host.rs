@@ -30,6 +30,17 @@ impl Folder {
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+
+    /// A copy of a program, in a folder where every user may execute it. Made by a process of its own: what this one has open for
+    /// writing, its other threads' children have too for a moment, and what is open for writing cannot be executed.
+    pub fn copy_program(&self, program: &Path) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let copy = self.join("program");
+        let copied = Command::new("install").args(["-m", "755"]).arg(program).arg(&copy).status().unwrap();
+        assert!(copied.success());
+        std::fs::set_permissions(self.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        copy
+    }
 }
 
 impl Default for Folder {

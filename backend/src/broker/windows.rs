@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use vgpu_spec::wire::{Range, is_window_place};
+use vgpu_spec::wire::{Range, SMALL_PAGE, is_window_place};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::link::MAX_FDS;
@@ -113,7 +113,9 @@ impl Translation {
             // SECURITY: wholly within one region of the memory that the VM's front end shared.
             let Some(region) = memory.find_region(GuestAddress(base)) else { return Err(error) };
             let inside = base - region.start_addr().0;
-            let Some(file) = region.file_offset().filter(|_| bytes <= region.len() - inside) else {
+            // A region may end within the last page of its file, of which the whole is mapped.
+            let room = region.len().saturating_add(SMALL_PAGE - 1) / SMALL_PAGE * SMALL_PAGE - inside;
+            let Some(file) = region.file_offset().filter(|_| bytes <= room) else {
                 return Err(error);
             };
             let offset = file.start().checked_add(inside).ok_or(error)?;
@@ -166,6 +168,20 @@ mod tests {
             (GuestAddress(base), 4_usize << 20, Some(FileOffset::new(file, 1 << 20)))
         };
         GuestMemoryMmap::from_ranges_with_files([region(0), region(16 << 20)]).unwrap()
+    }
+
+    #[test]
+    fn a_page_in_which_a_region_ends_is_whole() {
+        let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(fd);
+        file.set_len(8000).unwrap();
+        let region = (GuestAddress(0), 8000, Some(FileOffset::new(file, 0)));
+        let memory = GuestMemoryMmap::from_ranges_with_files([region]).unwrap();
+        let translate = |base, len| Translation::new(&memory, [Range { base, len }].into_iter(), len);
+        assert!(translate(0, 8192).is_ok() && translate(4096, 4096).is_ok());
+        assert!(
+            translate(0, 12288).is_err() && translate(4096, 8192).is_err() && translate(8192, 4096).is_err()
+        );
     }
 
     fn translate(extents: &[(u64, u64)], len: u64) -> Result<Translation, WindowError> {

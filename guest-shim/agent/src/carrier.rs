@@ -45,6 +45,8 @@ pub trait ClientMemory: Debug + Send {
     fn allocate(&mut self, len: u64) -> Result<Block, MemoryError>;
     /// A file that has the block's memory at its start and can be mapped in units of 4 KiB; `None` if the block's own can.
     fn in_small_pages(&mut self, block: &Block) -> Result<Option<Arc<OwnedFd>>, MemoryError>;
+    /// The memory of a window that is `len` bytes of a program's own file from `offset` on.
+    fn adopt(&mut self, file: OwnedFd, offset: u64, len: u64) -> Result<Block, MemoryError>;
     /// Takes a window's memory back. The device must not reach it any more.
     fn free(&mut self, block: Block);
     /// Gives everything back.
@@ -74,6 +76,10 @@ pub enum MemoryError {
     Create(#[source] std::io::Error),
     #[error("making huge pages mappable in units of 4 KiB with /dev/udmabuf")]
     SmallPages(#[source] std::io::Error),
+    #[error("adopting {len:#x} bytes of a program's file: {why}")]
+    Adopt { len: u64, why: String },
+    #[error("adopting a program's file: a device in a VM cannot map it")]
+    NoAdoption,
     #[error(transparent)]
     HugePages(#[from] crate::device::dma::DmaError),
 }

@@ -1,6 +1,6 @@
 //! What the agent is told on its command line.
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use vgpu_spec::wire::socket::DEFAULT_PATH;
 
@@ -85,27 +85,8 @@ fn mode(text: &str) -> Result<u32, ConfigError> {
     }
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  vgpu-agent
-      In a VM, as root: take the only vgpu device, with interrupts if the VM has an IOMMU.
-  vgpu-agent --device 00:04.0 --method sysfs --lanes 8
-      In a VM: take this device, poll it, keep 8 lanes (16 MiB of huge pages).
-  vgpu-agent --backend /run/vgpu/local.sock --socket /tmp/agent.sock
-      On the host: local mode, no VM and no root. Programs find the agent by VGPU_AGENT_SOCKET=/tmp/agent.sock.
-
-Huge pages: in a VM, lanes and windows are 2 MiB huge pages. The agent asks the kernel for them as they are needed. If it
-says that they are short, set vm.nr_hugepages or boot with hugepages=N.
-
-Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start or the device is lost, 2 for a wrong command line.";
-
-/// Owns the vgpu device of this machine and serves it to programs.
-///
-/// In a VM the agent takes the virtio device that QEMU carries. With --backend it connects to a broker's socket on the
-/// same machine instead (local mode). Programs reach it through libvgpu-cuda.so and the agent's unix socket. When it
-/// serves, it logs one line that starts with "ready".
-#[derive(Debug, Clone, Parser)]
-#[command(name = "vgpu-agent", version, after_help = EXAMPLES, after_long_help = EXAMPLES, max_term_width = 100)]
+/// How the agent serves.
+#[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Local mode: the broker's vhost-user socket
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["device", "method"])]
@@ -145,6 +126,7 @@ pub const DEFAULT_LANES_LOCAL: u16 = 62;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn pci_addresses_are_read_with_and_without_domain() {
@@ -160,7 +142,9 @@ mod tests {
 
     #[test]
     fn local_mode_and_device_options_exclude_each_other() {
-        let parse = |args: &[&str]| Config::try_parse_from([&["vgpu-agent"], args].concat());
+        let parse = |args: &[&str]| {
+            crate::cli::Cli::try_parse_from([&["vgpu-agent"], args].concat()).map(|cli| cli.serve)
+        };
         assert!(parse(&["--backend", "/s", "--method", "uio"]).is_err());
         assert!(parse(&["--socket-mode", "999"]).is_err());
         assert!(parse(&["--lanes", "0"]).is_err());

@@ -6,25 +6,31 @@
 //! | [`queue`], [`control`], [`events`] | the driver's side of a virtqueue, requests to the broker, its events |
 //! | [`lanes`], [`client`] | what is lent to shims, and to whom |
 //! | [`shares`] | files that programs export for others |
+//! | [`install`], [`doctor`], [`system`] | what puts it into a guest, and what finds out why it does not work there |
 //! | [`server`], [`service`] | the unix socket and what its sessions share |
 
 pub mod carrier;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod events;
 pub mod extent;
+pub mod install;
 pub mod lanes;
 pub mod local;
 pub mod memory;
+mod notify;
 pub mod queue;
 pub mod readings;
 pub mod server;
 pub mod service;
 pub mod shares;
 mod signals;
+pub mod system;
 #[cfg(test)]
 mod testing;
 pub mod wait;
@@ -86,6 +92,7 @@ fn serve(
     let server = Server::bind(&config.socket, config.socket_mode)?;
     server.start(Arc::new(service)).map_err(Error::Thread)?;
     log_ready(config, &**carrier, &lanes, &hello, &decoded);
+    notify::ready();
     let why = stop.recv().unwrap_or_else(|_| Stop::Device("the agent's threads ended".into()));
     ending.store(true, Ordering::Relaxed);
     finish(&server, &lanes, why)

@@ -1,9 +1,12 @@
-//! `vgpu-agent`: parses the command line and runs the agent.
+//! `vgpu-agent`: parses the command line and does what it says.
 
 use clap::Parser;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use vgpu_agent::config::{Config, ConfigError};
+use vgpu_agent::cli::{Cli, Command};
+use vgpu_agent::config::ConfigError;
+use vgpu_agent::install::InstallError;
+use vgpu_agent::{doctor, error, install};
 
 fn start_log(level: &str) -> Result<(), ConfigError> {
     let wrong = || ConfigError::Log(level.into());
@@ -17,12 +20,36 @@ fn start_log(level: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Prints a line; a closed pipe does not stop the work.
+fn say(line: String) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn installed(result: Result<(), InstallError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vgpu-agent: {}", error::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let config = Config::parse();
-    if let Err(error) = start_log(&config.log) {
+    let cli = Cli::parse();
+    if let Err(error) = start_log(cli.log_level()) {
         eprintln!("vgpu-agent: {error}");
         return ExitCode::from(2);
     }
+    let config = match cli.command {
+        None => cli.serve,
+        Some(Command::Serve(config)) => config,
+        Some(Command::Install(options)) => return installed(install::install(&options, &mut say)),
+        Some(Command::Uninstall(options)) => return installed(install::uninstall(&options, &mut say)),
+        Some(Command::Cdi) => return installed(install::cdi::own().map(|text| say(text.trim_end().into()))),
+        Some(Command::Doctor(options)) => return doctor::main(&options),
+        Some(Command::Probe(options)) => return doctor::probe::main(&options),
+    };
     match vgpu_agent::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

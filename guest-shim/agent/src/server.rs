@@ -5,10 +5,14 @@ use crate::client::peer::Peer;
 use crate::client::session::Session;
 use crate::service::Service;
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
 use std::collections::HashMap;
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -195,14 +199,14 @@ fn answer_all(socket: &OwnedFd, session: &mut Session) -> io::Result<()> {
         if !wait_for_packet(socket, session.peer())? {
             return Ok(());
         }
-        let (_, len) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
+        let (len, file) = receive(socket, &mut buffer)?;
         if len == 0 {
             return Ok(());
         }
         let mut sent = Ok(());
         let packet = buffer.get(..len.min(buffer.len())).unwrap_or_default();
         let handled = packet::parse(packet).and_then(|request| {
-            session.handle(request, |reply| {
+            session.handle(request, file, |reply| {
                 sent = packet::send(socket, &packet::encode(Ok(&reply.body)), &reply.fds);
             })
         });
@@ -214,6 +218,21 @@ fn answer_all(socket: &OwnedFd, session: &mut Session) -> io::Result<()> {
             }
         }
     }
+}
+
+/// A packet's length, and its descriptor. The kernel closes those for which there is no room.
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let files = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    // All are taken out, so that those that are not wanted are closed.
+    let file = files.flatten().collect::<Vec<_>>().into_iter().next();
+    Ok((message.bytes, file))
 }
 
 fn refuse(socket: &OwnedFd, peer: &Peer, refusal: &Refusal) -> io::Result<()> {

@@ -4,10 +4,10 @@
 
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ use vgpu_spec::wire::reading::Reading;
 use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::snapshot::Snapshot;
 use vgpu_spec::wire::socket::{self, HelloReply, LaneReply, ReplyHeader, Request, WindowReply, hello, kind};
-use vgpu_spec::wire::{Range, VERSION, split};
+use vgpu_spec::wire::{Range, SMALL_PAGE, VERSION, split};
 use zerocopy::IntoBytes;
 
 /// How long the agent may take to answer. Starting a worker is the longest thing that it does.
@@ -141,7 +141,8 @@ impl Connection {
         }
         let mut channel = Channel { socket: connect(path)?, broken: false };
         let flags = if mode == Mode::SnapshotOnly { hello::SNAPSHOT_ONLY } else { 0 };
-        let answer = channel.request(what, kind::HELLO, flags, u64::from(VERSION))?.accept(what, 0)?;
+        let hello = Request { kind: kind::HELLO, arg2: 0, arg0: flags, arg1: u64::from(VERSION) };
+        let answer = channel.request(what, hello, None)?.accept(what, 0)?;
         let malformed = |detail| ConnectionError::Malformed { what, detail };
         let (reply, snapshot) = split::<HelloReply>(&answer.body).ok_or(malformed("too short"))?;
         if reply.version != VERSION {
@@ -196,6 +197,24 @@ impl Connection {
         Ok(WindowGrant { window: reply.window, file, offset: reply.offset })
     }
 
+    /// Makes a window of `len` bytes of `file` from `offset` on, which are mapped at `address` already.
+    pub fn window_adopt(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+        address: u64,
+    ) -> Result<u32, ConnectionError> {
+        let what = "a window of shared memory";
+        let page = u32::try_from(offset / SMALL_PAGE)
+            .map_err(|_| ConnectionError::Refused { what, status: status::LIMIT })?;
+        let request = Request { kind: kind::WINDOW_ADOPT, arg2: page, arg0: len, arg1: address };
+        let answer = self.request_with(what, request, Some(file))?.accept(what, 0)?;
+        let (reply, _) = split::<WindowReply>(&answer.body)
+            .ok_or(ConnectionError::Malformed { what, detail: "too short" })?;
+        Ok(reply.window)
+    }
+
     /// Gives a window back, after it was unmapped.
     pub fn window_free(&self, window: u32) -> Result<(), ConnectionError> {
         let what = "taking back a window";
@@ -224,10 +243,19 @@ impl Connection {
         arg0: u64,
         arg1: u64,
     ) -> Result<Answer, ConnectionError> {
+        self.request_with(what, Request { kind, arg2: 0, arg0, arg1 }, None)
+    }
+
+    fn request_with(
+        &self,
+        what: &'static str,
+        request: Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Answer, ConnectionError> {
         if crate::fork::forked() {
             return Err(ConnectionError::Forked { what });
         }
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).request(what, kind, arg0, arg1)
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).request(what, request, file)
     }
 }
 
@@ -266,26 +294,29 @@ impl Channel {
     fn request(
         &mut self,
         what: &'static str,
-        kind: u32,
-        arg0: u64,
-        arg1: u64,
+        request: Request,
+        file: Option<BorrowedFd<'_>>,
     ) -> Result<Answer, ConnectionError> {
         if self.broken {
             return Err(ConnectionError::Closed { what });
         }
-        let answer = self.exchange(what, Request { kind, reserved: 0, arg0, arg1 });
+        let answer = self.exchange(what, request, file);
         self.broken = answer.is_err();
         answer
     }
 
-    fn exchange(&self, what: &'static str, request: Request) -> Result<Answer, ConnectionError> {
+    fn exchange(
+        &self,
+        what: &'static str,
+        request: Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Answer, ConnectionError> {
         let failed = |error: rustix::io::Errno| match error {
             rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET => ConnectionError::Closed { what },
             rustix::io::Errno::AGAIN => ConnectionError::Timeout { what },
             _ => ConnectionError::Socket { what, source: error.into() },
         };
-        let send = || rustix::net::send(&self.socket, request.as_bytes(), SendFlags::NOSIGNAL);
-        rustix::io::retry_on_intr(send).map_err(failed)?;
+        rustix::io::retry_on_intr(|| send(&self.socket, &request, file)).map_err(failed)?;
         let mut body = vec![0; socket::MAX_PACKET];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -317,6 +348,17 @@ impl Channel {
             _ => Err(malformed),
         }
     }
+}
+
+fn send(socket: &OwnedFd, request: &Request, file: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files: Vec<_> = file.into_iter().collect();
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(rustix::io::Errno::INVAL);
+    }
+    let parts = [IoSlice::new(request.as_bytes())];
+    rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
 impl Answer {

@@ -1,13 +1,13 @@
 //! What a forked child may do with its parent's client: nothing.
 //!
 //! CUDA itself does not work in a child that was forked after cuInit, and a lane has one driver: every call in the child must
-//! fail quickly. Windows and lane pages are not inherited (MADV_DONTFORK). The child's copy of the agent's socket is replaced,
+//! return quickly. Windows and lane pages are not inherited (MADV_DONTFORK). The child's copy of the agent's socket is replaced,
 //! since otherwise the agent could not see the parent's end while a child lives.
 
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 static FORKED: AtomicBool = AtomicBool::new(false);
 /// Sockets to replace in a child; −1 for none. A process has one client; tests have several.
@@ -19,6 +19,19 @@ static PLACEHOLDER: AtomicI32 = AtomicI32::new(-1);
 #[inline]
 pub fn forked() -> bool {
     FORKED.load(Ordering::Relaxed)
+}
+
+/// Locks what a forked child uses too. There it is `None` if a thread that the child has not got held it at the fork: nobody would
+/// ever give it back.
+pub fn lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    if !forked() {
+        return Some(mutex.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Installs the fork handler, once per process.

@@ -1,5 +1,6 @@
-//! Windows in place of memory that the program has already (cuMemHostRegister): its pages are copied into window memory, which is then
-//! mapped over them; and back.
+//! Windows in place of memory that the program has already (cuMemHostRegister). Private memory: its pages are copied into window memory,
+//! which is then mapped over them; and back. Memory that is shared with other processes must stay the same pages for all: the agent is
+//! given its file, where it can have the worker map that.
 //!
 //! What other threads write meanwhile is not lost where the kernel gives us a userfaultfd: it makes them wait. Without one (older than
 //! 5.11, or refused by a container's seccomp filter) a write between copy and replacement is lost; programs do not write to memory
@@ -8,7 +9,8 @@
 //! A forked child gets a private copy: it must not share its heap with its parent.
 
 use crate::connection::{Connection, ConnectionError};
-use crate::{maps, write_protect::WriteProtect};
+use crate::maps::Mapping;
+use crate::{maps, shared_file, write_protect::WriteProtect};
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::os::fd::AsFd;
@@ -37,12 +39,18 @@ pub enum InPlaceError {
     Forked,
 }
 
-/// Memory that was replaced; [`give_back`] ends it.
+/// Memory that is a window; [`give_back`] ends it.
 #[derive(Debug)]
 pub struct InPlace {
     number: u32,
     address: u64,
     len: u64,
+    replaced: Option<Replaced>,
+}
+
+/// What there is to undo of private memory.
+#[derive(Debug)]
+struct Replaced {
     /// Device and inode of the file that is mapped there: the program may have unmapped parts and have something else there now.
     file: (u64, u64),
     entry: &'static Entry,
@@ -52,12 +60,35 @@ fn place(address: u64) -> *mut c_void {
     ptr::with_exposed_provenance_mut(address as usize)
 }
 
-/// Replaces `[address, address + len)`, whole pages of private memory, by window memory with the same contents.
+/// Makes `[address, address + len)`, whole pages, a window with the same contents.
 pub fn take_over(connection: &Arc<Connection>, address: u64, len: u64) -> Result<InPlace, InPlaceError> {
     if crate::fork::forked() {
         return Err(InPlaceError::Forked);
     }
-    check(address, len)?;
+    match check(address, len)? {
+        Kind::Private => move_over(connection, address, len),
+        Kind::Shared(mapping) => share(connection, address, len, &mapping),
+    }
+}
+
+/// Has the worker map the file that the program has mapped.
+fn share(
+    connection: &Arc<Connection>,
+    address: u64,
+    len: u64,
+    mapping: &Mapping,
+) -> Result<InPlace, InPlaceError> {
+    let why = "the file of shared memory cannot be opened again";
+    let file = shared_file::open(mapping).ok_or(InPlaceError::Unsupported { address, len, why })?;
+    let offset = mapping.offset + (address - mapping.start);
+    let number = connection
+        .window_adopt(file.as_fd(), offset, len, address)
+        .map_err(|source| InPlaceError::Agent { address, len, source })?;
+    Ok(InPlace { number, address, len, replaced: None })
+}
+
+/// Replaces private memory by window memory.
+fn move_over(connection: &Arc<Connection>, address: u64, len: u64) -> Result<InPlace, InPlaceError> {
     let grant = connection.window_alloc(len, address).map_err(|source| match source {
         ConnectionError::Refused { status: status::FAILED, .. } => {
             InPlaceError::Unsupported { address, len, why: "the worker has something of its own there" }
@@ -68,8 +99,8 @@ pub fn take_over(connection: &Arc<Connection>, address: u64, len: u64) -> Result
     let stat = rustix::fs::fstat(&grant.file);
     match replaced.and(stat) {
         Ok(stat) => {
-            let entry = Entry::take(address, len);
-            Ok(InPlace { number: grant.window, address, len, file: (stat.st_dev, stat.st_ino), entry })
+            let (file, entry) = ((stat.st_dev, stat.st_ino), Entry::take(address, len));
+            Ok(InPlace { number: grant.window, address, len, replaced: Some(Replaced { file, entry }) })
         }
         Err(error) => {
             if let Err(error) = connection.window_free(grant.window) {
@@ -80,27 +111,36 @@ pub fn take_over(connection: &Arc<Connection>, address: u64, len: u64) -> Result
     }
 }
 
-/// Whether all of the range is private memory that can be replaced.
-fn check(address: u64, len: u64) -> Result<(), InPlaceError> {
+/// What memory is.
+#[derive(Debug)]
+enum Kind {
+    Private,
+    /// With other processes, or with a file.
+    Shared(Mapping),
+}
+
+/// What the range is, if it can be a window.
+fn check(address: u64, len: u64) -> Result<Kind, InPlaceError> {
     let unsupported = |why| InPlaceError::Unsupported { address, len, why };
     let mappings = maps::within(address, len).ok_or(InPlaceError::NotMapped { address, len })?;
     // The kernel may have joined a thread's stack and what lies beside it into one mapping, so the range itself is compared.
     let (stack, stack_end) = own_stack().unwrap_or_default();
     let on_stack = address < stack_end && stack < address + len;
-    for mapping in mappings {
+    for mapping in &mappings {
         if !(mapping.readable && mapping.writable) {
             return Err(InPlaceError::NotWritable { address, len });
-        }
-        if mapping.shared {
-            return Err(unsupported(
-                "memory that is shared with others, or a file's, cannot be moved to a window",
-            ));
         }
         if mapping.is_stack || on_stack {
             return Err(unsupported("a stack cannot be moved while it is in use"));
         }
     }
-    Ok(())
+    match mappings[..] {
+        [mapping] if mapping.shared => Ok(Kind::Shared(mapping)),
+        _ if mappings.iter().any(|mapping| mapping.shared) => {
+            Err(unsupported("several mappings, of which one is shared memory, cannot be one window"))
+        }
+        _ => Ok(Kind::Private),
+    }
 }
 
 /// Where this thread's stack is: first address, one past the last.
@@ -143,12 +183,23 @@ fn replace(address: u64, len: u64, file: impl AsFd, offset: u64) -> Result<(), r
 
 /// Puts private pages with the contents back, wherever the program has left the window mapped, and gives the window back.
 pub fn give_back(connection: &Arc<Connection>, taken: &InPlace) {
-    taken.entry.give();
-    if crate::fork::forked() {
+    if let Some(replaced) = &taken.replaced {
+        replaced.entry.give();
+        if crate::fork::forked() || !put_back(taken, replaced) {
+            return;
+        }
+    } else if crate::fork::forked() {
         return;
     }
+    if let Err(error) = connection.window_free(taken.number) {
+        crate::warn!("giving back window {}: {error}", taken.number);
+    }
+}
+
+/// Puts private pages in place of the window; false if some of it is left.
+fn put_back(taken: &InPlace, replaced: &Replaced) -> bool {
     for mapping in maps::touching(taken.address, taken.len) {
-        if mapping.file != taken.file {
+        if mapping.file != replaced.file {
             continue;
         }
         let start = mapping.start.max(taken.address);
@@ -159,12 +210,10 @@ pub fn give_back(connection: &Arc<Connection>, taken: &InPlace) {
         if let Err(error) = result {
             // Better a window that is never given back than memory that is taken away under the program.
             crate::warn!("unregistering {:#x} bytes at {start:#x}: {error}", end - start);
-            return;
+            return false;
         }
     }
-    if let Err(error) = connection.window_free(taken.number) {
-        crate::warn!("giving back window {}: {error}", taken.number);
-    }
+    true
 }
 
 /// Puts private pages in place of shared ones. Async-signal-safe.
@@ -268,13 +317,13 @@ mod tests {
         rustix::fs::ftruncate(&file, 16384).unwrap();
         assert!(check(address, len).is_ok());
         replace(address, len, &file, 4096).unwrap();
-        assert!(matches!(check(address, len), Err(InPlaceError::Unsupported { .. })), "shared now");
+        assert!(matches!(check(address, len), Ok(Kind::Shared(mapping)) if mapping.offset == 4096));
         let mut read = [0; 8193];
         rustix::io::pread(&file, &mut read, 4096).unwrap();
         assert_eq!((read[0], read[8192]), (1, 3));
         rustix::io::pwrite(&file, &[7], 4097).unwrap();
         make_private(address, len).unwrap();
-        assert!(check(address, len).is_ok(), "private again");
+        assert!(matches!(check(address, len), Ok(Kind::Private)), "private again");
         rustix::io::pwrite(&file, &[9], 4096).unwrap();
         // SAFETY: within the three pages.
         assert_eq!(unsafe { (bytes.read(), bytes.add(1).read(), bytes.add(8192).read()) }, (1, 7, 3));

@@ -10,12 +10,12 @@ mod thread;
 use crate::biased::{Access, Biased};
 use crate::connection::{Connection, ConnectionError};
 use crate::lane::{Lane, LaneError, MessageMeta, MessageWriter};
-use crate::order::{Dependencies, Order};
+use crate::order::{Dependencies, Order, Streams};
 use crate::stats::{LaneStats, Totals};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vgpu_spec::wire::control::status;
-use vgpu_spec::wire::lane::MAX_DEPENDENCIES;
+use vgpu_spec::wire::lane::{Dependency, MAX_DEPENDENCIES};
 
 /// The most lanes of a client: a message can depend on each.
 const MAX_LANES: usize = MAX_DEPENDENCIES;
@@ -28,6 +28,7 @@ pub struct Lanes {
     /// The first `len` are set, and stay.
     slots: [OnceLock<Slot>; MAX_LANES],
     len: AtomicUsize,
+    streams: Streams,
     /// Users of each lane: threads, and calls that borrow it.
     users: Mutex<[u32; MAX_LANES]>,
 }
@@ -57,6 +58,7 @@ impl Lanes {
             connection,
             slots: [const { OnceLock::new() }; MAX_LANES],
             len: AtomicUsize::new(0),
+            streams: Streams::new(),
             users: Mutex::new([0; MAX_LANES]),
         }
     }
@@ -188,15 +190,15 @@ impl Lanes {
         self.slots.get(index)?.get()
     }
 
-    /// What a call that begins now on lane `index` must come after.
+    /// What a call that begins now on lane `index` must come after; `dependency` tells it of each other lane.
     #[inline]
-    fn dependencies(&self, index: usize) -> Dependencies {
+    fn dependencies(&self, index: usize, dependency: impl Fn(&Order) -> Option<Dependency>) -> Dependencies {
         let mut dependencies = Dependencies::new();
         let len = self.len.load(Ordering::Acquire);
         if len > 1 {
             let others = self.slots.iter().take(len).enumerate().filter(|(other, _)| *other != index);
             for (_, slot) in others {
-                if let Some(dependency) = slot.get().and_then(|slot| slot.order.dependency()) {
+                if let Some(dependency) = slot.get().and_then(|slot| dependency(&slot.order)) {
                     dependencies.push(dependency);
                 }
             }
@@ -289,9 +291,26 @@ impl ThreadLane<'_> {
         args_len: usize,
         reply_len: Option<usize>,
     ) -> Result<MessageWriter<'_>, LaneError> {
-        let dependencies = self.lanes.dependencies(self.index);
+        let dependencies = self.lanes.dependencies(self.index, Order::dependency);
         let meta = MessageMeta { thread: thread::number(), context };
         self.lane.begin(function, meta, dependencies.as_slice(), args_len, reply_len)
+    }
+
+    /// As [`ThreadLane::begin`], for a launch that nobody waits for into `stream`, which is not one of the special streams.
+    #[inline]
+    pub fn begin_launch(
+        &mut self,
+        function: u32,
+        context: u32,
+        stream: u64,
+        args_len: usize,
+    ) -> Result<MessageWriter<'_>, LaneError> {
+        if !self.lanes.streams.launch(stream, self.index) {
+            return self.begin(function, context, args_len, None).map(MessageWriter::launch);
+        }
+        let dependencies = self.lanes.dependencies(self.index, Order::dependency_of_launch);
+        let meta = MessageMeta { thread: thread::number(), context };
+        self.lane.begin(function, meta, dependencies.as_slice(), args_len, None).map(MessageWriter::launch)
     }
 
     /// As [`Lane::take_error`], of any lane: an error of a thread that never waits must not be lost.

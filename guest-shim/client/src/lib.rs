@@ -6,6 +6,7 @@
 //! | [`lane`] | one lane: messages out, replies and deferred errors back |
 //! | [`lanes`] | which thread uses which lane, and the order across threads |
 //! | [`windows`], [`heap`], [`in_place`] | memory shared with the worker |
+//! | [`marker`] | what tells our libraries from others, in the file |
 //! | [`maps`] | what this process has mapped |
 //! | [`share`] | descriptors of files that processes export |
 //! | [`reserve`] | keeps the worker's device addresses free in this process |
@@ -22,11 +23,13 @@ pub mod lane;
 pub mod lanes;
 pub mod log;
 pub mod maps;
+pub mod marker;
 mod order;
 mod page;
 pub mod record;
 pub mod reserve;
 pub mod share;
+mod shared_file;
 pub mod stats;
 pub mod trace;
 mod wait;

@@ -1,5 +1,7 @@
 //! This process's mappings, from /proc/self/maps (proc(5)).
 
+use std::path::PathBuf;
+
 /// A mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {
@@ -8,6 +10,8 @@ pub struct Mapping {
     pub readable: bool,
     pub writable: bool,
     pub shared: bool,
+    /// Where in its file it starts.
+    pub offset: u64,
     /// Device and inode of its file; inode 0 for none.
     pub file: (u64, u64),
     /// The main thread's stack.
@@ -18,7 +22,7 @@ fn parse(line: &str) -> Option<Mapping> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let access = fields.next()?.as_bytes();
-    let _offset = fields.next()?;
+    let offset = fields.next()?;
     let (major, minor) = fields.next()?.split_once(':')?;
     let inode = fields.next()?.parse().ok()?;
     let hex = |text| u64::from_str_radix(text, 16).ok();
@@ -29,14 +33,29 @@ fn parse(line: &str) -> Option<Mapping> {
         readable: access.first() == Some(&b'r'),
         writable: access.get(1) == Some(&b'w'),
         shared: access.get(3) == Some(&b's'),
+        offset: hex(offset)?,
         file: (device, inode),
         is_stack: fields.next() == Some("[stack]"),
     })
 }
 
+fn all() -> String {
+    std::fs::read("/proc/self/maps")
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+/// The path of a mapping's file. Whether there is still that file is not said.
+pub fn path(mapping: &Mapping) -> Option<PathBuf> {
+    let all = all();
+    let line = all.lines().find(|line| parse(line).as_ref() == Some(mapping))?;
+    let path = line.find('/').and_then(|start| line.get(start..))?;
+    Some(path.into())
+}
+
 /// The mappings that `[address, address + len)` touches, in order.
 pub fn touching(address: u64, len: u64) -> Vec<Mapping> {
-    let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let text = all();
     let end = address.saturating_add(len);
     text.lines().filter_map(parse).filter(|m| m.start < end && address < m.end).collect()
 }
@@ -68,6 +87,7 @@ mod tests {
             readable: true,
             writable: true,
             shared: true,
+            offset: 4096,
             file: (rustix::fs::makedev(0, 5), 4711),
             is_stack: false,
         };

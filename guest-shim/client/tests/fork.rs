@@ -5,11 +5,15 @@
 mod support;
 
 use rustix::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use support::agent::{Agent, Behaviour};
 use support::eventually;
 use vgpu_client::{Connection, ConnectionError, Heap, HeapError, LaneError, Lanes, Mode, Windows};
+
+/// One that the parent holds while it forks, and one that nobody holds.
+static HELD: Mutex<()> = Mutex::new(());
+static FREE: Mutex<()> = Mutex::new(());
 
 /// What the child finds: a bit per expectation that did not hold.
 fn child(lanes: &'static Lanes, heap: &Heap, connection: &Connection, address: u64) -> i32 {
@@ -20,6 +24,8 @@ fn child(lanes: &'static Lanes, heap: &Heap, connection: &Connection, address: u
         matches!(heap.alloc(1, 1), Err(HeapError::Forked)),
         !heap.free(address),
         matches!(connection.lane(), Err(ConnectionError::Forked { .. })),
+        vgpu_client::fork::lock(&HELD).is_none(),
+        vgpu_client::fork::lock(&FREE).is_some(),
     ];
     expectations.iter().enumerate().map(|(bit, holds)| i32::from(!holds) << bit).sum()
 }
@@ -38,6 +44,7 @@ fn a_forked_child_fails_quickly_and_leaves_its_parent_alone() {
     // A second client, whose end the agent must see although a child lives.
     let second = Connection::open_at(&agent.path, Mode::Full).unwrap();
 
+    let held = HELD.lock().unwrap();
     let (end, hold) = rustix::pipe::pipe().unwrap();
     // SAFETY: the child calls only what a child may call after fork with threads: nothing that locks or allocates.
     let pid = unsafe { libc::fork() };
@@ -51,7 +58,9 @@ fn a_forked_child_fails_quickly_and_leaves_its_parent_alone() {
         // SAFETY: ends the child without running the test harness's destructors.
         unsafe { libc::_exit(failures) };
     }
+    drop(held);
     assert!(!vgpu_client::fork::forked());
+    assert!(vgpu_client::fork::lock(&HELD).is_some());
     drop(second);
     eventually("the agent sees the end of a client", || agent.state.ended.load(Ordering::SeqCst) == 1);
     drop(hold);

@@ -101,6 +101,57 @@ fn a_call_comes_after_calls_that_returned_in_other_threads() {
     first.join().unwrap();
 }
 
+fn launch(lanes: &'static Lanes, function: u32, stream: u64) {
+    lanes.with(|lane| lane.begin_launch(function, 0, stream, 0)?.submit()).unwrap().unwrap();
+}
+
+#[test]
+fn launches_into_streams_of_their_own_do_not_wait_for_each_other() {
+    const OURS: u64 = 0x50;
+    const THEIRS: u64 = 0x60;
+    let (agent, seen) = watched(4);
+    let lanes = connect(&agent);
+    call(lanes, 1, true).unwrap();
+    let (to_them, from_us) = channel::<()>();
+    let (to_us, from_them) = channel::<()>();
+    let them = std::thread::spawn(move || {
+        call(lanes, 2, true).unwrap();
+        to_us.send(()).unwrap();
+        from_us.recv().unwrap();
+        call(lanes, 10, false).unwrap();
+        launch(lanes, 11, THEIRS);
+        launch(lanes, 12, THEIRS);
+        to_us.send(()).unwrap();
+        // The lane stays theirs until all was seen.
+        from_us.recv().unwrap();
+    });
+    from_them.recv().unwrap();
+    agent.pause(1, true);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    to_them.send(()).unwrap();
+    from_them.recv().unwrap();
+    launch(lanes, 20, OURS);
+    launch(lanes, 21, OURS);
+    launch(lanes, 22, THEIRS);
+    launch(lanes, 23, OURS);
+    call(lanes, 24, false).unwrap();
+    agent.pause(1, false);
+    let mut found = BTreeMap::new();
+    while found.len() < 10 {
+        let (_, message) = seen.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        found.insert(message.function, message.dependencies);
+    }
+    to_them.send(()).unwrap();
+    them.join().unwrap();
+    let all = [Dependency { lane: 3, reserved: 0, count: 4 }];
+    let all_but_launches = [Dependency { lane: 3, reserved: 0, count: 2 }];
+    assert_eq!(found[&20], all, "nobody knows yet who else uses the stream");
+    assert_eq!(found[&21], all_but_launches);
+    assert_eq!(found[&22], all, "they launched into that stream");
+    assert_eq!(found[&23], all_but_launches);
+    assert_eq!(found[&24], all, "no launch");
+}
+
 #[test]
 fn many_round_trips_do_not_look_like_unfinished_calls() {
     let (agent, seen) = watched(2);

@@ -1,7 +1,7 @@
 //! How a call enters the shim, and how a message leaves it.
 
 use crate::{
-    client, context, error, output,
+    client, context, error, handles, output,
     trace::{self, Site},
     unsupported,
 };
@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     slice,
 };
-use vgpu_client::LaneError;
+use vgpu_client::{LaneError, MessageWriter, ThreadLane};
 use vgpu_spec::{
     plain::Plain,
     wire::args::{Reader, Writer, bytes_len},
@@ -55,6 +55,13 @@ fn failed(site: &'static Site, status: u32) -> u32 {
     status
 }
 
+/// What a forked child is told of a call with good handles: a child has no lane. 0 only for what asks for no work, as nothing is pending
+/// in a process that cannot give the device any; natively a child's work is done.
+#[cold]
+pub fn in_child(code: u32) -> error::Result {
+    if code == 0 { Ok(()) } else { Err(code) }
+}
+
 /// Sends a message that nobody waits for; `in_context`: the worker is to run it in the current context. With CUDA_LAUNCH_BLOCKING=1 it is waited for, and its error returned at once.
 #[inline]
 pub fn post(
@@ -63,10 +70,35 @@ pub fn post(
     args_len: usize,
     write: impl FnOnce(&mut Writer<'_>),
 ) -> error::Result {
+    send(in_context, write, |lane, context| lane.begin(function, context, args_len, None))
+}
+
+/// As [`post`], for a call that touches nothing but `stream`: it does not wait for what other threads launch into other streams.
+#[inline]
+pub fn post_in_stream(
+    stream: u64,
+    function: u32,
+    in_context: bool,
+    args_len: usize,
+    write: impl FnOnce(&mut Writer<'_>),
+) -> error::Result {
+    // What the special streams are depends on thread and context.
+    if stream <= handles::SPECIAL_STREAMS {
+        return post(function, in_context, args_len, write);
+    }
+    send(in_context, write, |lane, context| lane.begin_launch(function, context, stream, args_len))
+}
+
+#[inline]
+fn send(
+    in_context: bool,
+    write: impl FnOnce(&mut Writer<'_>),
+    begin: impl for<'a> FnOnce(&'a mut ThreadLane<'_>, u32) -> Result<MessageWriter<'a>, LaneError>,
+) -> error::Result {
     let client = client::get()?;
     let context = if in_context { context::index() } else { 0 };
     let sent = client.lanes.with(|lane| {
-        let mut message = lane.begin(function, context, args_len, None)?;
+        let mut message = begin(lane, context)?;
         write(&mut message);
         if !client.blocking {
             return message.submit().map(|()| None);
@@ -201,6 +233,12 @@ pub fn settle() -> error::Result {
         None => Ok(()),
         Some((status, _)) => Err(status),
     }
+}
+
+/// The error of a message of this thread that has failed since the last look, and the message's function. It waits for nothing.
+pub fn take_error() -> error::Result<Option<(u32, u32)>> {
+    let client = client::get()?;
+    flatten(client.lanes.with(|lane| Ok(lane.take_error())))
 }
 
 /// Functions of the API's first version, with 32-bit sizes: they want a context of that version, which no 64-bit process can have.

@@ -1,7 +1,7 @@
 //! Stream capture. The worker's driver captures; here it is known whether anything in this process captures at all, so that
 //! what is asked all the time costs nothing without a capture.
 
-use crate::{call, call::put, calls, error, handles};
+use crate::{call, call::put, calls, context, error, handles};
 use std::{
     cell::{Cell, RefCell},
     collections::HashSet,
@@ -52,6 +52,12 @@ fn note(stream: u64, begun: bool) {
     COUNT.store(streams.len(), Ordering::Release);
 }
 
+/// Whether anything in this process captures.
+#[inline]
+pub fn any() -> bool {
+    COUNT.load(Ordering::Acquire) > 0
+}
+
 /// Refuses what a capturing stream does not allow, which ends the capture: so does a query.
 pub fn refuse_capturing(stream: u64) -> error::Result {
     if stream <= LEGACY || !captures(stream)? {
@@ -72,6 +78,35 @@ pub fn may_refuse(stream: u64) -> bool {
 #[inline]
 pub fn captures_copy(stream: u64) -> error::Result<bool> {
     if stream <= LEGACY { Ok(false) } else { captures(stream) }
+}
+
+/// Whether something in this process captures, and there is a context in which the driver can be asked what that means.
+#[inline]
+fn is_relevant() -> bool {
+    COUNT.load(Ordering::Acquire) > 0 && context::require().is_ok()
+}
+
+/// Refuses a call that is unsafe during a capture, unless this thread's mode allows it. The captures that forbid it end by it; which
+/// these are the driver knows.
+#[inline]
+pub fn refuse_unsafe() -> error::Result {
+    if is_relevant() { calls::vgpuCaptureUnsafeCall() } else { Ok(()) }
+}
+
+/// Refuses a call that works in the legacy default stream while a stream captures that it would have to wait for. The captures end by it.
+#[inline]
+pub fn refuse_legacy() -> error::Result {
+    if is_relevant() { calls::vgpuCaptureLegacyCall() } else { Ok(()) }
+}
+
+/// Waits for the device, for what ends memory: unlike a wait of the program's it breaks no capture.
+pub fn wait_for_device() -> error::Result {
+    if is_relevant() { calls::vgpuCaptureWaitForDevice() } else { calls::cuCtxSynchronize() }
+}
+
+/// Refuses what no captured stream can have, and what cannot run in the default stream now. The capture ends by it.
+pub fn refuse_in(stream: u64) -> error::Result {
+    if stream <= LEGACY { refuse_legacy() } else { refuse_capturing(stream) }
 }
 
 /// Whether a stream captures. Any can once one has begun: capture spreads by event waits.

@@ -35,6 +35,18 @@ pub fn get() -> error::Result<&'static Client> {
     }
 }
 
+/// CUDA_ERROR_NOT_INITIALIZED before cuInit: for what also answers in a forked child.
+#[inline]
+pub fn started() -> error::Result {
+    CLIENT.get().map(|_| ()).ok_or(error::NOT_INITIALIZED)
+}
+
+/// CUDA_ERROR_NOT_INITIALIZED in a forked child: for what looks at its arguments first before cuInit.
+#[inline]
+pub fn not_forked() -> error::Result {
+    if fork::forked() { Err(error::NOT_INITIALIZED) } else { Ok(()) }
+}
+
 /// The process that called cuInit: this one, or one that it was forked from.
 pub fn process() -> Option<u32> {
     CLIENT.get().map(|client| client.process)

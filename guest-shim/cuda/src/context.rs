@@ -61,6 +61,11 @@ pub fn require() -> error::Result {
     handles::check_context(CURRENT.get())
 }
 
+/// The error that has ended the current context, if one has: for what is answered without the driver, which says that first.
+pub fn sticky_error() -> error::Result {
+    calls::cuMemGetInfo_v2(None, None)
+}
+
 /// The current context's device.
 pub fn device() -> error::Result<i32> {
     handles::check_context(current())?;
@@ -132,7 +137,18 @@ pub fn valid_flags(flags: u32) -> bool {
 }
 
 fn create(place: *mut u64, flags: u32, device: i32) -> error::Result {
-    if place.is_null() || !valid_flags(flags) {
+    if place.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let context = new(flags, device)?;
+    push(context);
+    // SAFETY: checked above; the program's pointer.
+    unsafe { put(place, context) }
+}
+
+/// A new context, which is not current yet.
+fn new(flags: u32, device: i32) -> error::Result<u64> {
+    if !valid_flags(flags) {
         return Err(error::INVALID_VALUE);
     }
     let flags = if flags & USER_COREDUMP == 0 { flags } else { flags & !USER_COREDUMP | COREDUMP };
@@ -143,13 +159,18 @@ fn create(place: *mut u64, flags: u32, device: i32) -> error::Result {
         return Err(status);
     }
     coredump::context_created(context, flags);
-    push(context);
-    // SAFETY: checked above; the program's pointer.
-    unsafe { put(place, context) }
+    Ok(context)
 }
 
+/// The first version makes contexts with device addresses of 32 bits, for which no device of today is small enough (measured): only
+/// what else is wrong is told first.
 pub unsafe fn cuCtxCreate(pctx: *mut u64, flags: u32, dev: i32) -> error::Result {
-    create(pctx, flags, dev)
+    if pctx.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let context = new(flags, dev)?;
+    end(context)?;
+    Err(error::OUT_OF_MEMORY)
 }
 
 pub unsafe fn cuCtxCreate_v2(pctx: *mut u64, flags: u32, dev: i32) -> error::Result {
@@ -186,14 +207,7 @@ pub unsafe fn cuCtxCreate_v4(pctx: *mut u64, params: *mut Blob8<24>, flags: u32,
     }
 }
 
-/// As the functions that change the stack or end a context refuse (measured): NULL with `null`, anything else with
-/// CUDA_ERROR_INVALID_CONTEXT.
-fn check_for(context: u64, null: u32) -> error::Result {
-    handles::check_context(context).map_err(|_| if context == 0 { null } else { error::INVALID_CONTEXT })
-}
-
 pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
-    client::get()?;
     if ctx == 0 {
         return Err(error::INVALID_VALUE);
     }
@@ -204,18 +218,25 @@ pub unsafe fn cuCtxDestroy_v2(ctx: u64) -> error::Result {
     if client::get()?.devices.primary(device_of(ctx)?)? == ctx {
         return Err(error::INVALID_CONTEXT);
     }
-    if current() == ctx {
-        pop();
-    }
-    let result = calls::vgpuContextDestroy(ctx);
-    forget(ctx);
-    handles::remove(ctx);
+    leave(ctx);
+    end(ctx)
+}
+
+fn end(context: u64) -> error::Result {
+    let result = calls::vgpuContextDestroy(context);
+    forget(context);
+    handles::remove(context);
     result
 }
 
 pub unsafe fn cuCtxDestroy(ctx: u64) -> error::Result {
     // SAFETY: no pointers.
     unsafe { cuCtxDestroy_v2(ctx) }
+}
+
+/// As the functions that change the stack refuse (measured): NULL with `null`, anything else with CUDA_ERROR_INVALID_CONTEXT.
+fn check_for(context: u64, null: u32) -> error::Result {
+    handles::check_context(context).map_err(|_| if context == 0 { null } else { error::INVALID_CONTEXT })
 }
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
@@ -309,10 +330,12 @@ pub unsafe fn cuCtxAttach(pctx: *mut u64, flags: u32) -> error::Result {
     Ok(())
 }
 
-/// The last use's end is the context's.
+/// Only the current context; its last use's end is its own.
 pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
-    client::get()?;
-    check_for(ctx, error::INVALID_CONTEXT)?;
+    require()?;
+    if ctx != current() {
+        return Err(error::INVALID_CONTEXT);
+    }
     {
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = attached.iter().position(|&c| c == ctx) {
@@ -330,8 +353,16 @@ pub unsafe fn cuCtxSynchronize_v2(ctx: u64) -> error::Result {
     calls::cuCtxSynchronize_v2(resolve(ctx)?)
 }
 
+/// Device and flags of the current context, which may have been destroyed: it tells these still (measured).
+fn words() -> error::Result<(i32, u64)> {
+    let context = crate::green_context::owner(current());
+    let words = handles::last_words(Kind::Context, context).ok_or(error::INVALID_CONTEXT)?;
+    Ok((i32::try_from(words.0).map_err(|_| error::INVALID_CONTEXT)?, words.1))
+}
+
 pub unsafe fn cuCtxGetDevice(device: *mut i32) -> error::Result {
-    let ordinal = self::device()?;
+    client::get()?;
+    let (ordinal, _) = words()?;
     // SAFETY: the program's pointer.
     unsafe { put(device, ordinal) }
 }
@@ -343,9 +374,9 @@ pub unsafe fn cuCtxGetDevice_v2(device: *mut i32, ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
-    let context = crate::green_context::owner(current());
-    let (_, value) = handles::words(Kind::Context, context).map_err(|_| error::INVALID_CONTEXT)?;
-    let is_primary = client::get()?.devices.primary(device()?)? == context;
+    let devices = &client::get()?.devices;
+    let (device, value) = words()?;
+    let is_primary = devices.primary(device)? == crate::green_context::owner(current());
     // SAFETY: the program's pointer.
     unsafe { put(flags, value as u32 | if is_primary { MAP_HOST } else { 0 }) }
 }

@@ -1,11 +1,11 @@
 //! Copies between host and device in one dimension.
 //!
-//! Pinned memory goes straight from and to its window. Pageable memory travels inside the message when it is small, and through
-//! staging when it is large.
+//! Pinned memory goes straight from and to its window. Pageable memory travels to the device inside the message when it is small; else
+//! it goes through staging, which the device's own copies are faster from than from memory of the worker.
 
 use crate::{
     call, calls, capture, client, error, graph_pageable, handles, host_memory, memory,
-    staging::{from_device, to_device},
+    staging::{SMALL, from_device, small_from_device, to_device},
 };
 use std::ffi::c_void;
 use vgpu_spec::structure::memory_type;
@@ -103,13 +103,20 @@ unsafe fn device_to_host(dst: *mut u8, src: u64, n: usize, stream: u64, wait: bo
         graph_pageable::capture_line(dst, (memory_type::DEVICE, src), n, stream)?;
         return if wait { calls::cuStreamSynchronize(stream) } else { Ok(()) };
     }
-    if n > INLINE {
+    if n > SMALL {
         // SAFETY: the caller's promise.
         return unsafe { from_device(dst, src, n, stream) };
     }
-    // SAFETY: the caller's promise.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(dst, n) };
-    calls::vgpuCopyInlineFromDevice(bytes, n, src, stream)?;
+    let sure = memory::known(src, n as u64) && !capture::may_refuse(stream);
+    if !sure && n <= INLINE {
+        // What the driver refuses is the call's answer.
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(dst, n) };
+        calls::vgpuCopyInlineFromDevice(bytes, n, src, stream)?;
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { small_from_device(dst, src, n, stream, sure)? };
+    }
     count(n);
     Ok(())
 }

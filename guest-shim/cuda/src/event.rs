@@ -53,6 +53,30 @@ pub unsafe fn cuEventRecordWithFlags(hEvent: u64, hStream: u64, flags: u32) -> e
     settle_if_shared(hEvent)
 }
 
+/// The driver takes a missing place for a missing handle (measured).
+unsafe fn elapsed(
+    place: *mut f32,
+    start: u64,
+    end: u64,
+    ask: fn(&mut f32, u64, u64) -> error::Result,
+) -> error::Result {
+    // SAFETY: the program's pointer, or NULL.
+    let place = unsafe { place.as_mut() }.ok_or(error::INVALID_HANDLE)?;
+    handles::check_event(start)?;
+    handles::check_event(end)?;
+    ask(place, start, end)
+}
+
+pub unsafe fn cuEventElapsedTime(pMilliseconds: *mut f32, hStart: u64, hEnd: u64) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { elapsed(pMilliseconds, hStart, hEnd, calls::cuEventElapsedTime) }
+}
+
+pub unsafe fn cuEventElapsedTime_v2(pMilliseconds: *mut f32, hStart: u64, hEnd: u64) -> error::Result {
+    // SAFETY: the program's pointer.
+    unsafe { elapsed(pMilliseconds, hStart, hEnd, calls::cuEventElapsedTime_v2) }
+}
+
 pub unsafe fn cuEventDestroy_v2(hEvent: u64) -> error::Result {
     handles::check_event(hEvent)?;
     sharing::withdraw(Thing::Event(hEvent));

@@ -9,42 +9,82 @@ use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_void},
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
 use vgpu_spec::handle::Kind;
 
+/// The parameters of a function or kernel.
+#[derive(PartialEq)]
+pub struct Parameters {
+    /// Offset and size of each, in bytes.
+    pub layout: Vec<(u32, u32)>,
+    /// Bytes of all together.
+    pub size: usize,
+}
+
+impl Parameters {
+    /// Takes a layout as the worker sends it: offset and size, u32 each.
+    fn new(bytes: &[u8]) -> Self {
+        let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let layout: Vec<(u32, u32)> =
+            bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
+        let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
+        Parameters { layout, size }
+    }
+}
+
 /// What is known of a function or kernel. Never freed: a launch reads it without a lock, and there are few.
 pub struct Info {
     pub name: CString,
-    /// Offset and size of each parameter, in bytes.
-    pub layout: Vec<(u32, u32)>,
-    /// Bytes of all parameters together.
-    pub size: usize,
+    parameters: OnceLock<Parameters>,
+    /// The kernel to ask for the parameters, if they are not known: without a working context the driver gives kernels, but not these.
+    kernel: u64,
     /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as the program set it; 0 if it did not.
     dynamic_shared: AtomicU32,
     /// What the launch functions of CUDA 3 and before have set.
     pub legacy: Mutex<Legacy>,
 }
 
+/// The most bytes of a layout: the room that the messages have.
+pub const LAYOUT_ROOM: usize = 32768;
 /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.
 const MAX_DYNAMIC_SHARED: u32 = 8;
 
 impl Info {
-    /// Takes a layout as the worker sends it: offset and size, u32 each.
-    pub fn new(name: &CStr, bytes: &[u8]) -> &'static Self {
-        let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        let layout: Vec<(u32, u32)> =
-            bytes.chunks_exact(8).map(|c| (number(&c[..4]), number(&c[4..]))).collect();
-        let size = layout.iter().map(|&(offset, size)| offset as usize + size as usize).max().unwrap_or(0);
+    /// With a layout as the worker sends it.
+    pub fn new(name: &CStr, layout: &[u8]) -> &'static Self {
+        Self::leak(name, OnceLock::from(Parameters::new(layout)), 0)
+    }
+
+    /// Of a kernel that is asked for its parameters when they are needed.
+    pub fn without_parameters(name: &CStr, kernel: u64) -> &'static Self {
+        Self::leak(name, OnceLock::new(), kernel)
+    }
+
+    fn leak(name: &CStr, parameters: OnceLock<Parameters>, kernel: u64) -> &'static Self {
         Box::leak(Box::new(Info {
             name: name.to_owned(),
-            layout,
-            size,
+            parameters,
+            kernel,
             dynamic_shared: AtomicU32::new(0),
             legacy: Mutex::default(),
         }))
+    }
+
+    /// The parameters, which are asked for where they are not known.
+    #[inline]
+    pub fn parameters(&self) -> error::Result<&Parameters> {
+        self.parameters.get().map_or_else(|| self.ask(), Ok)
+    }
+
+    #[cold]
+    fn ask(&self) -> error::Result<&Parameters> {
+        let (mut layout, mut len) = (vec![0; LAYOUT_ROOM], 0);
+        calls::vgpuKernelLayout(self.kernel, &mut layout, &mut len)?;
+        layout.truncate(usize::try_from(len).unwrap_or(0));
+        Ok(self.parameters.get_or_init(|| Parameters::new(&layout)))
     }
 
     /// The most dynamic shared memory that a launch may ask for, where a device gives `usual` without asking.
@@ -84,7 +124,7 @@ pub fn info(callable: u64) -> error::Result<&'static Info> {
 /// # Safety
 /// The places are NULL or valid for a write.
 pub unsafe fn parameter(info: &Info, index: usize, offset: *mut usize, size: *mut usize) -> error::Result {
-    let &(at, len) = info.layout.get(index).ok_or(error::INVALID_VALUE)?;
+    let &(at, len) = info.parameters()?.layout.get(index).ok_or(error::INVALID_VALUE)?;
     // SAFETY: the caller's promise; `size` may be NULL.
     unsafe {
         put(offset, at as usize)?;
@@ -194,7 +234,8 @@ pub fn number(owner: u64, ask: impl FnOnce(&mut u64, u64) -> error::Result) -> e
 /// where the driver uses a handle again whose number nobody ended: that of a function which only a graph's node named.
 pub fn set_info(function: u64, owner: u64, new: &'static Info) -> error::Result {
     let (_, known_owner) = handles::words(Kind::Function, function)?;
-    let same = info(function).is_ok_and(|old| old.name == new.name && old.layout == new.layout);
+    let same =
+        info(function).is_ok_and(|old| old.name == new.name && old.parameters.get() == new.parameters.get());
     if !same {
         handles::set_word(function, 0, new.word());
     }
@@ -215,7 +256,7 @@ pub fn all_names(
     ask: impl Fn(u32, &mut [u8], &mut u64) -> error::Result,
 ) -> error::Result<Vec<CString>> {
     let mut all: Vec<CString> = Vec::new();
-    let mut bytes = vec![0; crate::module::LAYOUT_ROOM];
+    let mut bytes = vec![0; LAYOUT_ROOM];
     while all.len() < count as usize {
         let mut len = 0;
         ask(u32::try_from(all.len()).map_err(|_| error::UNKNOWN)?, &mut bytes, &mut len)?;
@@ -273,14 +314,15 @@ mod tests {
     fn a_layout_gives_offsets_sizes_and_the_whole_size() {
         let bytes: Vec<u8> = [0_u32, 8, 8, 4, 16, 8].iter().flat_map(|n| n.to_le_bytes()).collect();
         let info = Info::new(c"kernel", &bytes);
-        assert_eq!(info.layout, [(0, 8), (8, 4), (16, 8)]);
-        assert_eq!(info.size, 24);
+        let Parameters { layout, size } = info.parameters().unwrap();
+        assert_eq!(layout, &[(0, 8), (8, 4), (16, 8)]);
+        assert_eq!(*size, 24);
         let (mut offset, mut size) = (0, 0);
         // SAFETY: places of our own.
         assert_eq!(unsafe { parameter(info, 1, &raw mut offset, &raw mut size) }, Ok(()));
         assert_eq!((offset, size), (8, 4));
         // SAFETY: places of our own.
         assert_eq!(unsafe { parameter(info, 3, &raw mut offset, &raw mut size) }, Err(1));
-        assert_eq!(Info::new(c"empty", &[]).size, 0);
+        assert_eq!(Info::new(c"empty", &[]).parameters().unwrap().size, 0);
     }
 }

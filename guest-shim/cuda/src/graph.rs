@@ -215,10 +215,6 @@ fn instantiate(graph: u64, flags: u64, stream: u64) -> error::Result<Instantiate
         return Err(error::INVALID_VALUE);
     }
     handles::check_stream(stream)?;
-    if flags & DEVICE_LAUNCH != 0 {
-        vgpu_client::warn!("instantiating a graph for launches by the device is not supported");
-        return Err(error::NOT_SUPPORTED);
-    }
     let mut made = Instantiated { exec: 0, status: 0, node: 0, result: 0 };
     calls::vgpuGraphInstantiate(
         &mut made.exec,
@@ -228,7 +224,13 @@ fn instantiate(graph: u64, flags: u64, stream: u64) -> error::Result<Instantiate
         &mut made.status,
         &mut made.node,
         &mut made.result,
-    )?;
+    )
+    .inspect_err(|&status| {
+        // The driver finds first what the graph must not have.
+        if flags & DEVICE_LAUNCH != 0 && status == error::NOT_SUPPORTED {
+            vgpu_client::warn!("instantiating a graph for launches by the device is not supported");
+        }
+    })?;
     Ok(made)
 }
 

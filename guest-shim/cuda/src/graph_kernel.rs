@@ -3,7 +3,7 @@
 use crate::{
     call::{self, put},
     calls, error,
-    function::{self, Info},
+    function::{self, Info, Parameters},
     handles, kernel,
     launch::Arguments,
 };
@@ -17,9 +17,8 @@ use vgpu_spec::{
     plain::Blob8,
 };
 
-/// The largest parameter area of a kernel, and the most bytes of a layout and a name.
+/// The largest parameter area of a kernel, and the most bytes of a name.
 const MAX_PARAMETERS: usize = 32764;
-const LAYOUT_ROOM: usize = 32768;
 const NAME_ROOM: usize = 4096;
 
 /// CUDA_KERNEL_NODE_PARAMS; the first version ends before `kernel`.
@@ -63,17 +62,17 @@ struct Given {
 static GIVEN: Mutex<Option<HashMap<u32, Given>>> = Mutex::new(None);
 
 /// Keeps parameters for the program; where the list is. As long as the layout is the same, list and bytes stay in place.
-fn keep(node: u64, info: &Info, bytes: &[u8]) -> *mut *mut c_void {
+fn keep(node: u64, parameters: &Parameters, bytes: &[u8]) -> *mut *mut c_void {
     let index = handle::split(node).map_or(0, |p| p.index);
     let mut all = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let given = all.get_or_insert_default().entry(index).or_default();
-    let words = info.size.max(bytes.len()).div_ceil(8);
-    if given.bytes.len() != words || given.list.len() != info.layout.len() {
-        *given = Given { bytes: vec![0; words], list: vec![0; info.layout.len()] };
+    let words = parameters.size.max(bytes.len()).div_ceil(8);
+    if given.bytes.len() != words || given.list.len() != parameters.layout.len() {
+        *given = Given { bytes: vec![0; words], list: vec![0; parameters.layout.len()] };
     }
     vgpu_spec::plain::fill(&mut given.bytes, bytes);
     let start = given.bytes.as_mut_ptr().expose_provenance();
-    for (place, &(offset, _)) in given.list.iter_mut().zip(&info.layout) {
+    for (place, &(offset, _)) in given.list.iter_mut().zip(&parameters.layout) {
         *place = start + offset as usize;
     }
     if given.list.is_empty() { std::ptr::null_mut() } else { given.list.as_mut_ptr().cast() }
@@ -158,8 +157,8 @@ fn info_of(number: u64) -> error::Result<&'static Info> {
     if let Ok(info) = function::info(number) {
         return Ok(info);
     }
-    let (mut name, mut layout, mut len) = (vec![0; NAME_ROOM], vec![0; LAYOUT_ROOM], 0);
-    calls::vgpuDescribeCallable(number, &mut name, NAME_ROOM, &mut layout, LAYOUT_ROOM, &mut len)?;
+    let (mut name, mut layout, mut len) = (vec![0; NAME_ROOM], vec![0; function::LAYOUT_ROOM], 0);
+    calls::vgpuDescribeCallable(number, &mut name, NAME_ROOM, &mut layout, function::LAYOUT_ROOM, &mut len)?;
     layout.truncate(usize::try_from(len).unwrap_or(0));
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
     handles::set_word(number, 0, Info::new(name, &layout).word());
@@ -189,7 +188,7 @@ fn get(node: u64) -> error::Result<KernelNode> {
     )?;
     bytes.truncate(len);
     let callable = if found.function == 0 { found.kernel } else { found.function };
-    found.parameters = keep(node, info_of(callable)?, &bytes);
+    found.parameters = keep(node, info_of(callable)?.parameters()?, &bytes);
     // The runtime (13.x) names both, and looks for the kernel.
     if found.kernel == 0 {
         let (_, owner) = handles::words(Kind::Function, found.function)?;
@@ -291,15 +290,15 @@ mod tests {
     #[test]
     fn parameters_given_twice_lie_in_the_same_place() {
         let layout: Vec<u8> = [0_u32, 8, 8, 4].iter().flat_map(|n| n.to_le_bytes()).collect();
-        let info = Info::new(c"k", &layout);
+        let parameters = Info::new(c"k", &layout).parameters().unwrap();
         let node = handle::make(Kind::GraphNode, handle::WORKER_INDEX + 9, 0);
         let read = |list: *mut *mut c_void| {
             // SAFETY: a list of two parameters, of 8 and 4 bytes.
             unsafe { ((*list).cast::<u64>().read(), (*list.add(1)).cast::<u32>().read()) }
         };
-        let first = keep(node, info, &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+        let first = keep(node, parameters, &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(read(first), (1, 2));
-        let second = keep(node, info, &[3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0]);
+        let second = keep(node, parameters, &[3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0]);
         assert_eq!(second, first);
         assert_eq!(read(first), (3, 4));
     }

@@ -73,11 +73,10 @@ pub unsafe fn cuGraphAddMemAllocNode(
     if wanted.access_count > MOST_ACCESS {
         return Err(error::INVALID_VALUE);
     }
-    // SAFETY: the program's array.
-    let access = match unsafe { call::slice(wanted.access, wanted.access_count) } {
-        Some(list) => location::descriptions(list)?,
-        None if wanted.access_count == 0 => Vec::new(),
-        None => return Err(error::INVALID_VALUE),
+    let access = match wanted.access_count {
+        0 => Vec::new(),
+        // SAFETY: the program's array.
+        count => unsafe { location::descriptions(wanted.access, count, error::INVALID_VALUE) }?,
     };
     // The nodes whose addresses this process could not keep free, and at last the one that stays.
     let made = RefCell::new(Vec::new());

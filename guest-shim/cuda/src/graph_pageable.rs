@@ -4,7 +4,7 @@
 //! written one, a callback takes them out (the worker adds both to the graph). The blocks end with the last graph that has the copy.
 
 use crate::{
-    callback, calls, client,
+    callback, calls, capture, client,
     copy_place::{Extent, Rows},
     copy_strided::{Sides, blob, pack, sides},
     error,
@@ -202,7 +202,7 @@ fn end_when_idle(moves: Vec<Moves>) {
     if moves.iter().all(|m| m.0.is_empty()) {
         return;
     }
-    if calls::cuCtxSynchronize().is_ok() {
+    if capture::wait_for_device().is_ok() {
         moves.into_iter().for_each(Moves::end);
     } else {
         moves.into_iter().for_each(std::mem::forget);

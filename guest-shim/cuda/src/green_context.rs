@@ -1,7 +1,8 @@
 //! Green contexts: contexts that use only a part of a device.
 //!
-//! A green context's words in the handle table: the context that cuCtxFromGreenCtx gives, the primary context. That context has
-//! a mark of its own among its flags (context.rs).
+//! A program knows a green context by its context, as in the driver: cuCtxFromGreenCtx gives back what it is given. That context has
+//! a mark of its own among its flags (context.rs). The worker's name for it is another handle, with these words in the table: the
+//! context, the primary context.
 
 use crate::{call, call::put, calls, client, context, device, error, handles, primary_context, stream};
 use vgpu_spec::{handle::Kind, plain::Blob4, result::CudaError};
@@ -15,8 +16,13 @@ const MOST_GROUPS: u32 = 512;
 
 type Resource = Blob4<144>;
 
-/// The green context that `context` is of; 0 for an ordinary context.
-pub fn of_context(context: u64) -> u64 {
+/// What a program has for the green context that `context` is of; NULL for an ordinary context.
+pub fn shown(context: u64) -> u64 {
+    if context::is_green(context) { context } else { 0 }
+}
+
+/// The worker's name for the green context that `context` is of; 0 for an ordinary context.
+fn of_context(context: u64) -> u64 {
     if !context::is_green(context) {
         return 0;
     }
@@ -71,7 +77,6 @@ pub unsafe fn cuDevResourceGenerateDesc(
     resources: *const Resource,
     nbResources: u32,
 ) -> error::Result {
-    client::get()?;
     // SAFETY: the program's array.
     let list = unsafe { call::slice(resources, nbResources as usize) };
     if nbResources > MOST_GROUPS {
@@ -94,9 +99,12 @@ pub unsafe fn cuGreenCtxCreate(phCtx: *mut u64, desc: u64, dev: i32, flags: u32)
     if phCtx.is_null() || flags != DEFAULT_STREAM {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_resourcedescription(desc).map_err(|e| {
-        if desc == 0 || handles::is(Kind::ResourceDescription, desc) { e } else { error::INVALID_DEVICE }
-    })?;
+    // Without a description the context has the whole device (measured).
+    if desc != 0 {
+        handles::check_resourcedescription(desc).map_err(|e| {
+            if handles::is(Kind::ResourceDescription, desc) { e } else { error::INVALID_DEVICE }
+        })?;
+    }
     let primary = primary_context::retain(dev)?;
     let created = create(primary, desc, dev, host, flags).inspect_err(|_| {
         let _ = primary_context::release(dev);
@@ -105,6 +113,7 @@ pub unsafe fn cuGreenCtxCreate(phCtx: *mut u64, desc: u64, dev: i32, flags: u32)
     unsafe { put(phCtx, created) }
 }
 
+/// What a program gets for a new green context.
 fn create(primary: u64, description: u64, device: i32, host: i32, flags: u32) -> error::Result<u64> {
     let context = context::new_green(device)?;
     let green = handles::create_with(Kind::GreenContext, context, primary).inspect_err(|_| {
@@ -115,25 +124,35 @@ fn create(primary: u64, description: u64, device: i32, host: i32, flags: u32) ->
         handles::remove(context);
         return Err(status);
     }
-    Ok(green)
+    Ok(context)
 }
 
 pub unsafe fn cuGreenCtxDestroy(hCtx: u64) -> error::Result {
     client::get()?;
-    let (context, _) = words(hCtx)?;
+    let Green { green, context } = find(hCtx)?;
     let device = context::device_of(context)?;
-    let result = calls::vgpuGreenContextDestroy(hCtx, context);
+    let result = calls::vgpuGreenContextDestroy(green, context);
     context::leave(context);
     stream::end_of_context(context);
-    handles::remove(hCtx);
+    handles::remove(green);
     handles::remove(context);
     result.and(primary_context::release(device))
 }
 
-/// A live green context's own context, and the primary one.
-fn words(green: u64) -> error::Result<(u64, u64)> {
-    handles::check_greencontext(green)?;
-    handles::words(Kind::GreenContext, green)
+/// A live green context.
+struct Green {
+    /// The worker's name for it.
+    green: u64,
+    context: u64,
+}
+
+/// The green context that a program means.
+fn find(context: u64) -> error::Result<Green> {
+    handles::check_context(context)?;
+    match of_context(context) {
+        0 => Err(error::CONTEXT_IS_DESTROYED),
+        green => Ok(Green { green, context }),
+    }
 }
 
 pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result {
@@ -141,14 +160,22 @@ pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result 
     if pContext.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    let (context, _) = words(hCtx)?;
+    let Green { context, .. } = find(hCtx)?;
     // SAFETY: checked above; the program's pointer.
     unsafe { put(pContext, context) }
 }
 
+pub unsafe fn cuGreenCtxGetDevResource(hCtx: u64, resource: *mut Resource, type_: u32) -> error::Result {
+    client::get()?;
+    let Green { green, .. } = find(hCtx)?;
+    // SAFETY: the program's pointer, or NULL.
+    let place = unsafe { resource.as_mut() }.ok_or(error::INVALID_VALUE)?;
+    calls::cuGreenCtxGetDevResource(green, place, type_)
+}
+
 pub unsafe fn cuGreenCtxGetId(greenCtx: u64, greenCtxId: *mut u64) -> error::Result {
     client::get()?;
-    let (context, _) = words(greenCtx)?;
+    let Green { context, .. } = find(greenCtx)?;
     // SAFETY: the program's pointer.
     unsafe { put(greenCtxId, context::id_of(context)?) }
 }
@@ -159,21 +186,20 @@ pub unsafe fn cuGreenCtxStreamCreate(
     flags: u32,
     priority: i32,
 ) -> error::Result {
-    client::get()?;
     if phStream.is_null() || flags != NON_BLOCKING {
         return Err(error::INVALID_VALUE);
     }
-    let (context, _) = words(greenCtx)?;
+    let Green { green, context } = find(greenCtx)?;
     let priority = stream::clamp(context::device_of(context)?, priority)?;
     stream::create_in(context, phStream, flags, priority, |stream| {
-        calls::cuGreenCtxStreamCreate(stream, greenCtx, flags, priority)
+        calls::cuGreenCtxStreamCreate(stream, green, flags, priority)
     })
 }
 
 pub unsafe fn cuStreamGetGreenCtx(hStream: u64, phCtx: *mut u64) -> error::Result {
     let context = stream::context_of(hStream)?;
     // SAFETY: the program's pointer.
-    unsafe { put(phCtx, of_context(context)) }
+    unsafe { put(phCtx, shown(context)) }
 }
 
 /// Refuses an event of another context than `context` or its primary one.
@@ -198,15 +224,13 @@ pub unsafe fn cuCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
 }
 
 pub unsafe fn cuGreenCtxRecordEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
-    let (context, _) = words(hCtx)?;
+    let Green { green, context } = find(hCtx)?;
     same_context(context, hEvent)?;
-    calls::cuGreenCtxRecordEvent(hCtx, hEvent)
+    calls::cuGreenCtxRecordEvent(green, hEvent)
 }
 
 pub unsafe fn cuGreenCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
-    words(hCtx)?;
+    let Green { green, .. } = find(hCtx)?;
     handles::check_event(hEvent)?;
-    calls::cuGreenCtxWaitEvent(hCtx, hEvent)
+    calls::cuGreenCtxWaitEvent(green, hEvent)
 }

@@ -5,9 +5,10 @@
 
 use crate::error;
 use std::sync::{
-    Mutex, OnceLock, PoisonError,
+    Mutex, OnceLock,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
+use vgpu_client::fork;
 use vgpu_spec::handle::{self, KINDS, Kind, MAX_INDEX, WORKER_INDEX, is_worker_made, next_generation};
 
 const CHUNK: usize = 4096;
@@ -17,8 +18,10 @@ const LIVE: u32 = 1 << 31;
 
 /// The special streams: default, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD.
 pub const SPECIAL_STREAMS: u64 = 2;
+/// CU_STREAM_LEGACY.
+const LEGACY: u64 = 1;
 /// CU_STREAM_PER_THREAD, which green contexts have not.
-const PER_THREAD: u64 = 2;
+pub const PER_THREAD: u64 = 2;
 
 #[derive(Default)]
 struct Slot {
@@ -69,7 +72,7 @@ pub fn create(kind: Kind) -> error::Result<u64> {
 /// Makes a handle with two words of its own.
 pub fn create_with(kind: Kind, first: u64, second: u64) -> error::Result<u64> {
     let table = &TABLES[kind as usize];
-    let mut free = table.free.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut free = fork::lock(&table.free).ok_or(error::OUT_OF_MEMORY)?;
     let index = match free.again.pop() {
         Some(index) => index,
         None if free.next < WORKER_INDEX => {
@@ -117,9 +120,11 @@ pub fn remove(number: u64) {
         Ordering::Relaxed,
     );
     // Numbers of the worker's are its to use again.
-    if ended.is_ok() && !is_worker_made(parts.index) {
-        let table = &TABLES[parts.kind as usize];
-        table.free.lock().unwrap_or_else(PoisonError::into_inner).again.push(parts.index);
+    if ended.is_ok()
+        && !is_worker_made(parts.index)
+        && let Some(mut free) = fork::lock(&TABLES[parts.kind as usize].free)
+    {
+        free.again.push(parts.index);
     }
 }
 
@@ -128,6 +133,16 @@ pub fn remove(number: u64) {
 pub fn words(kind: Kind, number: u64) -> error::Result<(u64, u64)> {
     let slot = live(number).filter(|_| is(kind, number)).ok_or(error::INVALID_HANDLE)?;
     Ok((slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
+}
+
+/// The two words of a handle of `kind` that lives, or has ended and has left its place to no other.
+pub fn last_words(kind: Kind, number: u64) -> Option<(u64, u64)> {
+    let parts = handle::split(number).filter(|p| p.kind == kind as u8)?;
+    let slot = TABLES.get(parts.kind as usize)?.slot(parts.index)?;
+    let tag = slot.tag.load(Ordering::Acquire);
+    let ended = u32::from(next_generation(parts.generation));
+    let kept = tag == LIVE | u32::from(parts.generation) || tag == ended;
+    kept.then(|| (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
 }
 
 /// Sets a word of a live handle.
@@ -186,12 +201,6 @@ pub fn check_event_of_node(number: u64) -> error::Result {
     if number == 0 { Err(error::INVALID_VALUE) } else { check_event(number) }
 }
 
-/// Refuses what is no live green context.
-#[inline]
-pub fn check_greencontext(number: u64) -> error::Result {
-    check_of_context(Kind::GreenContext, number, error::INVALID_CONTEXT)
-}
-
 macro_rules! checks {
     ($($name:ident, $kind:ident, $error:ident;)*) => {$(
         #[doc = concat!("Refuses what is no live ", stringify!($kind), ".")]
@@ -211,6 +220,7 @@ checks! {
     check_userobject, UserObject, INVALID_VALUE;
     check_allocation, Allocation, INVALID_VALUE;
     check_memorypool, MemoryPool, INVALID_VALUE;
+    check_asynccallback, AsyncCallback, INVALID_VALUE;
     check_logscallback, LogsCallback, INVALID_VALUE;
     check_resourcedescription, ResourceDescription, INVALID_VALUE;
     check_externalmemory, ExternalMemory, INVALID_VALUE;
@@ -251,6 +261,12 @@ pub fn is_special_stream(number: u64) -> bool {
     number <= SPECIAL_STREAMS
 }
 
+/// Whether the stream is the one that waits for all others.
+#[inline]
+pub fn is_default_stream(number: u64) -> bool {
+    number <= LEGACY
+}
+
 /// Refuses what is no stream: the special ones are.
 #[inline]
 pub fn check_stream(number: u64) -> error::Result {
@@ -283,7 +299,10 @@ mod tests {
         remove(first);
         remove(first);
         assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));
+        assert_eq!(last_words(Kind::Event, first), Some((5, 6)));
+        assert_eq!(last_words(Kind::Stream, first), None);
         let second = create(Kind::Event).unwrap();
+        assert_eq!(last_words(Kind::Event, first), None, "another has its place");
         assert_ne!(first, second);
         assert_eq!(check_event(second), Ok(()));
         assert_eq!(check_event(first), Err(error::CONTEXT_IS_DESTROYED));

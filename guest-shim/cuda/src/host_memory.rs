@@ -1,7 +1,7 @@
 //! Pinned host memory: blocks of windows, so that the device reaches it at the same address and at full speed. Memory that the program
 //! registered ([`crate::host_register`]) is known here too.
 
-use crate::{call::put, calls, client, context, error, memory};
+use crate::{call::put, capture, client, context, error, memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -118,7 +118,7 @@ pub unsafe fn cuMemFreeHost(p: *mut c_void) -> error::Result {
         }
         blocks.remove(&base);
     }
-    let _ = calls::cuCtxSynchronize();
+    let _ = capture::wait_for_device();
     client::get()?.heap.free(base);
     Ok(())
 }

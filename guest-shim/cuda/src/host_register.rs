@@ -1,10 +1,10 @@
 //! Registering memory that the program has already: window memory is mapped in place of its pages ([`vgpu_client::in_place`]), so that
 //! the device reaches it at the same address and at full speed.
 //!
-//! Only private memory can be registered: memory that is shared with other processes would stop being shared.
+//! Memory that is shared with other processes stays where it is: the worker maps its file. In a VM it cannot be registered.
 //! Registrations may share pages, whose replacement ends with the last of them.
 
-use crate::{calls, client, error, host_memory, memory};
+use crate::{capture, client, context, error, host_memory, memory};
 use std::{
     collections::BTreeMap,
     ffi::c_void,
@@ -17,9 +17,12 @@ use vgpu_client::{
 use vgpu_spec::{result::CudaError, wire::control::status};
 
 const PAGE: u64 = 4096;
-/// CU_MEMHOSTREGISTER_PORTABLE, _DEVICEMAP and _READ_ONLY. IOMEMORY (4) is refused for what is no device's memory.
+/// Where a process's addresses end.
+const ADDRESSES: u64 = 1 << 47;
+/// CU_MEMHOSTREGISTER_PORTABLE, _DEVICEMAP, _IOMEMORY and _READ_ONLY. IOMEMORY is refused for what is no device's memory.
 const PORTABLE: u32 = 1;
 const DEVICEMAP: u32 = 2;
+const IOMEMORY: u32 = 4;
 const READ_ONLY: u32 = 8;
 
 const ALREADY_REGISTERED: u32 = CudaError::HostMemoryAlreadyRegistered as u32;
@@ -95,30 +98,46 @@ fn pages(pointer: u64, len: u64) -> Option<(u64, u64)> {
     Some((pointer & !(PAGE - 1), pointer.checked_add(len)?.checked_next_multiple_of(PAGE)?))
 }
 
-pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: u32) -> error::Result {
+/// Flags that are not known come first in the newer form and last in the older one; what is registered already comes before a kind of
+/// memory that this is not (measured).
+fn register(p: *mut c_void, bytesize: usize, flags: u32) -> error::Result {
     let (pointer, len) = (p.expose_provenance() as u64, bytesize as u64);
-    if pointer == 0 || len == 0 || Flags & !(PORTABLE | DEVICEMAP | READ_ONLY) != 0 {
+    if pointer == 0 || len == 0 {
         return Err(error::INVALID_VALUE);
     }
-    let (start, end) = pages(pointer, len).ok_or(error::INVALID_VALUE)?;
+    let (start, end) =
+        pages(pointer, len).filter(|&(_, end)| end <= ADDRESSES).ok_or(error::NOT_SUPPORTED)?;
     let client = client::get()?;
     let mut segments = SEGMENTS.lock().unwrap_or_else(PoisonError::into_inner);
     match host_memory::meeting(pointer, pointer + len) {
         Some(block) if block.registered => return Err(ALREADY_REGISTERED),
         Some(_) => return Err(error::INVALID_VALUE),
         None if memory::find(pointer).is_some() => return Err(error::INVALID_VALUE),
+        None if flags & !(PORTABLE | DEVICEMAP | READ_ONLY) != 0 => return Err(error::INVALID_VALUE),
         None => {}
     }
     let take = |from, len| in_place::take_over(&client.connection, from, len);
     let give = |taken: InPlace| give_back(&client.connection, &taken);
-    segments.enter(start, end, take, give).map_err(|error| refusal(&error, Flags))?;
-    host_memory::insert_registered(pointer, len, Flags & PORTABLE | DEVICEMAP, Flags & READ_ONLY != 0);
+    segments.enter(start, end, take, give).map_err(|error| refusal(&error, flags))?;
+    host_memory::insert_registered(pointer, len, flags & PORTABLE | DEVICEMAP, flags & READ_ONLY != 0);
     Ok(())
 }
 
+pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: u32) -> error::Result {
+    if Flags & !(PORTABLE | DEVICEMAP | IOMEMORY | READ_ONLY) != 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: no pointer is read.
+    unsafe { cuMemHostRegister(p, bytesize, Flags) }
+}
+
 pub unsafe fn cuMemHostRegister(p: *mut c_void, bytesize: usize, Flags: u32) -> error::Result {
-    // SAFETY: as there.
-    unsafe { cuMemHostRegister_v2(p, bytesize, Flags) }
+    let result = register(p, bytesize, Flags);
+    if result == Err(error::NOT_SUPPORTED) {
+        // This is ours to say; the driver would have said first that the context is at its end.
+        context::sticky_error()?;
+    }
+    result
 }
 
 fn give_back(connection: &Arc<Connection>, taken: &InPlace) {
@@ -154,7 +173,7 @@ pub unsafe fn cuMemHostUnregister(p: *mut c_void) -> error::Result {
         None => return Err(NOT_REGISTERED),
     };
     let (start, end) = pages(pointer, len).ok_or(error::INVALID_VALUE)?;
-    let _ = calls::cuCtxSynchronize();
+    let _ = capture::wait_for_device();
     host_memory::remove_registered(pointer);
     for taken in segments.leave(start, end) {
         give_back(&client.connection, &taken);

@@ -7,6 +7,7 @@ use object::{
     read::elf::{FileHeader, ProgramHeader, SectionHeader},
 };
 use std::{ffi::CStr, slice};
+use vgpu_spec::wire::image as wire;
 
 const WRAPPER_MAGIC: u32 = 0x4662_43B1;
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
@@ -22,32 +23,112 @@ struct Wrapper {
     list: *const *const u8,
 }
 
-/// The bytes of the image at `image`.
+/// An image as it goes to the worker: its bytes, or several fat binaries behind a head that says where they lie.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Image<'a> {
+    head: Vec<u8>,
+    /// What lies where.
+    parts: Vec<(u64, &'a [u8])>,
+}
+
+impl<'a> Image<'a> {
+    /// An image that is whole in itself.
+    pub fn whole(bytes: &'a [u8]) -> Self {
+        Image { head: Vec::new(), parts: vec![(0, bytes)] }
+    }
+
+    /// A linked fat binary, then those that it was linked from.
+    fn linked(fatbins: Vec<&'a [u8]>) -> error::Result<Self> {
+        let lengths: Vec<u64> = fatbins.iter().map(|part| part.len() as u64).collect();
+        let (head, places) = wire::layout(&lengths).map_err(|e| {
+            vgpu_client::warn!("{e}");
+            error::NOT_SUPPORTED
+        })?;
+        Ok(Image { head, parts: places.iter().map(|place| place.base).zip(fatbins).collect() })
+    }
+
+    /// Bytes in a window.
+    fn len(&self) -> u64 {
+        self.parts.iter().map(|(at, part)| at + part.len() as u64).max().unwrap_or(0)
+    }
+
+    /// Puts the image into a window for the length of `send`, which gets its address and length.
+    pub fn share<T>(&self, send: impl FnOnce(u64, usize) -> error::Result<T>) -> error::Result<T> {
+        let heap = &client::get()?.heap;
+        let len = self.len();
+        let address = heap.alloc(len, 256).map_err(|e| error::heap(&e))?;
+        for (at, bytes) in std::iter::once((0, &self.head[..])).chain(self.parts.iter().copied()) {
+            let place = std::ptr::with_exposed_provenance_mut::<u8>((address + at) as usize);
+            // SAFETY: within a fresh block in a mapped window, which is as long as the image.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+        }
+        let result = send(address, len as usize);
+        heap.free(address);
+        result
+    }
+}
+
+/// The image at `image`.
 ///
 /// # Safety
 /// `image` is NULL or points to a whole image: a wrapper, a fat binary, an ELF file, or PTX text.
-pub unsafe fn find<'a>(image: *const u8) -> error::Result<&'a [u8]> {
+pub unsafe fn find<'a>(image: *const u8) -> error::Result<Image<'a>> {
+    // SAFETY: the caller's promise; an image has at least its magic.
+    let is_wrapper = !image.is_null() && unsafe { image.cast::<u32>().read_unaligned() } == WRAPPER_MAGIC;
+    if !is_wrapper {
+        // SAFETY: the caller's promise.
+        return unsafe { bytes_at(image) }.map(Image::whole);
+    }
+    // SAFETY: the magic says that this is a wrapper, whose data is an image.
+    let (wrapper, data) = unsafe {
+        let wrapper = image.cast::<Wrapper>().read_unaligned();
+        let data = bytes_at(wrapper.data)?;
+        (wrapper, data)
+    };
+    if wrapper.version != WRAPPER_WITH_LIST {
+        return Ok(Image::whole(data));
+    }
+    // SAFETY: the version says that there is a list.
+    let listed = unsafe { listed(wrapper.list) }?;
+    if listed.is_empty() {
+        return Ok(Image::whole(data));
+    }
+    Image::linked(std::iter::once(data).chain(listed).collect())
+}
+
+/// The fat binaries in the list of a wrapper.
+///
+/// # Safety
+/// `list` is NULL or a list of fat binaries that ends with NULL.
+unsafe fn listed<'a>(list: *const *const u8) -> error::Result<Vec<&'a [u8]>> {
+    let mut fatbins = Vec::new();
+    if list.is_null() {
+        return Ok(fatbins);
+    }
+    // Beyond the most that go to the worker, one more tells that there are too many.
+    for index in 0..=wire::MAX_PARTS {
+        // SAFETY: no place behind the list's end has been reached.
+        let fatbin = unsafe { list.add(index).read_unaligned() };
+        if fatbin.is_null() {
+            break;
+        }
+        // SAFETY: the list has whole fat binaries.
+        fatbins.push(unsafe { bytes_at(fatbin) }?);
+    }
+    Ok(fatbins)
+}
+
+/// The bytes of an image that is no wrapper.
+///
+/// # Safety
+/// As of [`find`].
+unsafe fn bytes_at<'a>(image: *const u8) -> error::Result<&'a [u8]> {
     if image.is_null() {
         return Err(error::INVALID_VALUE);
     }
     // SAFETY: an image has at least its magic; PTX shorter than this is none, and a NUL ends the comparison below.
     let magic = unsafe { image.cast::<u32>().read_unaligned() };
     match magic {
-        WRAPPER_MAGIC => {
-            // SAFETY: the magic says that this is a wrapper.
-            let wrapper = unsafe { image.cast::<Wrapper>().read_unaligned() };
-            // SAFETY: version 2 has a NULL-terminated list or NULL.
-            let linked = wrapper.version == WRAPPER_WITH_LIST
-                && unsafe { wrapper.list.as_ref() }.is_some_and(|p| !p.is_null());
-            if linked {
-                vgpu_client::warn!(
-                    "loading an image: a wrapper with a list of images to link is not supported yet"
-                );
-                return Err(error::NOT_SUPPORTED);
-            }
-            // SAFETY: a wrapper's data is a fat binary.
-            unsafe { find(wrapper.data) }
-        }
         FATBIN_MAGIC => {
             // SAFETY: the magic says what it is, and the caller that it is whole.
             Ok(unsafe { slice::from_raw_parts(image, fatbin_len(image)?) })
@@ -109,16 +190,19 @@ unsafe fn elf_len(image: *const u8) -> error::Result<usize> {
     usize::try_from(end).map_err(|_| error::INVALID_IMAGE)
 }
 
-/// Puts `image` into a window for the length of `send`, which gets its address.
-pub fn share<T>(image: &[u8], send: impl FnOnce(u64) -> error::Result<T>) -> error::Result<T> {
-    let heap = &client::get()?.heap;
-    let address = heap.alloc(image.len() as u64, 256).map_err(|e| error::heap(&e))?;
-    let place = std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
-    // SAFETY: a fresh block of that length in a mapped window.
-    unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), place, image.len()) };
-    let result = send(address);
-    heap.free(address);
-    result
+/// PTX of at most `room` bytes, up to its NUL: the driver does not look at the size of one that has it.
+///
+/// # Safety
+/// `text` is NULL or points to text that ends with a NUL or has `room` bytes.
+pub unsafe fn text<'a>(text: *const u8, room: usize) -> error::Result<&'a [u8]> {
+    if text.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the caller's promise: nothing is read behind the NUL or the room.
+    unsafe {
+        let len = libc::strnlen(text.cast(), room);
+        Ok(slice::from_raw_parts(text, room.min(len + 1)))
+    }
 }
 
 /// Gets `len` bytes from the worker: `ask` has them written to a block of a window, whose address it is given.
@@ -137,6 +221,9 @@ pub fn fetch(len: usize, ask: impl FnOnce(u64) -> error::Result) -> error::Resul
 /// Reads a file as it is.
 pub fn read_exactly(path: &CStr) -> error::Result<Vec<u8>> {
     use std::os::unix::ffi::OsStrExt;
+    if path.is_empty() {
+        return Err(error::INVALID_VALUE);
+    }
     let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
     std::fs::read(path).map_err(|e| {
         vgpu_client::info!("reading {}: {e}", path.display());
@@ -156,38 +243,65 @@ pub fn read(path: &CStr) -> error::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn sizes_come_from_the_images_own_headers() {
-        let mut fatbin = [0_u8; 40];
+    fn fatbin(len: u8) -> Vec<u8> {
+        let mut fatbin = vec![len; 40];
         fatbin[..4].copy_from_slice(&FATBIN_MAGIC.to_le_bytes());
         fatbin[6..8].copy_from_slice(&16_u16.to_le_bytes());
-        fatbin[8..16].copy_from_slice(&20_u64.to_le_bytes());
-        // SAFETY: a whole fat binary of 36 bytes.
-        assert_eq!(unsafe { find(fatbin.as_ptr()) }.map(<[u8]>::len), Ok(36));
+        fatbin[8..16].copy_from_slice(&u64::from(len).to_le_bytes());
+        fatbin
+    }
+
+    fn len(image: *const u8) -> error::Result<u64> {
+        // SAFETY: the tests give whole images, or junk of which only the magic is read.
+        unsafe { find(image) }.map(|image| image.len())
+    }
+
+    #[test]
+    fn sizes_come_from_the_images_own_headers() {
+        let fatbin = fatbin(20);
+        assert_eq!(len(fatbin.as_ptr()), Ok(36));
         let wrapper =
             Wrapper { magic: WRAPPER_MAGIC, version: 1, data: fatbin.as_ptr(), list: std::ptr::null() };
-        // SAFETY: a whole wrapper.
-        assert_eq!(unsafe { find((&raw const wrapper).cast()) }.map(<[u8]>::len), Ok(36));
-        // SAFETY: NUL-terminated text.
-        assert_eq!(unsafe { find(c".version 8.0".as_ptr().cast()) }.map(<[u8]>::len), Ok(13));
+        assert_eq!(len((&raw const wrapper).cast()), Ok(36));
+        assert_eq!(len(c".version 8.0".as_ptr().cast()), Ok(13));
+        // SAFETY: NUL-terminated text, and text that fills its room.
+        let texts = unsafe { [text(c".version 8.0".as_ptr().cast(), usize::MAX), text(b"// x".as_ptr(), 4)] };
+        assert_eq!(texts.map(|t| t.map(<[u8]>::len)), [Ok(13), Ok(4)]);
         let junk = [1_u8, 2, 3, 4, 5, 6, 7, 8];
-        // SAFETY: nothing beyond the magic is read.
-        assert_eq!(unsafe { find(junk.as_ptr()) }, Err(error::INVALID_IMAGE));
-        // SAFETY: NULL is allowed.
-        assert_eq!(unsafe { find(std::ptr::null()) }, Err(error::INVALID_VALUE));
+        assert_eq!(len(junk.as_ptr()), Err(error::INVALID_IMAGE));
+        assert_eq!(len(std::ptr::null()), Err(error::INVALID_VALUE));
+    }
+
+    #[test]
+    fn a_linked_image_brings_what_it_was_linked_from() {
+        let [linked, first, second] = [fatbin(1), fatbin(2), fatbin(24)];
+        let list = [first.as_ptr(), second.as_ptr(), std::ptr::null()];
+        let wrapper =
+            Wrapper { magic: WRAPPER_MAGIC, version: 2, data: linked.as_ptr(), list: list.as_ptr() };
+        let address = (&raw const wrapper).cast();
+        // SAFETY: a whole wrapper.
+        let image = unsafe { find(address) }.unwrap();
+        let places = wire::layout(&[17, 18, 40]).unwrap().1;
+        assert_eq!(image.parts, [(64, &linked[..17]), (88, &first[..18]), (112, &second[..40])]);
+        assert_eq!(
+            image.parts.iter().map(|part| part.0).collect::<Vec<_>>(),
+            places.iter().map(|p| p.base).collect::<Vec<_>>()
+        );
+        assert_eq!(image.len(), 152);
+        for list in [std::ptr::null(), list[2..].as_ptr()] {
+            let wrapper = Wrapper { magic: WRAPPER_MAGIC, version: 2, data: linked.as_ptr(), list };
+            assert_eq!(len((&raw const wrapper).cast()), Ok(17), "nothing to link");
+        }
+        let bad = [first.as_ptr(), [1_u8; 16].as_ptr(), std::ptr::null()];
+        let wrapper = Wrapper { magic: WRAPPER_MAGIC, version: 2, data: linked.as_ptr(), list: bad.as_ptr() };
+        assert_eq!(len((&raw const wrapper).cast()), Err(error::INVALID_IMAGE));
     }
 
     #[test]
     fn the_size_of_an_elf_file_is_its_files() {
         let path = std::env::current_exe().unwrap();
         let bytes = std::fs::read(path).unwrap();
-        // SAFETY: a whole ELF file.
-        let found = unsafe { find(bytes.as_ptr()) }.unwrap();
-        assert!(
-            found.len() <= bytes.len() && found.len() + 4096 > bytes.len(),
-            "{} of {}",
-            found.len(),
-            bytes.len()
-        );
+        let found = usize::try_from(len(bytes.as_ptr()).unwrap()).unwrap();
+        assert!(found <= bytes.len() && found + 4096 > bytes.len(), "{found} of {}", bytes.len());
     }
 }

@@ -21,7 +21,7 @@ fn open() -> MutexGuard<'static, Option<HashMap<u64, u32>>> {
 }
 
 pub unsafe fn cuIpcGetMemHandle(pHandle: *mut Blob1<64>, dptr: u64) -> error::Result {
-    if pHandle.is_null() {
+    if pHandle.is_null() || dptr == 0 {
         return Err(error::INVALID_VALUE);
     }
     let token = sharing::token(|low, high| calls::vgpuShareMemory(low, high, dptr))?;
@@ -42,6 +42,8 @@ pub unsafe fn cuIpcOpenMemHandle_v2(pdptr: *mut u64, handle: Blob1<64>, Flags: u
         return Err(error::INVALID_VALUE);
     }
     let token = Token::from_handle(&handle.0).ok_or(error::INVALID_VALUE)?;
+    // As the driver, which looks at the handle first.
+    context::require()?;
     let mut open = open();
     let (mut address, mut base, mut size) = (0, 0, 0);
     calls::vgpuOpenMemory(&mut address, &mut base, &mut size, token.low, token.high, Flags)?;
@@ -82,7 +84,7 @@ pub unsafe fn cuIpcGetEventHandle(pHandle: *mut Blob1<64>, event: u64) -> error:
     if pHandle.is_null() || event == 0 {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_event(event)?;
+    handles::check_event(event).map_err(|_| error::INVALID_HANDLE)?;
     let token = sharing::token(|low, high| calls::vgpuShareEvent(low, high, event))?;
     sharing::remember(Thing::Event(event), token);
     // SAFETY: checked above; the program's pointer.
@@ -93,7 +95,10 @@ pub unsafe fn cuIpcOpenEventHandle(phEvent: *mut u64, handle: Blob1<64>) -> erro
     if phEvent.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    let token = Token::from_handle(&handle.0).ok_or(error::MAP_FAILED)?;
+    let Some(token) = Token::from_handle(&handle.0) else {
+        context::sticky_error()?;
+        return Err(error::MAP_FAILED);
+    };
     let opened = handles::create_with(Kind::Event, event::OF_ANOTHER_PROCESS, context::current())?;
     if let Err(status) = calls::vgpuOpenEvent(opened, token.low, token.high) {
         handles::remove(opened);

@@ -80,6 +80,8 @@ pub unsafe fn cuKernelGetParamInfo(
 ) -> error::Result {
     function::not_null(kernel)?;
     handles::check_kernel(kernel)?;
+    // Unlike a function's, these are of the current context (measured).
+    context::require()?;
     // SAFETY: the program's pointers.
     unsafe { function::parameter(function::info(kernel)?, paramIndex, paramOffset, paramSize) }
 }

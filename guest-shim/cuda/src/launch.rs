@@ -4,7 +4,7 @@ use crate::{
     call, calls, client, context,
     device::attribute,
     error,
-    function::{self, Info},
+    function::{self, Info, Parameters},
     handles, stream,
 };
 use std::{ffi::c_void, slice};
@@ -17,7 +17,8 @@ use vgpu_spec::{
 };
 
 pub use crate::legacy_launch::{
-    cuLaunch, cuLaunchGrid, cuLaunchGridAsync, cuParamSetSize, cuParamSetf, cuParamSeti, cuParamSetv,
+    cuLaunch, cuLaunchGrid, cuLaunchGridAsync, cuParamSetSize, cuParamSetTexRef, cuParamSetf, cuParamSeti,
+    cuParamSetv,
 };
 
 /// CU_LAUNCH_PARAM_END, _BUFFER_POINTER and _BUFFER_SIZE.
@@ -89,19 +90,21 @@ impl Arguments {
             // SAFETY: the caller's promise.
             return send(unsafe { extra_buffer(self.extra) }?);
         }
-        if info.size > MAX_PARAMETERS || (self.list.is_null() && info.size > 0) {
+        let parameters = info.parameters()?;
+        let size = parameters.size;
+        if size > MAX_PARAMETERS || (self.list.is_null() && size > 0) {
             return Err(error::INVALID_VALUE);
         }
-        if info.size <= ON_STACK {
+        if size <= ON_STACK {
             let mut buffer = [0; ON_STACK];
-            let buffer = &mut buffer[..info.size];
+            let buffer = &mut buffer[..size];
             // SAFETY: the caller's promise.
-            unsafe { gather(info, self.list, buffer) }?;
+            unsafe { gather(parameters, self.list, buffer) }?;
             return send(buffer);
         }
-        let mut buffer = vec![0; info.size];
+        let mut buffer = vec![0; size];
         // SAFETY: the caller's promise.
-        unsafe { gather(info, self.list, &mut buffer) }?;
+        unsafe { gather(parameters, self.list, &mut buffer) }?;
         send(&buffer)
     }
 }
@@ -111,8 +114,8 @@ impl Arguments {
 /// # Safety
 /// `list` has a pointer for each parameter, to as many bytes as the layout says.
 #[inline]
-unsafe fn gather(info: &Info, list: *mut *mut c_void, buffer: &mut [u8]) -> error::Result {
-    for (i, &(offset, size)) in info.layout.iter().enumerate() {
+unsafe fn gather(parameters: &Parameters, list: *mut *mut c_void, buffer: &mut [u8]) -> error::Result {
+    for (i, &(offset, size)) in parameters.layout.iter().enumerate() {
         let place = buffer
             .get_mut(offset as usize..)
             .and_then(|b| b.get_mut(..size as usize))

@@ -1,7 +1,7 @@
 //! The launch functions of CUDA 3 and before: block, shared memory and parameters are set in the function, one by one, and stay.
 
 use crate::{
-    client, context,
+    calls, capture, client, context,
     device::attribute,
     error, function, handles,
     launch::{Arguments, BUFFER_POINTER, BUFFER_SIZE, Shape, launch},
@@ -106,6 +106,13 @@ pub unsafe fn cuParamSetv(hfunc: u64, offset: i32, ptr: *mut c_void, numbytes: u
     Ok(())
 }
 
+/// Whatever is no function or no texture reference is an invalid handle here (measured).
+pub unsafe fn cuParamSetTexRef(hfunc: u64, texunit: i32, hTexRef: u64) -> error::Result {
+    handles::words(Kind::Function, hfunc)?;
+    handles::check_texturereference(hTexRef).map_err(|_| error::INVALID_HANDLE)?;
+    calls::cuParamSetTexRef(hfunc, texunit, hTexRef)
+}
+
 fn launch_grid(f: u64, width: i32, height: i32, stream: u64) -> error::Result {
     if handles::check_stream(stream).is_err() {
         return Err(error::INVALID_HANDLE);
@@ -115,10 +122,14 @@ fn launch_grid(f: u64, width: i32, height: i32, stream: u64) -> error::Result {
         let legacy = legacy(f)?;
         let mut parameters = legacy.parameters.clone();
         // The driver takes what the kernel has, set or not.
-        parameters.resize(function::info(f)?.size, 0);
+        parameters.resize(function::info(f)?.parameters()?.size, 0);
         let grid = [positive(width)?, positive(height)?, 1];
         (Shape { grid, block: legacy.block, shared: legacy.shared }, parameters)
     };
+    // Unlike other work in the default stream, these do not end a capture (measured): the per-thread stream has the same order.
+    let aside =
+        handles::is_default_stream(stream) && capture::any() && !context::is_green(context::current());
+    let stream = if aside { handles::PER_THREAD } else { stream };
     let mut size = parameters.len();
     let mut extra = [
         without_provenance_mut(BUFFER_POINTER),

@@ -4,11 +4,11 @@ use crate::{
     call,
     call::put,
     calls, context, error,
-    function::{self, Info},
-    handles, image,
+    function::{self, Info, LAYOUT_ROOM},
+    handles,
+    image::{self, Image},
     jit::Options,
-    memory,
-    module::{self, LAYOUT_ROOM},
+    memory, module,
 };
 use std::{
     collections::HashMap,
@@ -27,19 +27,19 @@ struct Known {
 
 static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
 
-fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
+fn load(place: *mut u64, image: &Image<'_>, mut options: Options) -> error::Result {
     if place.is_null() {
         return Err(error::INVALID_VALUE);
     }
     let library = handles::create(Kind::Library)?;
-    let sent = image::share(image, |address| {
+    let sent = image.share(|address, len| {
         options.ask(|o| {
             calls::vgpuLibraryLoad(
                 o.status,
                 o.told,
                 library,
                 address,
-                image.len(),
+                len,
                 o.names,
                 o.values,
                 o.count,
@@ -72,10 +72,10 @@ pub unsafe fn cuLibraryLoadData(
     _numLibraryOptions: u32,
 ) -> error::Result {
     // SAFETY: the program's image and options.
-    let (bytes, options) = unsafe {
+    let (image, options) = unsafe {
         (image::find(code.cast::<u8>())?, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
     };
-    load(library, bytes, options)
+    load(library, &image, options)
 }
 
 #[allow(clippy::too_many_arguments)] // the driver API's parameters
@@ -94,7 +94,7 @@ pub unsafe fn cuLibraryLoadFromFile(
         let path = call::text(fileName).ok_or(error::INVALID_VALUE)?;
         (path, Options::new(numJitOptions as usize, jitOptions, jitOptionsValues)?)
     };
-    load(library, &image::read(path)?, options)
+    load(library, &Image::whole(&image::read(path)?), options)
 }
 
 pub unsafe fn cuLibraryUnload(library: u64) -> error::Result {
@@ -140,16 +140,19 @@ fn find_kernel(library: u64, name: &CStr) -> error::Result<u64> {
         handles::remove(kernel);
         return Err(status);
     }
-    layout.truncate(usize::try_from(len).unwrap_or(0));
-    handles::set_word(kernel, 0, Info::new(name, &layout).word());
+    let info = match usize::try_from(len) {
+        Ok(len) if len <= LAYOUT_ROOM => Info::new(name, &layout[..len]),
+        _ => Info::without_parameters(name, kernel),
+    };
+    handles::set_word(kernel, 0, info.word());
     kernels.insert(key, kernel);
     Ok(kernel)
 }
 
 pub unsafe fn cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) -> error::Result {
-    handles::check_library(library)?;
     // SAFETY: the program's text.
     let name = unsafe { call::text(name) }.ok_or(error::INVALID_VALUE)?;
+    handles::check_library(library)?;
     let kernel = find_kernel(library, name)?;
     // SAFETY: the program's pointer.
     unsafe { put(pKernel, kernel) }
@@ -205,9 +208,27 @@ pub fn module(library: u64) -> error::Result<u64> {
 }
 
 pub unsafe fn cuLibraryGetModule(pMod: *mut u64, library: u64) -> error::Result {
+    handles::check_library(library)?;
+    context::require()?;
     let module = module(library)?;
     // SAFETY: the program's pointer.
     unsafe { put(pMod, module) }
+}
+
+/// Where a `__managed__` variable would be: the driver puts those where no program of another process can reach them, so that one which
+/// exists is refused. The other answers are the driver's; which places are wanted does not matter to it (measured).
+pub unsafe fn cuLibraryGetManaged(
+    _dptr: *mut u64,
+    _bytes: *mut usize,
+    library: u64,
+    name: *const c_char,
+) -> error::Result {
+    handles::check_library(library)?;
+    // SAFETY: the program's text.
+    let name = unsafe { call::text(name) }.filter(|name| !name.is_empty()).ok_or(error::INVALID_VALUE)?;
+    calls::vgpuLibraryFindManaged(library, name)?;
+    vgpu_client::warn!("the managed variable {} is out of reach of this program", name.to_string_lossy());
+    Err(error::NOT_SUPPORTED)
 }
 
 pub unsafe fn cuLibraryGetGlobal(

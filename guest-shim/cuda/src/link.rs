@@ -2,7 +2,8 @@
 
 use crate::{
     call::{self, put},
-    calls, context, error, handles, image,
+    calls, context, error, handles,
+    image::{self, Image},
     jit::Options,
 };
 use std::{
@@ -11,6 +12,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 use vgpu_spec::handle::Kind;
+
+/// CU_JIT_INPUT_PTX.
+const PTX: u32 = 1;
 
 /// A link under way.
 struct Link {
@@ -87,7 +91,7 @@ fn add(state: u64, kind: u32, bytes: &[u8], name: Option<&CStr>, options: &Optio
     }
     let (names, values) = options.numbers();
     with(state, |link| {
-        image::share(bytes, |address| {
+        Image::whole(bytes).share(|address, len| {
             link.options.ask(|o| {
                 calls::vgpuLinkAdd(
                     o.status,
@@ -95,7 +99,7 @@ fn add(state: u64, kind: u32, bytes: &[u8], name: Option<&CStr>, options: &Optio
                     state,
                     kind,
                     address,
-                    bytes.len(),
+                    len,
                     name.unwrap_or(c""),
                     names,
                     values,
@@ -121,12 +125,16 @@ pub unsafe fn cuLinkAddData_v2(
     options: *mut u32,
     optionValues: *mut *mut c_void,
 ) -> error::Result {
+    handles::check_linkstate(state)?;
     if size == 0 {
         return Err(error::INVALID_VALUE);
     }
     // SAFETY: the program's data, name and options.
     let (bytes, name, options) = unsafe {
-        let bytes = call::slice(data.cast::<u8>(), size).ok_or(error::INVALID_VALUE)?;
+        let bytes = match type_ {
+            PTX => image::text(data.cast::<u8>(), size)?,
+            _ => call::slice(data.cast::<u8>(), size).ok_or(error::INVALID_VALUE)?,
+        };
         (bytes, call::text(name), Options::new(numOptions as usize, options, optionValues)?)
     };
     add(state, type_, bytes, name, &options)
@@ -155,12 +163,12 @@ pub unsafe fn cuLinkAddFile_v2(
     options: *mut u32,
     optionValues: *mut *mut c_void,
 ) -> error::Result {
+    handles::check_linkstate(state)?;
     // SAFETY: the program's text and options.
     let (path, options) = unsafe {
         let path = call::text(path).ok_or(error::INVALID_VALUE)?;
         (path, Options::new(numOptions as usize, options, optionValues)?)
     };
-    handles::check_linkstate(state)?;
     add(state, type_, &image::read_exactly(path)?, Some(path), &options)
 }
 
@@ -176,10 +184,13 @@ pub unsafe fn cuLinkAddFile(
     unsafe { cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues) }
 }
 
+/// What is no link cannot be linked (measured).
 pub unsafe fn cuLinkComplete(state: u64, cubinOut: *mut *mut c_void, sizeOut: *mut usize) -> error::Result {
+    handles::check_linkstate(state)?;
     if cubinOut.is_null() {
         return Err(error::INVALID_VALUE);
     }
+    handles::check_linkstate(state).map_err(|e| if state == 0 { e } else { error::UNKNOWN })?;
     let (address, len) = with(state, |link| {
         let mut len = 0;
         link.options.ask(|o| {

@@ -6,8 +6,10 @@ use vgpu_spec::plain::Blob4;
 
 /// CU_MEM_LOCATION_TYPE_DEVICE.
 pub const DEVICE: u32 = 1;
+/// The last of them.
+pub const LAST: u32 = 4;
 /// CU_MEM_LOCATION_TYPE_HOST, _HOST_NUMA and _HOST_NUMA_CURRENT: the host's memory is not the guest's.
-const HOST: std::ops::RangeInclusive<u32> = 2..=4;
+const HOST: std::ops::RangeInclusive<u32> = 2..=LAST;
 
 /// The little-endian u32 at `at`; 0 beyond the end.
 pub fn word(bytes: &[u8], at: usize) -> u32 {
@@ -49,11 +51,26 @@ pub fn to_program(bytes: &mut [u8], at: usize) {
     }
 }
 
-/// Access descriptions (CUmemAccessDesc: location, flags) with the host's ordinals.
-pub fn descriptions(list: &[Blob4<12>]) -> error::Result<Vec<Blob4<12>>> {
-    let mut list = list.to_vec();
-    list.iter_mut().try_for_each(|d| to_host(&mut d.0, 0))?;
-    Ok(list)
+/// Access descriptions (CUmemAccessDesc: location, flags) with the host's ordinals. They are read one by one, as the driver does: a count
+/// that is too large ends at the first that is wrong. `none`: what is said of a place that is none.
+///
+/// # Safety
+/// `list` is NULL or the program's array of `count`.
+pub unsafe fn descriptions(list: *const Blob4<12>, count: usize, none: u32) -> error::Result<Vec<Blob4<12>>> {
+    if list.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    let mut found = Vec::new();
+    for i in 0..count {
+        // SAFETY: the caller's promise.
+        let mut description = unsafe { list.wrapping_add(i).read_unaligned() };
+        if !(DEVICE..=LAST).contains(&word(&description.0, 0)) {
+            return Err(none);
+        }
+        to_host(&mut description.0, 0)?;
+        found.push(description);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -75,6 +92,16 @@ mod tests {
         for kind in [0, 5, u32::MAX] {
             assert_eq!(location(kind, 0), Err(error::INVALID_VALUE), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_count_beyond_the_descriptions_ends_at_the_first_that_is_none() {
+        let list = [Blob4([0; 12])];
+        // SAFETY: one description, which is refused before another is read.
+        let read = |place, count, none| unsafe { descriptions(place, count, none) }.map(|all| all.len());
+        assert_eq!(read(list.as_ptr(), 1 << 40, error::NOT_SUPPORTED), Err(error::NOT_SUPPORTED));
+        assert_eq!(read(list.as_ptr(), 0, error::NOT_SUPPORTED), Ok(0));
+        assert_eq!(read(std::ptr::null(), 0, error::NOT_SUPPORTED), Err(error::INVALID_VALUE));
     }
 
     #[test]

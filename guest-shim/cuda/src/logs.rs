@@ -15,7 +15,7 @@ use std::{
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
-use vgpu_client::log::Level;
+use vgpu_client::{fork, log::Level};
 use vgpu_spec::{
     handle::Kind,
     result::{self, CudaError},
@@ -118,7 +118,8 @@ pub fn record(level: Level, text: &str) {
     let _ = writeln!(line, "[{hour:02}:{minute:02}:{second:02}.{milli:03}][{thread}][CUDA][{letter}] {text}");
     to_file(&line);
     let callbacks = {
-        let mut log = log();
+        // In a forked child another thread may have it for ever.
+        let Some(mut log) = fork::lock(&LOG) else { return };
         if log.entries.len() == KEPT {
             log.entries.pop_front();
         }
@@ -186,7 +187,8 @@ fn to_file(line: &str) {
         }))
     };
     let Some(target) = TARGET.get_or_init(open) else { return };
-    let _ = match &mut *target.lock().unwrap_or_else(PoisonError::into_inner) {
+    let Some(mut target) = fork::lock(target) else { return };
+    let _ = match &mut *target {
         Target::Stdout => std::io::stdout().write_all(line.as_bytes()),
         Target::Stderr => std::io::stderr().write_all(line.as_bytes()),
         Target::File(file) => file.write_all(line.as_bytes()),

@@ -6,9 +6,7 @@
 
 mod advice;
 
-use crate::{
-    call, call::put, calls, capture, client, context, device, error, handles, location::word, memory,
-};
+use crate::{call, call::put, capture, client, context, device, error, handles, location::word, memory};
 use advice::{Advice, Place};
 use std::{
     collections::BTreeMap,
@@ -39,10 +37,7 @@ mod advise {
 /// A live stream that does not capture: what is done to managed memory is no node of a graph.
 fn check_stream(stream: u64) -> error::Result {
     handles::check_stream(stream)?;
-    if capture::captures(stream)? {
-        return Err(vgpu_spec::result::CudaError::StreamCaptureUnsupported as u32);
-    }
-    Ok(())
+    capture::refuse_in(stream)
 }
 
 /// What was advised, by allocation.
@@ -51,6 +46,9 @@ static ADVICE: Mutex<BTreeMap<u64, Advice>> = Mutex::new(BTreeMap::new());
 pub unsafe fn cuMemAllocManaged(dptr: *mut u64, bytesize: usize, flags: u32) -> error::Result {
     if dptr.is_null() || bytesize == 0 || !matches!(flags, GLOBAL | HOST) {
         return Err(error::INVALID_VALUE);
+    }
+    if isize::try_from(bytesize).is_err() || bytesize as u64 > client::HEAP_LIMIT {
+        return Err(error::OUT_OF_MEMORY);
     }
     let base = client::get()?.heap.alloc(bytesize as u64, PAGE).map_err(|e| error::heap(&e))?;
     memory::insert(base, bytesize, memory::Origin::Managed);
@@ -64,7 +62,7 @@ pub fn free(base: u64) -> Option<error::Result> {
         return None;
     }
     ADVICE.lock().unwrap_or_else(PoisonError::into_inner).remove(&base);
-    let _ = calls::cuCtxSynchronize();
+    let _ = capture::wait_for_device();
     Some(client::get().map(|client| {
         client.heap.free(base);
     }))
@@ -178,7 +176,10 @@ pub unsafe fn cuMemPrefetchAsync_v2(
     prefetch(devPtr, count, place(&location, error::INVALID_DEVICE)?)
 }
 
-/// The ranges of a batch, all of them in managed memory. The default streams take no batches.
+/// CU_STREAM_LEGACY, the default stream's other name.
+const LEGACY: u64 = 1;
+
+/// The ranges of a batch, all of them in managed memory. The default stream takes no batches.
 ///
 /// # Safety
 /// The arrays have `count` elements, or are NULL.
@@ -192,7 +193,7 @@ unsafe fn ranges<'a>(
     // SAFETY: the caller's promise.
     let (addresses, sizes) = unsafe { (call::slice(addresses, count), call::slice(sizes, count)) };
     let (Some(addresses), Some(sizes)) = (addresses, sizes) else { return Err(error::INVALID_VALUE) };
-    if count == 0 || flags != 0 || stream == 0 {
+    if count == 0 || flags != 0 || stream <= LEGACY {
         return Err(error::INVALID_VALUE);
     }
     check_stream(stream)?;

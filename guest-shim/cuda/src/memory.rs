@@ -1,9 +1,13 @@
 //! Device memory: what the program owns, so that pointer queries and copies of unknown direction need not ask, and the addresses that
 //! this process keeps free of host memory.
 
+mod address_range;
+
+pub use address_range::{cuMemGetAddressRange_v2, cuMemGetHandleForAddressRange};
+
 use crate::{
     call::put,
-    calls, client, context, error, managed_memory,
+    calls, context, error, managed_memory,
     sharing::{self, Thing},
 };
 use std::{
@@ -362,7 +366,8 @@ pub unsafe fn cuMemAllocPitch_v2(
     }
     let mut pitch = 0;
     // The pitch is only known with the answer; rows are never wider than twice the least pitch of 512 bytes and the width.
-    let most = WidthInBytes.next_multiple_of(512).checked_mul(Height).ok_or(error::OUT_OF_MEMORY)?;
+    let most = WidthInBytes.checked_next_multiple_of(512).and_then(|pitch| pitch.checked_mul(Height));
+    let most = most.ok_or(error::INVALID_VALUE)?;
     let ask = |place: &mut u64| {
         calls::cuMemAllocPitch_v2(place, &mut pitch, WidthInBytes, Height, ElementSizeBytes)
     };
@@ -390,21 +395,13 @@ pub unsafe fn cuMemFree_v2(dptr: u64) -> error::Result {
     calls::cuMemFree_v2(dptr)
 }
 
-pub unsafe fn cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) -> error::Result {
-    let (base, len) = match find(dptr) {
-        Some(block) => (block.base, block.len),
-        None => client::get()?.heap.find(dptr).ok_or(vgpu_spec::result::CudaError::NotFound as u32)?,
-    };
-    // SAFETY: the program's pointers, which may be NULL.
-    unsafe {
-        if let Some(place) = pbase.as_mut() {
-            *place = base;
-        }
-        if let Some(place) = psize.as_mut() {
-            *place = usize::try_from(len).unwrap_or(usize::MAX);
-        }
+/// The form with 32-bit addresses wants a context of CUDA 3.1 or before. Without a current one it does as the later form.
+pub unsafe fn cuMemFree(dptr: u32) -> error::Result {
+    if context::current() != 0 {
+        return Err(error::INVALID_CONTEXT);
     }
-    Ok(())
+    // SAFETY: no pointers.
+    unsafe { cuMemFree_v2(u64::from(dptr)) }
 }
 
 #[cfg(test)]

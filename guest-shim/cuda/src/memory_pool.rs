@@ -71,11 +71,15 @@ fn device_at(place: *const Blob4<8>, kind: u32) -> error::Result<i32> {
     // SAFETY: the program's pointer, or NULL.
     let place = unsafe { place.as_ref() }.ok_or(error::INVALID_VALUE)?;
     match kind {
-        // As natively, a device that is not there is an invalid value here.
-        PINNED => {
-            let device = location::ordinal(&place.0, 0)?;
-            device::host_ordinal(device).map(|_| device).map_err(|_| error::INVALID_VALUE)
-        }
+        PINNED => match word(&place.0, 0) {
+            0 => Err(error::INVALID_VALUE),
+            // As natively, a device that is not there is an invalid value here, and what is no location at all is not supported.
+            location::DEVICE => {
+                let device = word(&place.0, 4).cast_signed();
+                device::host_ordinal(device).map(|_| device).map_err(|_| error::INVALID_VALUE)
+            }
+            _ => Err(error::NOT_SUPPORTED),
+        },
         MANAGED => Err(error::NOT_SUPPORTED),
         _ => Err(error::INVALID_VALUE),
     }
@@ -121,6 +125,10 @@ pub unsafe fn cuMemGetMemPool(pool: *mut u64, location: *const Blob4<8>, type_: 
 }
 
 pub unsafe fn cuMemSetMemPool(location: *const Blob4<8>, type_: u32, pool: u64) -> error::Result {
+    // There are no pools of managed memory, so this is none.
+    if type_ == MANAGED {
+        return Err(error::INVALID_VALUE);
+    }
     let device = device_at(location, type_)?;
     // SAFETY: no pointers.
     unsafe { cuDeviceSetMemPool(device, pool) }
@@ -226,8 +234,8 @@ pub unsafe fn cuMemPoolSetAttribute(pool: u64, attr: u32, value: *mut c_void) ->
 pub unsafe fn cuMemPoolSetAccess(pool: u64, map: *const Blob4<12>, count: usize) -> error::Result {
     handles::check_memorypool(pool)?;
     // SAFETY: the program's array of `count`.
-    let list = unsafe { call::slice(map, count) }.ok_or(error::INVALID_VALUE)?;
-    calls::cuMemPoolSetAccess(pool, &location::descriptions(list)?, count)
+    let list = unsafe { location::descriptions(map, count, error::NOT_SUPPORTED) }?;
+    calls::cuMemPoolSetAccess(pool, &list, count)
 }
 
 pub unsafe fn cuMemPoolGetAccess(flags: *mut u32, memPool: u64, location: *const Blob4<8>) -> error::Result {
@@ -335,12 +343,10 @@ pub unsafe fn cuMemPoolImportFromShareableHandle(
     flags: u64,
 ) -> error::Result {
     client::get()?;
-    if pool_out.is_null() {
+    if pool_out.is_null() || flags != 0 {
         return Err(error::INVALID_VALUE);
     }
-    if handleType != sharing::FILE_DESCRIPTOR {
-        return Err(virtual_memory::import_refused(handleType));
-    }
+    virtual_memory::check_import(handle, handleType)?;
     let token = sharing::token_of_descriptor(handle).ok_or(error::UNKNOWN)?;
     let made = handles::create_with(Kind::MemoryPool, 0, 0)?;
     let (mut host, mut number) = (0, 0);

@@ -4,8 +4,9 @@ use crate::{
     call,
     call::put,
     calls, context, error,
-    function::{self, Info},
-    handles, image,
+    function::{self, Info, LAYOUT_ROOM},
+    handles,
+    image::{self, Image},
     jit::Options,
     memory,
 };
@@ -16,25 +17,22 @@ use std::{
 };
 use vgpu_spec::handle::Kind;
 
-/// The most bytes of a layout: the room that the message has.
-pub const LAYOUT_ROOM: usize = 32768;
-
 /// (module, name) → function: the driver gives the same one each time.
 static FUNCTIONS: Mutex<Option<HashMap<(u64, CString), u64>>> = Mutex::new(None);
 
-fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
+fn load(place: *mut u64, image: &Image<'_>, mut options: Options) -> error::Result {
     if place.is_null() {
         return Err(error::INVALID_VALUE);
     }
     let module = handles::create_with(Kind::Module, 0, context::current())?;
-    let sent = image::share(image, |address| {
+    let sent = image.share(|address, len| {
         options.ask(|o| {
             calls::vgpuModuleLoad(
                 o.status,
                 o.told,
                 module,
                 address,
-                image.len(),
+                len,
                 o.names,
                 o.values,
                 o.count,
@@ -55,8 +53,8 @@ fn load(place: *mut u64, image: &[u8], mut options: Options) -> error::Result {
 
 pub unsafe fn cuModuleLoadData(module: *mut u64, image: *mut c_void) -> error::Result {
     // SAFETY: the program's image.
-    let bytes = unsafe { image::find(image.cast::<u8>()) }?;
-    load(module, bytes, Options::default())
+    let image = unsafe { image::find(image.cast::<u8>()) }?;
+    load(module, &image, Options::default())
 }
 
 pub unsafe fn cuModuleLoadDataEx(
@@ -67,10 +65,10 @@ pub unsafe fn cuModuleLoadDataEx(
     optionValues: *mut *mut c_void,
 ) -> error::Result {
     // SAFETY: the program's image and options.
-    let (bytes, options) = unsafe {
+    let (image, options) = unsafe {
         (image::find(image.cast::<u8>())?, Options::new(numOptions as usize, options, optionValues)?)
     };
-    load(module, bytes, options)
+    load(module, &image, options)
 }
 
 pub unsafe fn cuModuleLoadFatBinary(module: *mut u64, fatCubin: *mut c_void) -> error::Result {
@@ -81,7 +79,7 @@ pub unsafe fn cuModuleLoadFatBinary(module: *mut u64, fatCubin: *mut c_void) -> 
 pub unsafe fn cuModuleLoad(module: *mut u64, fname: *const c_char) -> error::Result {
     // SAFETY: the program's text.
     let path = unsafe { call::text(fname) }.ok_or(error::INVALID_VALUE)?;
-    load(module, &image::read(path)?, Options::default())
+    load(module, &Image::whole(&image::read(path)?), Options::default())
 }
 
 /// CU_MODULE_LAZY_LOADING is 2 and the default; CUDA_MODULE_LOADING=EAGER makes it 1.
@@ -187,6 +185,17 @@ pub unsafe fn put_variable(
         }
     }
     Ok(())
+}
+
+/// As [`call::only_in_old_contexts`], but the module is looked at first (measured).
+pub unsafe fn cuModuleGetGlobal(
+    _dptr: *mut u32,
+    _bytes: *mut u32,
+    hmod: u64,
+    _name: *const c_char,
+) -> error::Result {
+    handles::check_module(hmod)?;
+    Err(error::INVALID_CONTEXT)
 }
 
 pub unsafe fn cuModuleGetGlobal_v2(

@@ -26,12 +26,15 @@ unsafe fn clusters(place: *mut i32, what: u32, func: u64, config: *const Blob8<5
     let config = unsafe { config.cast::<LaunchConfig>().as_ref() }.ok_or(error::INVALID_VALUE)?;
     // SAFETY: the caller's promise.
     let attributes = unsafe { launch::attributes(config) }?;
-    let LaunchConfig { grid: [gx, gy, gz], block: [bx, by, bz], shared, .. } = *config;
+    let LaunchConfig { grid: [gx, gy, gz], block: [bx, by, bz], shared, stream, .. } = *config;
+    // Its context is asked, not the current one.
+    handles::check_stream(stream)?;
     let mut value = 0;
     calls::vgpuOccupancyClusters(
         &mut value,
         what,
         func,
+        stream,
         gx,
         gy,
         gz,

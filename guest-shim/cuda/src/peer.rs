@@ -1,7 +1,11 @@
 //! Copies between contexts, which may be of different devices, and multicast objects, which are allocations to all other calls.
 
 use crate::{call, call::put, calls, client, context, copy, copy_strided::copy_peer, device, error, handles};
+use std::ffi::c_void;
 use vgpu_spec::{handle::Kind, plain::Blob8};
+
+/// CUDA_NVSCISYNC_ATTR_SIGNAL and _WAIT: at least one of them is wanted.
+const NVSCISYNC: std::ops::RangeInclusive<i32> = 1..=3;
 
 /// NULL is the current context.
 fn or_current(context: u64) -> error::Result<u64> {
@@ -120,4 +124,42 @@ pub unsafe fn cuMulticastUnbind(mcHandle: u64, dev: i32, mcOffset: usize, size: 
     need_multicast()?;
     handles::check_allocation(mcHandle)?;
     calls::cuMulticastUnbind(mcHandle, device::host_ordinal(dev)?, mcOffset, size)
+}
+
+/// Synchronisation objects of NvSci are shared with engines of the host, so only what is wrong is said as the driver does.
+pub unsafe fn cuDeviceGetNvSciSyncAttributes(
+    nvSciSyncAttrList: *mut c_void,
+    dev: i32,
+    flags: i32,
+) -> error::Result {
+    if nvSciSyncAttrList.is_null() {
+        return Err(error::INVALID_HANDLE);
+    }
+    device::host_ordinal(dev)?;
+    if !NVSCISYNC.contains(&flags) {
+        return Err(error::INVALID_VALUE);
+    }
+    Err(error::NOT_SUPPORTED)
+}
+
+/// Between a device and itself there is no peer access, whatever is asked about it.
+pub unsafe fn cuDeviceGetP2PAtomicCapabilities(
+    capabilities: *mut u32,
+    operations: *const u32,
+    count: u32,
+    srcDevice: i32,
+    dstDevice: i32,
+) -> error::Result {
+    if capabilities.is_null() || operations.is_null() || count == 0 {
+        return Err(error::INVALID_VALUE);
+    }
+    let (source, destination) = (device::host_ordinal(srcDevice)?, device::host_ordinal(dstDevice)?);
+    if source == destination {
+        return Err(error::INVALID_DEVICE);
+    }
+    // SAFETY: the program's arrays of `count`.
+    let arrays =
+        unsafe { (call::slice_mut(capabilities, count as usize), call::slice(operations, count as usize)) };
+    let (Some(capabilities), Some(operations)) = arrays else { return Err(error::INVALID_VALUE) };
+    calls::cuDeviceGetP2PAtomicCapabilities(capabilities, operations, count, source, destination)
 }

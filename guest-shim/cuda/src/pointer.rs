@@ -120,7 +120,7 @@ fn sync_memops(known: &Known) -> bool {
 
 pub unsafe fn cuPointerSetAttribute(value: *mut c_void, attribute: u32, ptr: u64) -> error::Result {
     client::get()?;
-    if value.is_null() || attribute != attribute::SYNC_MEMOPS {
+    if value.is_null() || attribute != attribute::SYNC_MEMOPS || context::is_destroyed() {
         return Err(error::INVALID_VALUE);
     }
     let known = find(ptr).ok_or(error::INVALID_VALUE)?;
@@ -162,7 +162,8 @@ fn value(known: &Known, attribute: u32, address: u64) -> error::Result<(u64, usi
         attribute::SYNC_MEMOPS => (u64::from(sync_memops(known)), BOOL),
         attribute::IS_MANAGED => (u64::from(known.managed), BOOL),
         attribute::IS_LEGACY_CUDA_IPC_CAPABLE => (u64::from(known.allocated), BOOL),
-        attribute::IS_HW_DECOMPRESS_CAPABLE => (0, BOOL),
+        // Said of such memory on devices without the engine, too.
+        attribute::IS_HW_DECOMPRESS_CAPABLE => (u64::from(known.allocated), BOOL),
         attribute::BUFFER_ID => (known.id, 8),
         attribute::DEVICE_ORDINAL => (device()?, 4),
         attribute::RANGE_START_ADDR => (known.range.0, 8),

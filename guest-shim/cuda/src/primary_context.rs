@@ -2,6 +2,7 @@
 
 use crate::{call::put, calls, client, context, coredump, error, handles};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vgpu_spec::result::CudaError;
 
 #[derive(Default, Clone, Copy)]
 struct State {
@@ -13,8 +14,8 @@ struct State {
 
 static STATES: Mutex<Vec<State>> = Mutex::new(Vec::new());
 
-/// CU_CTX_SCHED_* and the other flags that may be set beforehand.
-const FLAGS: u32 = 0x1f | 0x20 | 0x40 | 0x80;
+/// CU_CTX_SCHED_* and the other flags that may be set beforehand: CU_CTX_MAP_HOST is not one (measured).
+const FLAGS: u32 = 0x17 | 0x20 | 0x40 | 0x80;
 
 fn states(device: i32) -> error::Result<(MutexGuard<'static, Vec<State>>, usize)> {
     client::get()?.devices.primary(device)?;
@@ -95,17 +96,27 @@ pub unsafe fn cuDevicePrimaryCtxReset(dev: i32) -> error::Result {
     unsafe { cuDevicePrimaryCtxReset_v2(dev) }
 }
 
+fn check_flags(flags: u32) -> error::Result {
+    if flags & !FLAGS != 0 || !context::valid_flags(flags) { Err(error::INVALID_VALUE) } else { Ok(()) }
+}
+
 pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: i32, flags: u32) -> error::Result {
-    if flags & !FLAGS != 0 || !context::valid_flags(flags) {
-        return Err(error::INVALID_VALUE);
-    }
+    check_flags(flags)?;
     let (mut states, index) = states(dev)?;
     states[index].flags = flags;
     handles::set_word(client::get()?.devices.primary(dev)?, 1, u64::from(flags));
     Ok(())
 }
 
+/// The first version does not change a context that there is.
 pub unsafe fn cuDevicePrimaryCtxSetFlags(dev: i32, flags: u32) -> error::Result {
+    check_flags(flags)?;
+    let (states, index) = states(dev)?;
+    let active = states[index].retains > 0;
+    drop(states);
+    if active {
+        return Err(CudaError::PrimaryContextActive as u32);
+    }
     // SAFETY: no pointers.
     unsafe { cuDevicePrimaryCtxSetFlags_v2(dev, flags) }
 }

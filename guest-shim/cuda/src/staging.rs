@@ -1,109 +1,102 @@
-//! Large copies of pageable memory: chunks go through blocks of a window, so that the processor fills one while the device reads
-//! another.
+//! Memory of windows through which copies of pageable memory go, kept from copy to copy.
 
-use crate::{calls, client, error};
+mod job;
+mod past_cache;
+mod pipeline;
+mod pool;
+
+pub use pipeline::{from_device, to_device};
+
+use crate::{call, calls, client, error};
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes of a chunk.
-const CHUNK: usize = 1 << 20;
-/// Chunks of one block: after so many the last is waited for, and the block is used again.
-const CHUNKS: usize = 4;
-/// Bytes of a block.
-pub const BLOCK: usize = CHUNK * CHUNKS;
-/// Blocks that are kept for the next copy.
-const KEPT: usize = 4;
+/// Bytes of a block: one part of a copy in rows or of an array.
+pub const BLOCK: usize = 4 << 20;
+/// Bytes of a small block: copies up to so many go from the device in one part.
+pub const SMALL: usize = 256 << 10;
+/// Bytes of a ring's chunks, and of the words behind them, one for each chunk.
+const RING: usize = 8 << 20;
+const RING_WORDS: usize = 4 << 10;
 
-static BLOCKS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// Blocks of one size, of which some are kept for the next copy.
+struct Store {
+    len: usize,
+    keep: usize,
+    kept: Mutex<Vec<u64>>,
+}
 
-/// A block of [`CHUNKS`] chunks, given back at the end.
-pub struct Block(u64);
+/// Copies of several threads at once have a block each; so many of them find one that is registered.
+static SMALL_BLOCKS: Store = Store::new(SMALL, 16);
+static BLOCKS: Store = Store::new(BLOCK, 4);
+static RINGS: Store = Store::new(RING + RING_WORDS, 4);
+
+impl Store {
+    const fn new(len: usize, keep: usize) -> Self {
+        Store { len, keep, kept: Mutex::new(Vec::new()) }
+    }
+
+    fn take(&'static self) -> error::Result<Block> {
+        // Before all else: a forked child has none of the blocks.
+        let client = client::get()?;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let address = match kept {
+            Some(address) => address,
+            None => client.heap.alloc(self.len as u64, 4096).map_err(|e| error::heap(&e))?,
+        };
+        Ok(Block { store: self, address })
+    }
+}
+
+/// A block, given back at the end: nobody may use it any more then.
+pub struct Block {
+    store: &'static Store,
+    address: u64,
+}
 
 impl Block {
-    /// Takes a block.
+    /// Takes a block of [`BLOCK`] bytes.
     pub fn take() -> error::Result<Self> {
-        let kept = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match kept {
-            Some(address) => Ok(Block(address)),
-            None => client::get()?.heap.alloc(BLOCK as u64, 4096).map(Block).map_err(|e| error::heap(&e)),
-        }
+        BLOCKS.take()
+    }
+
+    fn small() -> error::Result<Self> {
+        SMALL_BLOCKS.take()
+    }
+
+    fn ring() -> error::Result<Self> {
+        RINGS.take()
     }
 
     /// Where it begins, in the window.
     pub fn address(&self) -> u64 {
-        self.0
-    }
-
-    fn chunk(&self, index: usize) -> u64 {
-        self.0 + (index * CHUNK) as u64
+        self.address
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let mut kept = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT {
-            kept.push(self.0);
+        let mut kept = self.store.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < self.store.keep {
+            kept.push(self.address);
         } else if let Ok(client) = client::get() {
-            client.heap.free(self.0);
+            client.heap.free(self.address);
         }
     }
 }
 
-fn place(address: u64) -> *mut u8 {
-    std::ptr::with_exposed_provenance_mut(address as usize)
-}
-
-/// Bytes of the chunk at `at`.
-fn chunk_len(at: usize, n: usize) -> usize {
-    CHUNK.min(n - at)
-}
-
-/// Copies `n` bytes at `src` to the device. The program may change them when this returns.
-///
-/// # Safety
-/// `src` is `n` readable bytes.
-pub unsafe fn to_device(dst: u64, src: *const u8, n: usize, stream: u64) -> error::Result {
-    let block = Block::take()?;
-    let mut at = 0;
-    while at < n {
-        for index in 0..CHUNKS {
-            if at == n {
-                break;
-            }
-            let (len, chunk) = (chunk_len(at, n), block.chunk(index));
-            // SAFETY: the caller's bytes; the chunk is ours, and the message that used it before is used.
-            unsafe { std::ptr::copy_nonoverlapping(src.add(at), place(chunk), len) };
-            crate::copy::count(len);
-            calls::vgpuCopyStagedToDevice(dst + at as u64, chunk, len, stream)?;
-            at += len;
-        }
-        crate::call::settle()?;
-    }
-    Ok(())
-}
-
-/// Copies `n` bytes from the device to `dst`.
+/// Copies up to [`SMALL`] bytes from the device to `dst`. `sure`: the driver takes the copy, so that one wait tells everything.
 ///
 /// # Safety
 /// `dst` is `n` writable bytes.
-pub unsafe fn from_device(dst: *mut u8, src: u64, n: usize, stream: u64) -> error::Result {
-    let block = Block::take()?;
-    let mut at = 0;
-    while at < n {
-        let began = at;
-        for index in 0..CHUNKS {
-            if at == n {
-                break;
-            }
-            let len = chunk_len(at, n);
-            calls::vgpuCopyStagedFromDevice(block.chunk(index), src + at as u64, len, stream)?;
-            at += len;
-        }
-        crate::call::settle()?;
-        let len = at - began;
-        // SAFETY: the caller's bytes; the chunks adjoin, and their messages are used.
-        unsafe { std::ptr::copy_nonoverlapping(place(block.0), dst.add(began), len) };
-        crate::copy::count(len);
-    }
+pub unsafe fn small_from_device(dst: *mut u8, src: u64, n: usize, stream: u64, sure: bool) -> error::Result {
+    let block = Block::small()?;
+    calls::vgpuCopyDeviceToHost(block.address(), src, n.min(SMALL), stream)?;
+    let taken = if sure { Ok(()) } else { call::settle() };
+    // Whatever failed before, the device may be about to write the block.
+    let done = calls::cuStreamSynchronize(stream);
+    taken.and(done).and_then(|()| call::settle())?;
+    let staged = std::ptr::with_exposed_provenance::<u8>(block.address() as usize);
+    // SAFETY: the caller's bytes; the block is ours, and the device has filled it.
+    unsafe { std::ptr::copy_nonoverlapping(staged, dst, n.min(SMALL)) };
     Ok(())
 }

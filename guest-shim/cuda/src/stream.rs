@@ -145,7 +145,7 @@ pub unsafe fn cuStreamGetCtx_v2(hStream: u64, pCtx: *mut u64, pGreenCtx: *mut u6
         return Err(error::INVALID_VALUE);
     }
     let (.., context) = describe(hStream)?;
-    let green = green_context::of_context(context);
+    let green = green_context::shown(context);
     // SAFETY: the program's pointers; one of them may be NULL.
     unsafe {
         let _ = put(pCtx, green_context::owner(context));

@@ -4,7 +4,7 @@
 
 use crate::{
     call::{self, put},
-    calls, error, graph_node, handles, host_memory, memory,
+    calls, capture, error, graph_node, handles, host_memory, memory,
 };
 use vgpu_spec::plain::Blob8;
 
@@ -61,7 +61,7 @@ fn is_right(operation: &Operation) -> bool {
     }
 }
 
-/// The driver writes into the program's list: the alias of an address that is written to is the address.
+/// The driver writes into the program's list, unless the stream captures: the alias of an address that is written to is the address.
 fn note_alias(operation: &mut Operation) {
     if matches!(operation.0[0], 2 | 5) {
         operation.0.copy_within(8..16, 32);
@@ -102,7 +102,9 @@ pub unsafe fn cuStreamBatchMemOp_v2(
     // SAFETY: the program's pointers.
     unsafe {
         batch(stream, 2, paramArray, count, flags)?;
-        (0..count as usize).for_each(|i| note_alias(&mut *paramArray.add(i)));
+        if !capture::captures(stream)? {
+            (0..count as usize).for_each(|i| note_alias(&mut *paramArray.add(i)));
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! driver does are in the files of their nouns, and refuse with CUDA_ERROR_NOT_SUPPORTED.
 
 use crate::{
-    client, context, error,
+    capture, client, context, error,
     trace::{self, Site},
 };
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
@@ -23,7 +23,8 @@ pub fn note(what: &'static str, reason: &'static str) {
 }
 
 /// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
-pub fn report(site: &'static Site) -> u32 {
+/// `unsafe_in_capture`: a capture may be in its way, as the driver finds before anything else.
+pub fn report(site: &'static Site, unsafe_in_capture: bool) -> u32 {
     let began = trace::begin();
     note(site.name, site.reason);
     vgpu_client::record::call(site.name);
@@ -31,7 +32,8 @@ pub fn report(site: &'static Site) -> u32 {
         NARROW => context::require().err().unwrap_or(error::INVALID_CONTEXT),
         _ => error::NOT_SUPPORTED,
     };
-    let status = client::get().err().unwrap_or(refusal);
+    let captured = || if unsafe_in_capture { capture::refuse_unsafe().err() } else { None };
+    let status = client::get().err().or_else(captured).unwrap_or(refusal);
     crate::logs::returned(site.name, status);
     if let Some(began) = began {
         trace::end(began, site, &[], status);

@@ -3,7 +3,6 @@
 //! An allocation's words in the handle table: how often the program holds it, and the device's ordinal.
 
 use crate::{
-    call,
     call::put,
     calls, client, device, error, handles,
     location::{self, set_word, word},
@@ -17,6 +16,11 @@ use vgpu_spec::{
     handle::Kind,
     plain::{Blob4, Blob8},
 };
+
+/// CU_MEM_HANDLE_TYPE_WIN32, _WIN32_KMT and _FABRIC.
+const WIN32: u32 = 2;
+const WIN32_KMT: u32 = 4;
+const FABRIC: u32 = 8;
 
 /// Serialises changes of the counts in the handle table.
 static HOLDING: Mutex<()> = Mutex::new(());
@@ -90,6 +94,15 @@ unsafe fn host_properties(place: *const Blob8<32>) -> error::Result<(Blob8<32>, 
     let (mut wanted, ordinal) = properties(unsafe { place.as_ref() }.ok_or(error::INVALID_VALUE)?)?;
     location::to_host(&mut wanted.0, props::LOCATION)?;
     Ok((wanted, ordinal))
+}
+
+/// The properties of memory of the first device, as the host's driver is to get them.
+fn device_memory() -> error::Result<Blob8<32>> {
+    let mut wanted = Blob8([0; 32]);
+    set_word(&mut wanted.0, props::TYPE, PINNED);
+    set_word(&mut wanted.0, props::LOCATION, location::DEVICE);
+    location::to_host(&mut wanted.0, props::LOCATION)?;
+    Ok(wanted)
 }
 
 pub unsafe fn cuMemCreate(
@@ -172,8 +185,8 @@ pub unsafe fn cuMemUnmap(ptr: u64, size: usize) -> error::Result {
 
 pub unsafe fn cuMemSetAccess(ptr: u64, size: usize, desc: *const Blob4<12>, count: usize) -> error::Result {
     // SAFETY: the program's array of `count`.
-    let list = unsafe { call::slice(desc, count) }.ok_or(error::INVALID_VALUE)?;
-    calls::cuMemSetAccess(ptr, size, &location::descriptions(list)?, count)
+    let list = unsafe { location::descriptions(desc, count, error::INVALID_VALUE) }?;
+    calls::cuMemSetAccess(ptr, size, &list, count)
 }
 
 pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u64) -> error::Result {
@@ -181,18 +194,30 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u6
     let (flags, place) = unsafe { (flags.as_mut(), location.as_ref()) };
     let (Some(flags), Some(&place)) = (flags, place) else { return Err(error::INVALID_VALUE) };
     let mut place = [place];
+    // Here the driver takes what is no location for a device that is not there.
+    if !(location::DEVICE..=location::LAST).contains(&word(&place[0].0, 0)) {
+        return Err(error::INVALID_DEVICE);
+    }
     location::to_host(&mut place[0].0, 0)?;
     calls::cuMemGetAccess(flags, &place, ptr)
 }
 
+/// Measured: the driver looks at nothing but `option`, so that properties that are none have the granularity of any memory of a device.
+/// So has host memory, which cuMemCreate then refuses: NCCL falls back to shared memory if that does, but not if this does.
 pub unsafe fn cuMemGetAllocationGranularity(
     granularity: *mut usize,
     prop: *const Blob8<32>,
     option: u32,
 ) -> error::Result {
     client::get()?;
-    // SAFETY: the program's pointers.
-    let (wanted, _) = unsafe { host_properties(prop) }?;
+    if granularity.is_null() || prop.is_null() {
+        return Err(error::INVALID_VALUE);
+    }
+    // SAFETY: the program's pointer.
+    let wanted = match unsafe { host_properties(prop) } {
+        Err(error::INVALID_VALUE | error::NOT_SUPPORTED) => device_memory()?,
+        wanted => wanted?.0,
+    };
     let mut value = 0;
     calls::cuMemGetAllocationGranularity(&mut value, &[wanted], option)?;
     // SAFETY: the program's pointer.
@@ -247,9 +272,7 @@ pub unsafe fn cuMemImportFromShareableHandle(
     if handle.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    if shHandleType != sharing::FILE_DESCRIPTOR {
-        return Err(import_refused(shHandleType));
-    }
+    check_import(osHandle, shHandleType)?;
     let token = sharing::token_of_descriptor(osHandle).ok_or(error::UNKNOWN)?;
     let made = handles::create_with(Kind::Allocation, 1, 0)?;
     let mut host = 0;
@@ -266,17 +289,30 @@ pub unsafe fn cuMemImportFromShareableHandle(
     unsafe { put(handle, made) }
 }
 
-/// What the driver says of a type of handle that is not a descriptor.
-pub fn import_refused(kind: u32) -> u32 {
+/// What is wrong with an import whatever the handle names. Only descriptors are taken; the other types are other systems'.
+pub fn check_import(handle: *mut c_void, kind: u32) -> error::Result {
     match kind {
-        0 => error::INVALID_VALUE,
-        _ => error::NOT_SUPPORTED,
+        _ if handle.is_null() => Err(error::INVALID_VALUE),
+        sharing::FILE_DESCRIPTOR => Ok(()),
+        WIN32 | WIN32_KMT | FABRIC => Err(error::NOT_SUPPORTED),
+        _ => Err(error::INVALID_VALUE),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_import_is_of_a_descriptor_or_of_another_systems_handle() {
+        let handle = std::ptr::without_provenance_mut(7);
+        assert_eq!(check_import(handle, sharing::FILE_DESCRIPTOR), Ok(()));
+        assert_eq!(check_import(handle, FABRIC), Err(error::NOT_SUPPORTED));
+        for kind in [0, 3, u32::MAX] {
+            assert_eq!(check_import(handle, kind), Err(error::INVALID_VALUE), "{kind}");
+        }
+        assert_eq!(check_import(std::ptr::null_mut(), WIN32), Err(error::INVALID_VALUE));
+    }
 
     #[test]
     fn properties_that_are_not_understood_are_refused() {

@@ -23,8 +23,29 @@
 //! written), `new` (a pointer that gets a handle made by the shim), `made` (a pointer that gets a handle that the worker numbers). `[n]` gives an array's length: a parameter's name or a number.
 //! `?` marks a pointer that may be NULL. Types: `u8 … f64`, `DevPtr`, `Device`, `str`, `ptr`, `fn`, `struct NAME` and handle kinds.
 //!
-//! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `nocontext` (needs no current context),
-//! `reports` (may return the error of an earlier asynchronous call).
+//! Modifiers: `@shim` and `@worker` (written by hand in that noun's file), `reports` (may return the error of an earlier asynchronous
+//! call), `nocapture` (unsafe during a stream capture: where the thread's capture mode does not allow it, it is refused and ends the
+//! captures), `legacy` (works in the legacy default stream, which is refused, and ends captures, while a stream that it would wait for
+//! captures), `instream` (an asynchronous call that touches nothing but the stream that it names), and what the shim looks at before the function's own checks, as measured on driver 580. The two of captures are for calls
+//! whose derived or written code does not wait for the driver's own refusal. First whether cuInit was called, and whether this is a forked
+//! child, but for:
+//!
+//! | modifier | |
+//! |---|---|
+//! | `always` | the function is there before cuInit and in a forked child |
+//! | `early` | the arguments are looked at before whether cuInit was called |
+//! | `forked` | in a forked child it goes on with what the child has; it never sends anything |
+//! | `forked=N` | in a forked child good handles give CUresult N: 0 for what asks for no work: destroying, asking, waiting |
+//!
+//! Then the current context. Where nothing is said, a call in a stream of the program's own, or on an event or a part of a graph, finds
+//! its context there, and others need a current one. Else:
+//!
+//! | modifier | |
+//! |---|---|
+//! | `nocontext` | none, and the worker runs the call in none |
+//! | `anycontext` | none; the worker runs the call in the current one if there is one |
+//! | `livecontext` | not one that was destroyed; one only for the default streams |
+//! | `current` | one, whatever the parameters say |
 
 mod parse;
 mod tables;
@@ -144,6 +165,32 @@ pub struct Parameter {
     pub optional: bool,
 }
 
+/// Which current context a call needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// One, unless a parameter has its own.
+    ByParameters,
+    /// `nocontext`
+    None,
+    /// `anycontext`
+    Any,
+    /// `livecontext`
+    Live,
+    /// `current`
+    Current,
+}
+
+/// What a call does in a forked child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InChild {
+    /// CUDA_ERROR_NOT_INITIALIZED.
+    Refused,
+    /// `forked`
+    GoesOn,
+    /// `forked=N`
+    Answers(u32),
+}
+
 /// One symbol or message.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -156,8 +203,19 @@ pub struct Function {
     pub message: bool,
     pub by_hand_in_shim: bool,
     pub by_hand_in_worker: bool,
-    pub needs_context: bool,
+    pub context: Context,
+    /// Its arguments are looked at before whether cuInit was called.
+    pub early: bool,
+    /// It is there before cuInit and in a forked child.
+    pub always: bool,
+    pub in_child: InChild,
     pub reports: bool,
+    /// Touches nothing but its stream.
+    pub in_stream: bool,
+    /// Unsafe during a capture, and the driver is not asked, or not waited for, in the call itself.
+    pub unsafe_in_capture: bool,
+    /// Works in the legacy default stream, with the same proviso.
+    pub in_legacy_stream: bool,
     /// Why it is not supported; `None` if it is.
     pub reason: Option<String>,
     /// Exported also as `name_ptsz` (stream 0 means the per-thread stream).
@@ -180,6 +238,11 @@ impl Function {
     /// Whether the parameters are described: those of other vendors' interfaces are not.
     pub fn has_signature(&self) -> bool {
         !self.message && (self.class != Class::Unsupported || !self.parameters.is_empty())
+    }
+
+    /// Whether the worker runs it in the current context.
+    pub fn in_context(&self) -> bool {
+        self.context != Context::None
     }
 
     /// Whether something of it crosses a lane by derived code.

@@ -1,6 +1,6 @@
 //! Parses the lines of an `.api` file.
 
-use super::{Class, Count, Direction, Function, HANDLE_KINDS, Parameter, Type};
+use super::{Class, Context, Count, Direction, Function, HANDLE_KINDS, InChild, Parameter, Type};
 
 /// Where and why a description does not parse.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +58,14 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         message,
         by_hand_in_shim: class == Class::Local,
         by_hand_in_worker: false,
-        needs_context: true,
+        context: Context::ByParameters,
+        early: false,
+        always: false,
+        in_child: InChild::Refused,
         reports: false,
+        in_stream: false,
+        unsafe_in_capture: false,
+        in_legacy_stream: false,
         reason: None,
         ptsz: false,
         ptds: false,
@@ -85,9 +91,21 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
         match word {
             "@shim" => function.by_hand_in_shim = true,
             "@worker" => function.by_hand_in_worker = true,
-            "nocontext" => function.needs_context = false,
+            "nocontext" => function.context = Context::None,
+            "anycontext" => function.context = Context::Any,
+            "livecontext" => function.context = Context::Live,
+            "current" => function.context = Context::Current,
+            "early" => function.early = true,
+            "always" => function.always = true,
+            "forked" => function.in_child = InChild::GoesOn,
             "reports" => function.reports = true,
-            other => return Err(format!("modifier `{other}` is not known")),
+            "instream" => function.in_stream = true,
+            "nocapture" => function.unsafe_in_capture = true,
+            "legacy" => function.in_legacy_stream = true,
+            other => match other.strip_prefix("forked=").map(str::parse) {
+                Some(Ok(code)) => function.in_child = InChild::Answers(code),
+                _ => return Err(format!("modifier `{other}` is not known")),
+            },
         }
     }
     Ok(())
@@ -147,6 +165,12 @@ fn check(function: &Function) -> Result<(), String> {
     if function.class == Class::Unsupported && function.supported() {
         return Err("an unsupported function needs a reason".into());
     }
+    if function.always && (function.early || function.in_child != InChild::Refused) {
+        return Err("what is always there needs no `early` and no `forked`".into());
+    }
+    if function.in_child == InChild::GoesOn && function.crosses() {
+        return Err("nothing crosses a lane in a forked child: `forked=N`".into());
+    }
     if function.message && !function.crosses() {
         return Err("a message must cross the lane".into());
     }
@@ -197,7 +221,7 @@ mod tests {
     fn a_line_gives_class_parameters_and_modifiers() {
         let f = one("sync cuX(a: out f32, b: Event, c: in u32[n]?, n: usize) reports nocontext").unwrap();
         assert_eq!(f.class, Class::Sync);
-        assert!(f.reports && !f.needs_context);
+        assert!(f.reports && !f.in_context());
         assert_eq!(f.parameters[0].direction, Direction::Out);
         assert_eq!(f.parameters[1].ty, Type::Handle("Event".into()));
         assert_eq!(f.parameters[2].count, Some(Count::Parameter("n".into())));
@@ -205,12 +229,32 @@ mod tests {
     }
 
     #[test]
+    fn modifiers_say_what_is_looked_at_first() {
+        let f = one("sync cuX(a: Event) early forked=401 anycontext").unwrap();
+        assert!(f.early && !f.always && f.in_context());
+        assert_eq!((f.context, f.in_child), (Context::Any, InChild::Answers(401)));
+        let f = one("local cuX(a: Event) forked current").unwrap();
+        assert_eq!((f.context, f.in_child), (Context::Current, InChild::GoesOn));
+        let f = one("sync cuX(a: Event)").unwrap();
+        assert!(!f.early && !f.always);
+        assert_eq!((f.context, f.in_child), (Context::ByParameters, InChild::Refused));
+    }
+
+    #[test]
     fn a_reason_makes_a_function_unsupported_whatever_it_checks() {
         let f = one("local cuX(a: Stream) nocontext \"no such thing\"").unwrap();
-        assert_eq!((f.class, f.needs_context, f.supported()), (Class::Local, false, false));
+        assert_eq!((f.class, f.in_context(), f.supported()), (Class::Local, false, false));
         assert_eq!(f.reason.as_deref(), Some("no such thing"));
         assert!(one("local cuX(a: Stream) nocontext").unwrap().supported());
         assert!(!one("unsupported cuX() \"not yet\"").unwrap().supported());
+    }
+
+    #[test]
+    fn modifiers_stand_before_a_reason() {
+        let f = one("unsupported cuX(a: u32) nocapture \"the reason: nocapture, legacy\"").unwrap();
+        assert!(f.unsafe_in_capture && !f.in_legacy_stream);
+        assert_eq!(f.reason.as_deref(), Some("the reason: nocapture, legacy"));
+        assert!(one("local cuX(a: u32) legacy").unwrap().in_legacy_stream);
     }
 
     #[test]
@@ -225,6 +269,9 @@ mod tests {
             ("quick cuX()", "class"),
             ("sync cuX(p: Evnt)", "type"),
             ("unsupported cuX()", "reason"),
+            ("sync cuX() forked=", "modifier"),
+            ("sync cuX() forked", "forked child"),
+            ("local cuX() always early", "no `early`"),
             ("message sync vgpuX() \"not yet\"", "no program"),
             ("local cuX() \"not yet\" nocontext", "does not end the line"),
         ] {

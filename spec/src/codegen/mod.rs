@@ -1,5 +1,6 @@
 //! Rust code derived from the description, for the build scripts of the shim and of the worker.
 
+mod first;
 pub mod shim;
 mod text;
 mod trace;

@@ -2,7 +2,7 @@
 //! `proc_address.rs` (the table of cuGetProcAddress).
 
 use super::{
-    CodegenError,
+    CodegenError, first,
     text::{c_type, element, element_size, from_slot, identifier, to_slot},
     trace,
 };
@@ -39,8 +39,9 @@ fn exports(functions: &[Function]) -> Result<String, CodegenError> {
                 let name = format!("{}{suffix}", f.name);
                 let _ = writeln!(
                     out,
-                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE)\n}}",
-                    trace::site(f, suffix)
+                    "#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() -> u32 {{\n    static SITE: crate::trace::Site = {};\n    crate::unsupported::report(&SITE, {})\n}}",
+                    trace::site(f, suffix),
+                    f.unsafe_in_capture
                 );
             }
             continue;
@@ -74,19 +75,20 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
             let _ = writeln!(out, "    let {n} = crate::call::per_thread({n});");
         }
     }
-    let needs = needs_context(f);
     let _ = writeln!(
         out,
         "    static SITE: crate::trace::Site = {};\n    crate::call::enter(&SITE, {}, || {}, || {{",
         trace::site(f, suffix),
-        needs,
+        first::needs_context(f),
         trace::arguments(f)
     );
-    // Before cuInit and in a forked child nothing else is looked at. The entry functions tell what there is without it, and the
-    // driver's log and the process's core dump settings are there from the start (a context's settings look by themselves). Checkpoints are of
-    // any process.
-    if needs != "true" && !matches!(f.noun.as_str(), "entry" | "logs" | "coredump" | "checkpoint") {
-        out.push_str("        crate::client::get()?;\n");
+    first::checks(out, f);
+    if f.unsafe_in_capture {
+        out.push_str("        crate::capture::refuse_unsafe()?;\n");
+    }
+    // The form of the per-thread stream works in that one.
+    if f.in_legacy_stream && suffix != "_ptds" {
+        out.push_str("        crate::capture::refuse_legacy()?;\n");
     }
     if f.by_hand_in_shim {
         let mut args: Vec<String> = f.parameters.iter().map(|p| identifier(&p.name)).collect();
@@ -99,65 +101,17 @@ fn export(out: &mut String, f: &Function, suffix: &str) -> Result<(), CodegenErr
         }
         let _ = writeln!(
             out,
-            "        // SAFETY: the program's pointers, as the driver API documents them.\n        unsafe {{ crate::{}::{}({}) }}",
+            "        // SAFETY: the program's pointers, as the driver API documents them.\n        unsafe {{ crate::{}::{}({}) }}{}",
             f.noun,
             f.name,
-            args.join(", ")
+            args.join(", "),
+            if first::asks_at_the_end(f) { "?;\n        crate::client::started()" } else { "" }
         );
     } else {
         derived_body(out, f)?;
     }
     out.push_str("    })\n}\n");
     Ok(())
-}
-
-/// Whether a call needs a current context, as an expression. What has a stream of its own, an event or a part of a graph finds the context
-/// there, so that the driver does not look at the current one (measured on driver 580: such calls succeed without one).
-fn needs_context(f: &Function) -> String {
-    let of = |kinds: &[&str]| {
-        f.parameters.iter().find(|p| {
-            p.direction == Direction::Value
-                && matches!(&p.ty, Type::Handle(kind) if kinds.contains(&kind.as_str()))
-        })
-    };
-    // An array or a module that is passed on to something else does not tell.
-    let by_itself = match f.noun.as_str() {
-        "array" => of(&["Array", "MipmappedArray"]).is_some(),
-        "module" => of(&["Module"]).is_some(),
-        "texture_reference" => of(&["TextureReference", "SurfaceReference", "Module"]).is_some(),
-        "link" => of(&["LinkState"]).is_some(),
-        // Of batches the function itself looks, after the arguments.
-        "user_object" | "batch_copy" => true,
-        _ => matches!(
-            f.name.as_str(),
-            "cuGraphCreate"
-                | "cuMemFree_v2"
-                | "cuOccupancyMaxActiveClusters"
-                | "cuOccupancyMaxPotentialClusterSize"
-        ),
-    };
-    if !f.needs_context || by_itself {
-        "false".into()
-    } else if f.name == "cuLaunchGridAsync" {
-        "true".into()
-    } else if matches!(f.name.as_str(), "cuGraphMemcpyNodeSetParams" | "cuGraphMemsetNodeSetParams") {
-        // The new parameters are for the current context, if there is one.
-        "crate::context::is_destroyed()".into()
-    } else if let Some(stream) = of(&["Stream"]) {
-        let special = format!("crate::handles::is_special_stream({})", identifier(&stream.name));
-        // A copy needs no current context, but is refused in one that was destroyed.
-        if f.name.starts_with("cuMemcpy") {
-            format!("{special} || crate::context::is_destroyed()")
-        } else {
-            special
-        }
-    } else if f.name.starts_with("cuGraphInstantiate") {
-        "true".into()
-    } else if of(&["Event", "Graph", "GraphNode", "GraphExec"]).is_some() || f.noun == "function" {
-        "false".into()
-    } else {
-        "true".into()
-    }
 }
 
 fn is_stream(p: &Parameter) -> bool {
@@ -216,21 +170,12 @@ fn border(out: &mut String, f: &Function, p: &Parameter) -> Result<String, Codeg
                 "        {safety}\n        let {n} = unsafe {{ crate::call::text({n}) }}{fail};"
             );
         }
-        // Measured: a graph's nodes are of the current context where none is named.
-        (Direction::Value, Type::Handle(kind)) if kind == "Context" && f.noun == "graph" => {
-            let _ = writeln!(out, "        let {n} = crate::context::resolve({n})?;");
-        }
-        (Direction::Value, Type::Handle(kind)) if kind == "Event" && f.noun == "graph" => {
-            // An executable graph's node looks at it by itself.
-            let any = if f.name.starts_with("cuGraphExec") {
-                ".map_err(|_| crate::error::INVALID_VALUE)"
-            } else {
-                ""
-            };
-            let _ = writeln!(out, "        crate::handles::check_event_of_node({n}){any}?;");
-        }
-        (Direction::Value, Type::Handle(kind)) => {
-            let _ = writeln!(out, "        crate::handles::check_{}({n})?;", kind.to_lowercase());
+        (Direction::Value, Type::Handle(_)) => {
+            if let Some(check) = first::handle(f, p) {
+                let keep =
+                    if first::stands_for_current(f, p) { format!("let {n} = ") } else { String::new() };
+                let _ = writeln!(out, "        {keep}{check};");
+            }
         }
         (Direction::Value, Type::Device) => {
             let _ = writeln!(out, "        let {n} = crate::device::host_ordinal({n})?;");
@@ -341,13 +286,17 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
         let _ = writeln!(
             out,
             "{before}    let reply_len = {reply};\n    crate::call::request({id:#x}, {}, {}, {} * 8{lens}, reply_len, |w| {{\n{write}    }}, |_r| {{\n{read}        Some(())\n    }})\n}}",
-            f.needs_context, f.reports, slots
+            f.in_context(),
+            f.reports,
+            slots
         );
     } else {
+        let stream = f.parameters.iter().find(|p| f.in_stream && is_stream(p));
+        let post = stream.map_or("post(".into(), |p| format!("post_in_stream({}, ", identifier(&p.name)));
         let _ = writeln!(
             out,
-            "    crate::call::post({id:#x}, {}, {slots} * 8{lens}, |w| {{\n{write}    }})\n}}",
-            f.needs_context
+            "    crate::call::{post}{id:#x}, {}, {slots} * 8{lens}, |w| {{\n{write}    }})\n}}",
+            f.in_context()
         );
     }
     Ok(())

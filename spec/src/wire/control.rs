@@ -66,7 +66,7 @@ pub mod status {
         match status {
             OK => "ok",
             INVALID => "malformed request",
-            UNSUPPORTED => "not supported by the other side's version",
+            UNSUPPORTED => "not supported by the other side, or by its version",
             LIMIT => "a limit of the host is reached",
             NO_WORKER => "no worker could be started (see the broker's log)",
             NO_CLIENT => "the client's worker is gone",

@@ -6,12 +6,14 @@
 //! | [`control`] | agent and broker, over queue 0, and events over queue 1 |
 //! | [`socket`] | shim and agent, over the agent's unix socket |
 //! | [`lane`] | shim and worker, over a lane |
+//! | [`image`] | shim and worker: images of several fat binaries, in windows |
 //! | [`reading`] | what a device does at the moment |
 //! | [`snapshot`] | what the host's devices are, told once per client |
 //! | [`share`] | names of what processes of one VM share |
 
 pub mod args;
 pub mod control;
+pub mod image;
 pub mod lane;
 pub mod reading;
 pub mod share;

@@ -25,6 +25,9 @@ pub mod kind {
     pub const WINDOW_FREE: u32 = 4;
     /// `arg0`, `arg1`: the token of a file that this client has exported → 1 descriptor, which stands for it ([`crate::wire::share::Ticket`]).
     pub const SHARE_FD: u32 = 5;
+    /// `arg0`: bytes, a multiple of 4 KiB; `arg1`: address; `arg2`: page of 4 KiB of the file at which it starts; with the descriptor of a file
+    /// that the program has mapped there → [`super::WindowReply`].
+    pub const WINDOW_ADOPT: u32 = 6;
     /// `arg0`: ordinal of a device → [`crate::wire::reading`] bytes. Allowed after a HELLO for the snapshot only.
     pub const READING: u32 = 7;
 }
@@ -39,7 +42,8 @@ pub mod hello {
 #[repr(C)]
 pub struct Request {
     pub kind: u32,
-    pub reserved: u32,
+    /// 0 where it has no meaning.
+    pub arg2: u32,
     pub arg0: u64,
     pub arg1: u64,
 }

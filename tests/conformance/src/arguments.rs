@@ -20,6 +20,10 @@ pub enum Show {
     Handles(usize),
     /// A structure of this many bytes; these words of it are handles, and of these the upper half is padding.
     Struct(usize, &'static [usize], &'static [usize]),
+    /// These words of a structure, whose others are the driver's own.
+    Words(&'static [usize]),
+    /// Bytes that mean something to the driver only: whether there are any.
+    Opaque(usize),
     Text,
     /// A pointer to a string.
     TextPointer,
@@ -114,10 +118,12 @@ fn output(fx: &mut Fixtures, f: &Function, p: &Parameter) -> Argument {
         Type::Struct(name) => {
             let len = api::struct_layout(name).map_or(64, |l| l.0);
             let bytes = if attributes::is_input(f, &p.name) { structs::good(fx, name) } else { vec![0; len] };
-            Argument::output(
-                &bytes,
-                Show::Struct(len, structs::volatile_words(name), structs::padded_words(name)),
-            )
+            let show = match structs::documented_words(name) {
+                Some(words) => Show::Words(words),
+                None if structs::is_opaque(name) => Show::Opaque(len),
+                None => Show::Struct(len, structs::volatile_words(name), structs::padded_words(name)),
+            };
+            Argument::output(&bytes, show)
         }
         _ => Argument::output(&untouched(8 * count), Show::Handles(count)),
     }
@@ -218,13 +224,12 @@ fn changed(fx: &mut Fixtures, p: &Parameter, argument: &mut Argument, change: Ch
                 Type::Struct(name) => api::struct_layout(name).map_or(64, |l| l.0),
                 _ => 64,
             };
-            let Value::Integer(address) = argument.value else { return None };
-            if address == 0 {
-                Piece::with(&vec![byte; len]).0
-            } else {
-                Piece(address).write(0, &vec![byte; len]);
-                return None;
-            }
+            // What is no output may be a fixture, which others use.
+            let Some((piece, _)) = argument.output else {
+                return Some(Value::Integer(Piece::with(&vec![byte; len]).0));
+            };
+            piece.write(0, &vec![byte; len]);
+            return None;
         }
     }))
 }

@@ -177,6 +177,12 @@ pub fn spoils_others(symbol: &str) -> bool {
     )
 }
 
+/// Cases whose answer is a number that the driver counts up in each process: only whether it is one is shown.
+pub fn counts_up(case: &str) -> bool {
+    // CU_POINTER_ATTRIBUTE_BUFFER_ID and _MEMORY_BLOCK_ID.
+    matches!(case, "cuPointerGetAttribute/attribute=7" | "cuPointerGetAttribute/attribute=20")
+}
+
 /// Numbers that differ from run to run.
 pub fn is_volatile(symbol: &str, parameter: &str) -> bool {
     matches!(

@@ -20,7 +20,9 @@ pub fn output(fx: &Fixtures, argument: &Argument) -> Option<String> {
         Show::Handles(count) => {
             (0..count).map(|i| handle(fx, piece.word(8 * i))).collect::<Vec<_>>().join(" ")
         }
-        Show::Struct(len, volatile, padded) => structure(fx, piece, len, volatile, padded),
+        Show::Struct(len, volatile, padded) => words(fx, piece, (0..len).step_by(8), len, volatile, padded),
+        Show::Opaque(len) => if piece.read(0, len).iter().any(|b| *b != 0) { "set" } else { "null" }.into(),
+        Show::Words(offsets) => words(fx, piece, offsets.iter().copied(), usize::MAX, &[], &[]),
         Show::Text => text(&piece.read(0, LONGEST)),
         Show::TextPointer => match piece.word(0) {
             0 => "null".into(),
@@ -75,10 +77,17 @@ fn looks_like_address(value: u64) -> bool {
     (0x5000_0000_0000..0x8000_0000_0000).contains(&value) || (0x2_0000_0000..0x80_0000_0000).contains(&value)
 }
 
-/// Words that are not 0, with their offset.
-fn structure(fx: &Fixtures, piece: Piece, len: usize, volatile: &[usize], padded: &[usize]) -> String {
+/// The words at these offsets that are not 0, of a structure of `len` bytes.
+fn words(
+    fx: &Fixtures,
+    piece: Piece,
+    offsets: impl Iterator<Item = usize>,
+    len: usize,
+    volatile: &[usize],
+    padded: &[usize],
+) -> String {
     let mut parts = Vec::new();
-    for at in (0..len).step_by(8) {
+    for at in offsets {
         let mut bytes = [0; 8];
         let here = piece.read(at, 8.min(len - at));
         bytes[..here.len()].copy_from_slice(&here);

@@ -257,6 +257,9 @@ fn more(fx: &mut Fixtures, f: &Function, parameter: &str) -> Option<Argument> {
         ("cuGraphKernelNodeGetAttribute" | "cuGraphKernelNodeSetAttribute", "attr") => integer(2),
         ("cuGraphDebugDotPrint", "path") | ("cuLogsDumpToFile", "pathToFile") => integer(path("out")),
         ("cuGraphInstantiate", "logBuffer") => Some(Argument::output(&[0; 256], Show::Text)),
+        ("cuGraphConditionalHandleCreate", "pHandle_out") => {
+            Some(Argument::output(&[UNTOUCHED; 8], Show::Handles(1)))
+        }
         ("cuGraphConditionalHandleCreate", "hGraph") => integer(fx.get("small graph")),
         (
             "cuGraphRetainUserObject"

@@ -140,12 +140,23 @@ pub fn volatile_words(name: &str) -> &'static [usize] {
         "CUDA_RESOURCE_DESC" => &[8],
         "CUDA_BATCH_MEM_OP_NODE_PARAMS" => &[0, 16],
         "CUDA_GRAPH_INSTANTIATE_PARAMS" => &[8, 16],
-        "CUipcMemHandle" | "CUipcEventHandle" | "CUmemPoolPtrExportData" => &[0, 8, 16, 24, 32, 40, 48, 56],
         "CUuuid" => &[0, 8],
-        "CUdevResource" => &[8, 16],
         "CUtensorMap" => &[0],
         _ => &[],
     }
+}
+
+/// The words of a structure that are documented, where the others are the driver's own.
+pub fn documented_words(name: &str) -> Option<&'static [usize]> {
+    match name {
+        "CUdevResource" => Some(&[0, 96, 104]),
+        _ => None,
+    }
+}
+
+/// Handles for other processes, of which programs know the length only.
+pub fn is_opaque(name: &str) -> bool {
+    matches!(name, "CUipcMemHandle" | "CUipcEventHandle" | "CUmemPoolPtrExportData")
 }
 
 /// Words of a structure whose upper half is padding.

@@ -85,13 +85,10 @@ fn help_and_version_are_there() {
 /// Runs the agent in PCI mode as user "nobody"; the binary is copied to where that user may execute it.
 #[test]
 fn agent_without_root_says_so() {
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
 
     let (artifacts, folder) = (Artifacts::find(), Folder::new());
-    let agent = folder.join("vgpu-agent");
-    std::fs::copy(&artifacts.agent, &agent).unwrap();
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let agent = folder.copy_program(&artifacts.agent);
     let mut command = Command::new(&agent);
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);

@@ -129,3 +129,19 @@ fn terminated_broker_removes_its_socket() {
     assert_eq!(host.agent.wait().code(), Some(1));
     assert!(within(Duration::from_secs(5), || !workers.iter().any(|&pid| runs(pid))), "workers are left");
 }
+
+#[test]
+fn agent_tells_systemd_when_it_serves() {
+    let (host, free) = Host::options().start_with_second_socket();
+    let path = host.folder().join("notify.sock");
+    let notify = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(vgpu_tests::poll::PATIENCE)).unwrap();
+    let socket = host.folder().join("second-agent.sock");
+    let mut command = std::process::Command::new(&host.artifacts.agent);
+    command.arg("serve").arg("--backend").arg(&free).arg("--socket").arg(&socket).env("NOTIFY_SOCKET", &path);
+    let _agent = vgpu_tests::daemon::Daemon::spawn("second agent", command);
+    let mut bytes = [0; 64];
+    let count = notify.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..count], b"READY=1");
+    assert!(socket.exists(), "ready, and nobody can connect");
+}

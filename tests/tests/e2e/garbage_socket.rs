@@ -49,7 +49,7 @@ impl Packets {
     }
 
     fn ask(&self, kind: u32, arg0: u64, arg1: u64) -> Option<u32> {
-        self.send(Request { kind, reserved: 0, arg0, arg1 }.as_bytes());
+        self.send(Request { kind, arg2: 0, arg0, arg1 }.as_bytes());
         self.status()
     }
 
@@ -182,9 +182,8 @@ fn connections_that_come_and_go_leave_nothing_behind() {
             0 => {}
             1 => socket.send(&noise.bytes(24)),
             // Gone before the answer.
-            2 => socket.send(
-                Request { kind: kind::HELLO, reserved: 0, arg0: 0, arg1: u64::from(VERSION) }.as_bytes(),
-            ),
+            2 => socket
+                .send(Request { kind: kind::HELLO, arg2: 0, arg0: 0, arg1: u64::from(VERSION) }.as_bytes()),
             _ => {
                 let arg0 = hello::SNAPSHOT_ONLY;
                 assert_eq!(socket.ask(kind::HELLO, arg0, u64::from(VERSION)), Some(status::OK));

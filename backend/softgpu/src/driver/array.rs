@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Out, put};
 use crate::model::array::{Array, Descriptor, Mipmapped};
+use crate::model::graph::forbid_unsafe;
 use crate::model::{CudaError, Result, current, graph, special_stream, state};
 
 /// `CUDA_ARRAY_DESCRIPTOR`.
@@ -61,6 +62,7 @@ fn create(out: Out<'_, u64>, descriptor: &Descriptor) -> Result {
 driver_api! {
     /// Makes an array of one or two dimensions.
     fn cuArrayCreate_v2(out: Out<'_, u64>, descriptor: Option<&Descriptor2D>) {
+        forbid_unsafe()?;
         let two = descriptor.ok_or(CudaError::InvalidValue)?;
         let Descriptor2D { width, height, format, channels } = *two;
         create(out, &Descriptor { width, height, depth: 0, format, channels, flags: 0 })
@@ -68,6 +70,7 @@ driver_api! {
 
     /// Makes an array.
     fn cuArray3DCreate_v2(out: Out<'_, u64>, descriptor: Option<&Descriptor>) {
+        forbid_unsafe()?;
         create(out, descriptor.ok_or(CudaError::InvalidValue)?)
     }
 
@@ -84,6 +87,7 @@ driver_api! {
 
     /// Ends an array. A level goes with its mipmapped array, not before.
     fn cuArrayDestroy(handle: u64) {
+        forbid_unsafe()?;
         let array = array(handle)?;
         if array.is_level() { Ok(()) } else { array.destroy() }
     }
@@ -110,6 +114,7 @@ driver_api! {
 
     /// Makes an array with levels, each half as large as the one before.
     fn cuMipmappedArrayCreate(out: Out<'_, u64>, descriptor: Option<&Descriptor>, levels: u32) {
+        forbid_unsafe()?;
         let context = current::working_context()?;
         let (out, descriptor) = out.zip(descriptor).ok_or(CudaError::InvalidValue)?;
         out.write(Mipmapped::create(&context, descriptor, levels)?.handle());
@@ -125,6 +130,7 @@ driver_api! {
 
     /// Ends an array with levels, and them.
     fn cuMipmappedArrayDestroy(handle: u64) {
+        forbid_unsafe()?;
         mipmapped(handle)?.destroy()
     }
 

@@ -1,6 +1,6 @@
 //! Stream capture.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use super::graph::graph as graph_at;
 use super::{Out, array_at, put, put_if_wanted};
@@ -9,11 +9,10 @@ use crate::model::special_stream::{self, DefaultStream};
 use crate::model::stream::Order;
 use crate::model::{CudaError, Result};
 
-/// `CUstreamCaptureMode`: 0 to 2. Kept and given back; nothing is forbidden by it here.
+/// `CUstreamCaptureMode`: 0 to 2.
 const LAST_MODE: u32 = 2;
 
 thread_local! {
-    static MODE: Cell<u32> = const { Cell::new(0) };
     /// What the thread was told last.
     static AFTER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -34,7 +33,7 @@ driver_api! {
         if *mode > LAST_MODE {
             return Err(CudaError::InvalidValue);
         }
-        *mode = MODE.replace(*mode);
+        *mode = graph::exchange_mode(*mode);
         Ok(())
     }
 }
@@ -49,7 +48,7 @@ stream_api! {
         if stream.order() == Order::Legacy {
             return Err(CudaError::StreamCaptureUnsupported);
         }
-        graph::begin(&stream)
+        graph::begin(&stream, mode)
     }
 
     /// Begins a capture whose work goes to a graph that is there, after nodes of it.
@@ -68,7 +67,7 @@ stream_api! {
         if data.is_some_and(|first| count > 0 && *first != 0) {
             return Err(CudaError::NotSupported);
         }
-        graph::begin_in(&stream, Some((graph_at(to)?, after)))
+        graph::begin_in(&stream, mode, Some((graph_at(to)?, after)))
     }
 
     /// Changes what the next work comes after: flags 0 add, 1 replace.
@@ -101,6 +100,7 @@ stream_api! {
     /// Whether the stream captures.
     fn cuStreamIsCapturing | cuStreamIsCapturing_ptsz(default; stream: u64, status: Out<'_, u32>) {
         let (_, stream) = special_stream::find(stream, default)?;
+        graph::check_legacy(&stream)?;
         put(status, stream.capture().map_or(0, |capture| capture.status()))
     }
 

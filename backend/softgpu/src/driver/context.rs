@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Out, put, put_if_wanted};
 use crate::model::context::Context;
+use crate::model::graph::forbid_unsafe;
 use crate::model::{CudaError, Result, current, state};
 
 /// What every context answers to `cuCtxGetApiVersion`, as the real driver's.
@@ -162,6 +163,7 @@ driver_api! {
 
     /// Sets a limit.
     fn cuCtxSetLimit(limit: u32, value: usize) {
+        forbid_unsafe()?;
         let context = current::working_context()?;
         context.limit(limit)?.store(u64::try_from(value).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(())
@@ -183,6 +185,7 @@ driver_api! {
 
     /// Checked, without effect.
     fn cuCtxSetCacheConfig(config: u32) {
+        forbid_unsafe()?;
         current::working_context()?;
         if config > 3 { Err(CudaError::InvalidValue) } else { Ok(()) }
     }
@@ -195,6 +198,7 @@ driver_api! {
 
     /// Checked, without effect.
     fn cuCtxSetSharedMemConfig(config: u32) {
+        forbid_unsafe()?;
         current::working_context()?;
         if config > 2 { Err(CudaError::InvalidValue) } else { Ok(()) }
     }

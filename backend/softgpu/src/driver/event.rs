@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Out, put};
 use crate::model::event::Event;
+use crate::model::graph::forbid_unsafe;
 use crate::model::special_stream::{self, DefaultStream};
 use crate::model::work::{Point, Work};
 use crate::model::{CudaError, Result, current, state};
@@ -65,6 +66,7 @@ driver_api! {
 
     /// Whether the last record is reached: `NOT_READY` if not.
     fn cuEventQuery(event: u64) {
+        forbid_unsafe()?;
         let event = state()?.events.get(event)?;
         check_context(&event)?;
         let reached = match event.shared() {
@@ -79,6 +81,7 @@ driver_api! {
 
     /// Waits for the last record.
     fn cuEventSynchronize(event: u64) {
+        forbid_unsafe()?;
         let event = state()?.events.get(event)?;
         let context = state()?.contexts.get(event.context()).map_err(|_| CudaError::ContextIsDestroyed)?;
         if let Some(shared) = event.shared() {

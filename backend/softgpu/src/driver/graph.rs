@@ -8,7 +8,7 @@ use super::launch::Arguments;
 use super::{Out, array_at, put, put_array};
 use crate::model::copy::{Element, Fill};
 use crate::model::function::function_or_kernel;
-use crate::model::graph::{Exec, Graph, HostCall, HostFunction, Node, Op};
+use crate::model::graph::{Exec, Graph, HostCall, HostFunction, Node, Op, forbid, forbid_unsafe};
 use crate::model::handle;
 use crate::model::launch::{LaunchWork, Shape};
 use crate::model::special_stream::{self, DefaultStream};
@@ -346,6 +346,7 @@ driver_api! {
 
     /// Makes a graph ready to launch.
     fn cuGraphInstantiateWithParams(out: Out<'_, u64>, handle: u64, params: Option<&mut InstantiateParams>) {
+        forbid_unsafe()?;
         let (out, params) = out.zip(params).ok_or(CudaError::InvalidValue)?;
         (params.error_node, params.result) = (0, 1);
         let made = Exec::create(&*graph(handle)?, params.flags)?;
@@ -356,6 +357,7 @@ driver_api! {
 
     /// Ends an instantiated graph; launches go on.
     fn cuGraphExecDestroy(handle: u64) {
+        forbid_unsafe()?;
         state()?.graph_execs.remove(handle).map(drop).map_err(|_| CudaError::InvalidValue)
     }
 
@@ -374,6 +376,7 @@ driver_api! {
 
 fn launch(default: DefaultStream, handle: u64, stream: u64) -> Result {
     let (context, stream) = special_stream::find(stream, default)?;
+    forbid(&stream)?;
     exec(handle)?.launch(&context, &stream)
 }
 
@@ -385,7 +388,8 @@ stream_api! {
 
     /// There is nothing to bring to the device.
     fn cuGraphUpload | cuGraphUpload_ptsz(default; handle: u64, stream: u64) {
-        special_stream::find(stream, default)?;
+        let (_, stream) = special_stream::find(stream, default)?;
+        forbid(&stream)?;
         exec(handle).map(drop)
     }
 }

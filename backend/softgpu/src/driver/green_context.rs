@@ -25,11 +25,12 @@ const SPLIT_FLAGS: u32 = 3;
 pub struct Resource {
     /// `CUdevResourceType`.
     pub kind: u32,
+    zero: u32,
     /// The device's ordinal, and 1.
     device: u32,
     /// Number of the split that it comes from; 0: the whole of something.
     split: u32,
-    padding: [u32; 21],
+    padding: [u32; 20],
     /// Multiprocessors.
     pub count: u32,
     /// The least that a part may have.
@@ -45,9 +46,10 @@ impl Resource {
         let least = u32::from(split == 0);
         Resource {
             kind,
+            zero: 0,
             device: device + 1,
             split,
-            padding: [0; 21],
+            padding: [0; 20],
             count,
             least,
             alignment: least,
@@ -186,12 +188,23 @@ driver_api! {
         let state = state()?;
         let ordinal = state.device(device)?.ordinal();
         let out = green.ok_or(CudaError::InvalidValue)?;
-        let description = state.descriptions.get(description).map_err(|_| CudaError::InvalidValue)?;
-        if flags != DEFAULT_STREAM || description.device() != ordinal {
+        // Without a description: the whole device.
+        let sms = match description {
+            0 => state.device(device)?.sm_count(),
+            _ => {
+                let described =
+                    state.descriptions.get(description).map_err(|_| CudaError::InvalidValue)?;
+                if described.device() != ordinal {
+                    return Err(CudaError::InvalidValue);
+                }
+                described.sms()
+            }
+        };
+        if flags != DEFAULT_STREAM {
             return Err(CudaError::InvalidValue);
         }
         let primary = super::primary_context::retain(device)?;
-        let green = Arc::new(GreenContext::new(&primary, description.sms()));
+        let green = Arc::new(GreenContext::new(&primary, sms));
         state.contexts.insert(green.context().handle(), Arc::clone(green.context()));
         out.write(green.handle());
         state.green_contexts.insert(green.handle(), green);

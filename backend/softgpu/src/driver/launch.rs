@@ -159,6 +159,20 @@ fn check_attribute(attribute: &Attribute, grid: [u32; 3]) -> Result {
     }
 }
 
+impl Config {
+    /// The attributes, none of which a launch cannot do without.
+    ///
+    /// # Safety
+    /// `attributes` must be NULL or point to as many as it says.
+    pub unsafe fn attributes(&self) -> Result<&[Attribute]> {
+        let count = usize::try_from(self.attribute_count).map_err(|_| CudaError::InvalidValue)?;
+        // SAFETY: the caller answers for the attributes.
+        let attributes = unsafe { array_at(self.attributes, count) }?;
+        attributes.iter().try_for_each(|a| check_attribute(a, self.grid))?;
+        Ok(attributes)
+    }
+}
+
 stream_api! {
     /// Launches a function, or a kernel's function in the current context.
     fn cuLaunchKernel | cuLaunchKernel_ptsz(
@@ -176,10 +190,8 @@ stream_api! {
         default; config: Option<&Config>, function: u64, params: *const *const c_void, extra: *const *const c_void
     ) {
         let config = config.ok_or(CudaError::InvalidValue)?;
-        let count = usize::try_from(config.attribute_count).map_err(|_| CudaError::InvalidValue)?;
         // SAFETY: the caller answers for the attributes.
-        let attributes = unsafe { array_at(config.attributes, count) }?;
-        attributes.iter().try_for_each(|a| check_attribute(a, config.grid))?;
+        let attributes = unsafe { config.attributes() }?;
         let shape = Shape { grid: config.grid, block: config.block, dynamic_shared: config.dynamic_shared };
         // SAFETY: the caller answers for the parameters.
         unsafe { launch(default, function, shape, config.stream, Arguments { params, extra }) }?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::jit_options::JitOptions;
 use super::module::{code_at, code_in_file};
 use super::{Out, name_at, put, put_array, put_if_wanted};
+use crate::model::graph::forbid_unsafe;
 use crate::model::library::Library;
 use crate::model::{CudaError, current, state};
 
@@ -40,6 +41,7 @@ driver_api! {
 
     /// Unloads a library from all contexts, once nothing uses it.
     fn cuLibraryUnload(library: u64) {
+        forbid_unsafe()?;
         let library: Arc<Library> = state()?.libraries.get(library)?;
         // With a context, its work may still use the library; without one, there is none.
         if let Ok(context) = current::context() {
@@ -73,6 +75,14 @@ driver_api! {
     fn cuLibraryGetModule(module: Out<'_, u64>, library: u64) {
         let context = current::working_context()?;
         put(module, state()?.libraries.get(library)?.module_in(&context)?.handle())
+    }
+
+    /// A managed variable by its name: there is none, as loading one is refused.
+    fn cuLibraryGetManaged(_address: Out<'_, u64>, _bytes: Out<'_, usize>, library: u64, name: *const c_char) {
+        // SAFETY: the caller answers for the string.
+        unsafe { name_at(name) }?;
+        state()?.libraries.get(library)?;
+        Err(CudaError::NotFound)
     }
 
     /// A variable by its name, in the current context.

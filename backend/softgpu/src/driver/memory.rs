@@ -2,6 +2,7 @@
 
 use super::{Out, put_if_wanted};
 use crate::model::allocation::RangeKind;
+use crate::model::graph::forbid_unsafe;
 use crate::model::graph_memory::GraphMemory;
 use crate::model::{CudaError, Result, current, state};
 
@@ -39,6 +40,7 @@ fn free(address: u64) -> Result {
 driver_api! {
     /// Allocates device memory: `OUT_OF_MEMORY` beyond `VGPU_SOFTGPU_MEMORY`.
     fn cuMemAlloc_v2(address: Out<'_, u64>, bytes: usize) {
+        forbid_unsafe()?;
         let out = address.ok_or(CudaError::InvalidValue)?;
         out.write(allocate(RangeKind::Device, bytes)?);
         Ok(())
@@ -46,6 +48,7 @@ driver_api! {
 
     /// Allocates rows, `pitch` bytes apart.
     fn cuMemAllocPitch_v2(address: Out<'_, u64>, pitch: Out<'_, usize>, width: usize, height: usize, element: u32) {
+        forbid_unsafe()?;
         if !matches!(element, 4 | 8 | 16) || width == 0 || height == 0 {
             return Err(CudaError::InvalidValue);
         }
@@ -70,6 +73,7 @@ driver_api! {
 
     /// Frees device memory; NULL is fine.
     fn cuMemFree_v2(address: u64) {
+        forbid_unsafe()?;
         free(address)
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::jit_options::JitOptions;
 use super::{Out, name_at, put, put_array, put_if_wanted};
 use crate::image::{self, ImageError};
+use crate::model::graph::forbid_unsafe;
 use crate::model::module::{Code, Module};
 use crate::model::{CudaError, Result, current, state};
 
@@ -98,6 +99,7 @@ driver_api! {
 
     /// Unloads a module once nothing uses it. A library's goes with its library: `NOT_PERMITTED`.
     fn cuModuleUnload(module: u64) {
+        forbid_unsafe()?;
         let module = find(module)?;
         if module.is_of_library() {
             return Err(CudaError::NotPermitted);

@@ -1,8 +1,11 @@
 //! Occupancy: as an H100's multiprocessor would have it, by threads, blocks and shared memory.
 
+use std::sync::Arc;
+
+use super::launch::Config;
 use super::{Out, put};
 use crate::model::function::{Entry, SHARED_OPT_IN, entry_of};
-use crate::model::{CudaError, Result, current};
+use crate::model::{CudaError, Result, current, state};
 
 /// Threads that a multiprocessor holds.
 const THREADS: u32 = 2048;
@@ -72,6 +75,18 @@ unsafe fn potential(
     put(block, i32::try_from(size).unwrap_or(0))
 }
 
+/// A launch's function and its threads for each block, where clusters are blocks.
+///
+/// # Safety
+/// `config` must be the program's, or NULL.
+unsafe fn cluster_launch(function: u64, config: Option<&Config>) -> Result<(Arc<Entry>, u32)> {
+    let config = config.ok_or(CudaError::InvalidValue)?;
+    // SAFETY: the caller answers for the attributes.
+    unsafe { config.attributes() }?;
+    let threads = config.block.iter().try_fold(1_u32, |all, size| all.checked_mul(*size));
+    Ok((entry_of(function)?, threads.filter(|threads| *threads > 0).ok_or(CudaError::InvalidValue)?))
+}
+
 driver_api! {
     /// Blocks of `block` threads that a multiprocessor holds at once.
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -109,6 +124,25 @@ driver_api! {
         }
         // SAFETY: the caller answers for its function.
         unsafe { potential(grid, block, function, size_of, dynamic, limit) }
+    }
+
+    /// Clusters of one block that run side by side on the device: there are no others.
+    fn cuOccupancyMaxActiveClusters(count: Out<'_, i32>, function: u64, config: Option<&Config>) {
+        // No context is looked at; all devices are alike.
+        let device = state()?.device(0)?;
+        // SAFETY: the caller answers for the configuration.
+        let (entry, threads) = unsafe { cluster_launch(function, config) }?;
+        let dynamic = config.map_or(0, |config| config.dynamic_shared);
+        let all = blocks(&entry, threads, dynamic).saturating_mul(device.sm_count());
+        put(count, i32::try_from(all).unwrap_or(i32::MAX))
+    }
+
+    /// Blocks that a cluster can have: one, if the block fits.
+    fn cuOccupancyMaxPotentialClusterSize(size: Out<'_, i32>, function: u64, config: Option<&Config>) {
+        // SAFETY: the caller answers for the configuration.
+        let (entry, threads) = unsafe { cluster_launch(function, config) }?;
+        let dynamic = config.map_or(0, |config| config.dynamic_shared);
+        put(size, i32::from(blocks(&entry, threads, dynamic) > 0))
     }
 
     /// Bytes of dynamic shared memory that let `count` blocks of `block` threads run on a multiprocessor.

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use super::graph_memory::default_properties;
 use super::{Out, array_at, put};
 use crate::model::context::Context;
+use crate::model::graph::forbid_unsafe;
 use crate::model::graph::{Op, capture_op};
 use crate::model::graph_memory::GraphMemory;
 use crate::model::pool::Pool;
@@ -123,6 +124,7 @@ driver_api! {
 
     /// Makes a pool of the device's the one that `cuMemAllocAsync` takes memory from.
     fn cuDeviceSetMemPool(device: i32, pool: u64) {
+        forbid_unsafe()?;
         let ordinal = state()?.device(device)?.ordinal();
         let pool = pool_at(pool)?;
         if pool.device().ordinal() != ordinal || pool.is_imported() {
@@ -135,6 +137,7 @@ driver_api! {
 
     /// Makes a pool of device memory.
     fn cuMemPoolCreate(pool: Out<'_, u64>, props: Option<&Props>) {
+        forbid_unsafe()?;
         let (out, props) = pool.zip(props).ok_or(CudaError::InvalidValue)?;
         if props.allocation_type != PINNED || props.security != 0 || props.reserved != [0; 54] {
             return Err(CudaError::InvalidValue);
@@ -155,6 +158,7 @@ driver_api! {
 
     /// Ends a pool; its memory lives until it is freed. A default pool has no end.
     fn cuMemPoolDestroy(pool: u64) {
+        forbid_unsafe()?;
         let pool = pool_at(pool)?;
         let ordinal = i32::try_from(pool.device().ordinal()).map_err(|_| CudaError::InvalidValue)?;
         if default_pool(ordinal)?.handle() == pool.handle() {
@@ -212,11 +216,13 @@ driver_api! {
 
     /// Nothing is kept, so there is nothing to trim.
     fn cuMemPoolTrimTo(pool: u64, _keep: usize) {
+        forbid_unsafe()?;
         if pool_at(pool)?.is_imported() { Err(CudaError::InvalidValue) } else { Ok(()) }
     }
 
     /// One attribute of a pool.
     fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut c_void) {
+        forbid_unsafe()?;
         let (pool, width) = (pool_at(pool)?, width(attribute)?);
         if to.is_null() || pool.is_imported() {
             return Err(CudaError::InvalidValue);
@@ -229,6 +235,7 @@ driver_api! {
 
     /// Sets one attribute of a pool.
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *const c_void) {
+        forbid_unsafe()?;
         let (pool, width) = (pool_at(pool)?, width(attribute)?);
         if from.is_null() || pool.is_imported() {
             return Err(CudaError::InvalidValue);
@@ -241,6 +248,7 @@ driver_api! {
 
     /// The pool's own device has access, and no other can get it.
     fn cuMemPoolSetAccess(pool: u64, list: *const Access, count: usize) {
+        forbid_unsafe()?;
         let pool = pool_at(pool)?;
         // SAFETY: the caller answers for the array.
         for access in unsafe { array_at(list, count) }? {
@@ -254,6 +262,7 @@ driver_api! {
 
     /// Whether a device has access.
     fn cuMemPoolGetAccess(flags: Out<'_, u32>, pool: u64, location: Option<&Location>) {
+        forbid_unsafe()?;
         let pool = pool_at(pool)?;
         let device = state()?.device(location.ok_or(CudaError::InvalidValue)?.ordinal()?)?;
         put(flags, if device.ordinal() == pool.device().ordinal() { READ_WRITE } else { 0 })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::array::array;
 use super::texture::put_resource;
 use super::{Out, name_at, put};
+use crate::model::graph::forbid_unsafe;
 use crate::model::surface::{SurfaceObject, SurfaceReference};
 use crate::model::texture::Resource;
 use crate::model::{CudaError, Result, current, state};
@@ -17,6 +18,7 @@ fn reference(handle: u64) -> Result<Arc<SurfaceReference>> {
 driver_api! {
     /// Makes a surface object of an array.
     fn cuSurfObjectCreate(out: Out<'_, u64>, resource: Option<&Resource>) {
+        forbid_unsafe()?;
         let context = current::working_context()?;
         let (out, resource) = out.zip(resource).ok_or(CudaError::InvalidValue)?;
         out.write(SurfaceObject::create(&context, resource)?);
@@ -25,6 +27,7 @@ driver_api! {
 
     /// Ends a surface object. What is none is no error.
     fn cuSurfObjectDestroy(handle: u64) {
+        forbid_unsafe()?;
         current::working_context()?;
         let _ = state()?.surfaces.remove(handle);
         Ok(())

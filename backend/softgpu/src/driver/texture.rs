@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Out;
+use crate::model::graph::forbid_unsafe;
 use crate::model::texture::{Resource, Sampling, TextureObject, View};
 use crate::model::{CudaError, Result, array, current, state};
 
@@ -43,6 +44,7 @@ driver_api! {
     fn cuTexObjectCreate(
         out: Out<'_, u64>, resource: Option<&Resource>, sampling: Option<&Sampling>, view: Option<&View>
     ) {
+        forbid_unsafe()?;
         let context = current::working_context()?;
         let out = out.ok_or(CudaError::InvalidValue)?;
         let (resource, sampling) = resource.zip(sampling).ok_or(CudaError::InvalidValue)?;
@@ -52,6 +54,7 @@ driver_api! {
 
     /// Ends a texture object. What is none is no error.
     fn cuTexObjectDestroy(handle: u64) {
+        forbid_unsafe()?;
         current::working_context()?;
         let _ = state()?.textures.remove(handle);
         Ok(())

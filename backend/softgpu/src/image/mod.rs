@@ -11,6 +11,7 @@ use std::ffi::CStr;
 
 use crate::model::CudaError;
 use crate::model::allocation::is_mapped;
+use crate::model::link::Parts;
 use bytes::Bytes;
 
 /// First word of a fatbin.
@@ -54,6 +55,9 @@ pub enum ImageError {
         /// What the decompressor said.
         reason: String,
     },
+    /// The fatbins in its list do not link.
+    #[error("linking an image: {0}")]
+    Link(String),
     /// Its PTX is newer than 9.0.
     #[error("reading an image: PTX version {major}.{minor} is newer than 9.0")]
     TooNew {
@@ -69,9 +73,10 @@ impl From<&ImageError> for CudaError {
         match error {
             ImageError::NoPtx { .. } => CudaError::NoBinaryForGpu,
             ImageError::TooNew { .. } => CudaError::UnsupportedPtxVersion,
-            ImageError::Unknown | ImageError::Truncated { .. } | ImageError::Compressed { .. } => {
-                CudaError::InvalidImage
-            }
+            ImageError::Unknown
+            | ImageError::Truncated { .. }
+            | ImageError::Compressed { .. }
+            | ImageError::Link(_) => CudaError::InvalidImage,
         }
     }
 }
@@ -150,6 +155,8 @@ unsafe fn wrapped(address: u64) -> Result<String, ImageError> {
     if version < 2 || first.is_ok() || list == 0 {
         return first;
     }
+    // As the driver does where the linked fatbin has nothing for the device: it links those in the list.
+    let mut parts = Parts::default();
     for index in 0..MAX_LISTED {
         // SAFETY: as above; the list ends in NULL.
         let pointer = unsafe { copy_of(list + index * 8, 8, "the list of a wrapper") }?;
@@ -158,11 +165,13 @@ unsafe fn wrapped(address: u64) -> Result<String, ImageError> {
             break;
         }
         // SAFETY: as above.
-        if let Ok(source) = unsafe { fatbin_behind(fatbin) } {
-            return Ok(source);
-        }
+        let source = unsafe { fatbin_behind(fatbin) }?;
+        check_version(&source)?;
+        let name = format!("fatbin {index} of the list");
+        parts.add(source, &name).map_err(|(_, text)| ImageError::Link(text))?;
     }
-    first
+    let linked = parts.complete().map_err(ImageError::Link)?;
+    Ok(linked.to_string_lossy().into_owned())
 }
 
 /// # Safety

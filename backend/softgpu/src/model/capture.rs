@@ -1,11 +1,13 @@
 //! Stream capture: describes instead of doing.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, ThreadId};
 
 use super::graph::{Graph, Op};
-use super::stream::Stream;
+use super::stream::{Order, Stream};
 use super::work::next_id;
 use super::{CudaError, Result};
 
@@ -39,13 +41,86 @@ impl Capture {
     }
 }
 
+/// `CUstreamCaptureMode`.
+pub const GLOBAL: u32 = 0;
+pub const RELAXED: u32 = 2;
+
+thread_local! {
+    static MODE: Cell<u32> = const { Cell::new(GLOBAL) };
+}
+
+/// A capture that has not ended.
+struct Ongoing {
+    id: u64,
+    mode: u32,
+    thread: ThreadId,
+    origin: Weak<Stream>,
+    broken: Arc<AtomicBool>,
+}
+
+static ONGOING: Mutex<Vec<Ongoing>> = Mutex::new(Vec::new());
+/// How many there are.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Those that have not ended, without those whose stream has.
+fn ongoing() -> MutexGuard<'static, Vec<Ongoing>> {
+    let mut list = ONGOING.lock().unwrap_or_else(PoisonError::into_inner);
+    list.retain(|capture| capture.origin.strong_count() > 0);
+    COUNT.store(list.len(), Ordering::Release);
+    list
+}
+
+/// Sets the calling thread's mode; the one before.
+pub fn exchange_mode(mode: u32) -> u32 {
+    MODE.replace(mode)
+}
+
+/// Breaks the captures that `forbid` a call; whether there are any.
+fn break_those(forbid: impl Fn(&Ongoing) -> bool) -> bool {
+    if COUNT.load(Ordering::Acquire) == 0 {
+        return false;
+    }
+    let mut any = false;
+    for capture in ongoing().iter().filter(|capture| forbid(capture)) {
+        capture.broken.store(true, Ordering::Release);
+        any = true;
+    }
+    any
+}
+
+/// A call that is unsafe during captures: it breaks those that forbid it to the calling thread.
+pub fn forbid_unsafe() -> Result {
+    let (mode, me) = (MODE.get(), thread::current().id());
+    let forbids = |capture: &Ongoing| {
+        mode != RELAXED
+            && capture.mode != RELAXED
+            && (capture.thread == me || (mode, capture.mode) == (GLOBAL, GLOBAL))
+    };
+    if break_those(forbids) { Err(CudaError::StreamCaptureUnsupported) } else { Ok(()) }
+}
+
+/// Whether `stream` is a legacy default stream that would have to wait for this capture.
+fn is_in_the_way(capture: &Ongoing, stream: &Stream) -> bool {
+    stream.order() == Order::Legacy
+        && capture
+            .origin
+            .upgrade()
+            .is_some_and(|origin| origin.order() == Order::Blocking && origin.context() == stream.context())
+}
+
+/// Whether work in `stream`, if it is a legacy default stream, would have to wait for a capture; the capture goes on.
+pub fn check_legacy(stream: &Stream) -> Result {
+    let in_the_way = ongoing().iter().any(|capture| is_in_the_way(capture, stream));
+    if in_the_way { Err(CudaError::StreamCaptureImplicit) } else { Ok(()) }
+}
+
 /// From now on `stream` describes.
-pub fn begin(stream: &Arc<Stream>) -> Result {
-    begin_in(stream, None)
+pub fn begin(stream: &Arc<Stream>, mode: u32) -> Result {
+    begin_in(stream, mode, None)
 }
 
 /// From now on `stream` describes; its work goes to `graph`, after nodes of it, or to a new graph.
-pub fn begin_in(stream: &Arc<Stream>, graph: Option<(Arc<Graph>, &[u64])>) -> Result {
+pub fn begin_in(stream: &Arc<Stream>, mode: u32, graph: Option<(Arc<Graph>, &[u64])>) -> Result {
     if stream.captures() {
         return Err(CudaError::IllegalState);
     }
@@ -65,6 +140,15 @@ pub fn begin_in(stream: &Arc<Stream>, graph: Option<(Arc<Graph>, &[u64])>) -> Re
         members: Arc::new(Mutex::new(vec![Arc::clone(stream)])),
     };
     capture.graph.set_captured(true);
+    let mut list = ongoing();
+    list.push(Ongoing {
+        id: capture.id,
+        mode,
+        thread: thread::current().id(),
+        origin: Arc::downgrade(stream),
+        broken: Arc::clone(&capture.broken),
+    });
+    COUNT.store(list.len(), Ordering::Release);
     stream.set_capture(Some(capture));
     Ok(())
 }
@@ -132,6 +216,11 @@ pub fn end(stream: &Arc<Stream>) -> Result<Arc<Graph>> {
     let capture = stream.capture().ok_or(CudaError::IllegalState)?;
     if !capture.is_origin {
         return Err(CudaError::StreamCaptureUnmatched);
+    }
+    {
+        let mut list = ongoing();
+        list.retain(|ongoing| ongoing.id != capture.id);
+        COUNT.store(list.len(), Ordering::Release);
     }
     let members = std::mem::take(&mut *capture.members.lock().unwrap_or_else(PoisonError::into_inner));
     let ends: Vec<u64> = members.iter().filter_map(|s| s.capture()).flat_map(|c| c.after).collect();

@@ -244,10 +244,12 @@ impl Fill {
         element: Element,
     ) -> Result<Option<Fill>> {
         let memory = &state()?.memory;
+        // As NVIDIA's driver, which counts bytes modulo 2⁶⁴.
+        let bytes = width.wrapping_mul(element.size());
+        let width = bytes / element.size();
         if width == 0 || height == 0 {
             return Ok(None);
         }
-        let bytes = width.checked_mul(element.size()).ok_or(CudaError::InvalidValue)?;
         let span = (height - 1).checked_mul(pitch).and_then(|rows| rows.checked_add(bytes));
         let span = span.ok_or(CudaError::InvalidValue)?;
         let misaligned =

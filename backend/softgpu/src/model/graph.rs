@@ -7,7 +7,10 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use super::capture::{Capture, begin, begin_in, capture_op, end, forbid, join, update};
+pub use super::capture::{
+    Capture, begin, begin_in, capture_op, check_legacy, end, exchange_mode, forbid, forbid_unsafe, join,
+    update,
+};
 use super::conditional::{Choice, Condition};
 use super::context::Context;
 use super::copy::{Copy, Fill};

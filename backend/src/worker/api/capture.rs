@@ -15,6 +15,10 @@ use vgpu_spec::plain::Blob1;
 const RELAXED: u32 = 2;
 /// CU_STREAM_CAPTURE_STATUS_NONE.
 const NONE: u32 = 0;
+/// CU_STREAM_LEGACY.
+const LEGACY: u64 = 1;
+/// CU_EVENT_DISABLE_TIMING.
+const DISABLE_TIMING: u32 = 2;
 
 /// Lets the calling thread do what a capture of another thread would forbid (and be broken by). For this worker's own work, which
 /// a program knows nothing of.
@@ -110,6 +114,69 @@ pub fn vgpuStreamEndCapture(t: &mut Thread, stream: u64) -> Result<u64, CudaErro
     // SAFETY: a live stream of this client, and a place that outlives the call.
     check(unsafe { end(stream, &raw mut graph) })?;
     t.number_graph(graph, 0)
+}
+
+/// An event that is made for one call.
+struct Event<'a> {
+    driver: &'a Driver,
+    event: u64,
+}
+
+impl<'a> Event<'a> {
+    /// Making and ending one is allowed in every capture.
+    fn new(driver: &'a Driver) -> Result<Self, CudaError> {
+        let create = driver.cuEventCreate.ok_or(NOT_SUPPORTED)?;
+        let mut event = 0_u64;
+        // SAFETY: a place that outlives the call.
+        check(unsafe { create(&raw mut event, DISABLE_TIMING) })?;
+        Ok(Event { driver, event })
+    }
+}
+
+impl Drop for Event<'_> {
+    fn drop(&mut self) {
+        if let Some(destroy) = self.driver.cuEventDestroy_v2 {
+            // SAFETY: the event just made, which nobody else knows.
+            unsafe { destroy(self.event) };
+        }
+    }
+}
+
+/// Asks whether an event that was never recorded is reached: it is, unless a capture forbids the question, which ends the capture.
+pub fn vgpuCaptureUnsafeCall(t: &mut Thread) -> Result<(), CudaError> {
+    let query = t.driver.cuEventQuery.ok_or(NOT_SUPPORTED)?;
+    let event = Event::new(t.driver)?;
+    // SAFETY: a live event.
+    check(unsafe { query(event.event) })
+}
+
+/// Records an event in the legacy default stream if it cannot be, which ends the captures that are in the way.
+pub fn vgpuCaptureLegacyCall(t: &mut Thread) -> Result<(), CudaError> {
+    let refused = match vgpuStreamIsCapturing(t, LEGACY) {
+        Ok(_) => return Ok(()),
+        Err(refused) => refused,
+    };
+    let record = t.driver.cuEventRecord.ok_or(NOT_SUPPORTED)?;
+    let event = Event::new(t.driver)?;
+    // SAFETY: a live event; the stream always lives.
+    check(unsafe { record(event.event, LEGACY) })?;
+    Err(refused)
+}
+
+/// Waits for the device by ending an allocation, which waits for it as cuCtxSynchronize does but, in a thread that relaxes its mode, breaks
+/// no capture.
+pub fn vgpuCaptureWaitForDevice(t: &mut Thread) -> Result<(), CudaError> {
+    let (allocate, free) =
+        (t.driver.cuMemAlloc_v2.ok_or(NOT_SUPPORTED)?, t.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?);
+    let exchange = t.driver.cuThreadExchangeStreamCaptureMode.ok_or(NOT_SUPPORTED)?;
+    let (mut mode, mut address) = (RELAXED, 0_u64);
+    // SAFETY: places that outlive the calls; only what was allocated here is freed, and the mode goes back to what it was.
+    unsafe {
+        check(exchange(&raw mut mode))?;
+        let waited = check(allocate(&raw mut address, 1)).and_then(|()| check(free(address)));
+        exchange(&raw mut mode);
+        waited
+    }
 }
 
 pub fn vgpuStreamIsCapturing(t: &mut Thread, stream: u64) -> Result<u32, CudaError> {

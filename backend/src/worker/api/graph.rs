@@ -135,15 +135,19 @@ pub fn vgpuGraphInstantiate(
     flags: u64,
     stream: u64,
 ) -> Result<(u64, u32, u64, u32), CudaError> {
-    if flags & DEVICE_LAUNCH != 0 {
-        return Err(NOT_SUPPORTED);
-    }
     const { assert!(size_of::<Instantiate>() == 32) };
     let mut exec = 0_u64;
     let mut parameters = Instantiate { flags, stream, error_node: 0, result: 0, _padding: 0 };
     let instantiate = t.driver.cuGraphInstantiateWithParams.ok_or(NOT_SUPPORTED)?;
     // SAFETY: live handles of this client, and places that outlive the call.
     let status = unsafe { instantiate(&raw mut exec, graph, (&raw mut parameters).cast()) };
+    if status == 0 && flags & DEVICE_LAUNCH != 0 {
+        if let Some(destroy) = t.driver.cuGraphExecDestroy {
+            // SAFETY: the graph just made, of which no number is known.
+            unsafe { destroy(exec) };
+        }
+        return Err(NOT_SUPPORTED);
+    }
     let exec = if status == 0 { t.number_graphexec(exec, 0)? } else { 0 };
     // Nodes of embedded graphs can be named too; they are numbered as this graph's, with which they end.
     let node = t.number_graphnode(parameters.error_node, owner_or(t, parameters.error_node, graph))?;

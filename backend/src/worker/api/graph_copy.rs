@@ -48,20 +48,22 @@ pub fn vgpuGraphMemcpyNodeSetParams(
 ) -> Result<(), CudaError> {
     let copy = t.checked_copy(copy, false)?;
     let place = (&raw const copy).cast();
-    graph_pageable::set(t, t.optional_exec(exec)?, node, Callbacks { before, after, release })?;
-    match t.optional_exec(exec)? {
+    let (exec, callbacks) = (t.optional_exec(exec)?, Callbacks { before, after, release });
+    graph_pageable::make_helpers(t, exec, node, callbacks)?;
+    match exec {
         0 => {
             let set = t.driver.cuGraphMemcpyNodeSetParams.ok_or(NOT_SUPPORTED)?;
             // SAFETY: as above.
-            check(unsafe { set(node, place) })
+            check(unsafe { set(node, place) })?;
         }
         exec => {
             let set = t.driver.cuGraphExecMemcpyNodeSetParams.ok_or(NOT_SUPPORTED)?;
             let ctx = t.context(ctx)?;
             // SAFETY: as above.
-            check(unsafe { set(exec, node, place, ctx) })
+            check(unsafe { set(exec, node, place, ctx) })?;
         }
     }
+    graph_pageable::set(t, exec, node, callbacks)
 }
 
 /// Arrays come back as the guest's: one that has ended is not given.

@@ -57,11 +57,40 @@ fn layout_of(t: &Thread, function: u64, kernel: u64) -> Result<Vec<(usize, usize
     Ok(found)
 }
 
+/// A kernel's parameters, and the pointers to them that the driver takes.
+pub struct ParameterList {
+    _buffer: Vec<u64>,
+    pointers: Vec<*mut c_void>,
+}
+
+impl ParameterList {
+    /// # Errors
+    /// CUDA_ERROR_INVALID_VALUE if the kernel has more parameters than `bytes`.
+    pub fn new(t: &Thread, (function, kernel): (u64, u64), bytes: &[u8]) -> Result<Self, CudaError> {
+        // Words, so that the buffer has the alignment of any parameter that the driver may want to read.
+        let mut buffer = vec![0_u64; bytes.len().div_ceil(8)];
+        vgpu_spec::plain::fill(&mut buffer, bytes);
+        let start = buffer.as_mut_ptr().cast::<u8>();
+        let mut pointers = Vec::new();
+        for (offset, size) in layout_of(t, function, kernel)? {
+            if offset.checked_add(size).is_none_or(|end| end > bytes.len()) {
+                return Err(INVALID_VALUE);
+            }
+            pointers.push(start.wrapping_add(offset).cast::<c_void>());
+        }
+        Ok(ParameterList { _buffer: buffer, pointers })
+    }
+
+    /// The list for the driver, valid as long as `self`; NULL for a kernel without parameters.
+    pub fn as_mut_ptr(&mut self) -> *mut *mut c_void {
+        if self.pointers.is_empty() { null_mut() } else { self.pointers.as_mut_ptr() }
+    }
+}
+
 /// A node's parameters as the driver takes them. Not moved while it uses them.
 struct Prepared {
     node: KernelNode,
-    _buffer: Vec<u64>,
-    _list: Vec<*mut c_void>,
+    _list: ParameterList,
 }
 
 fn prepare(
@@ -78,21 +107,11 @@ fn prepare(
     if bytes.len() != n || n > MAX_SIZE {
         return Err(INVALID_VALUE);
     }
-    // Words, so that the buffer has the alignment of any parameter that the driver may want to read.
-    let mut buffer = vec![0_u64; n.div_ceil(8)];
-    vgpu_spec::plain::fill(&mut buffer, bytes);
-    let start = buffer.as_mut_ptr().cast::<u8>();
-    let mut list = Vec::new();
-    for (offset, size) in layout_of(t, function, kernel)? {
-        if offset.checked_add(size).is_none_or(|end| end > n) {
-            return Err(INVALID_VALUE);
-        }
-        list.push(start.wrapping_add(offset).cast::<c_void>());
-    }
-    let parameters = if list.is_empty() { null_mut() } else { list.as_mut_ptr() };
+    let mut list = ParameterList::new(t, (function, kernel), bytes)?;
+    let parameters = list.as_mut_ptr();
     let context = if ctx == 0 { 0 } else { t.context(ctx)? };
     let node = KernelNode { function, shape, parameters, extra: null_mut(), kernel, context };
-    Ok(Prepared { node, _buffer: buffer, _list: list })
+    Ok(Prepared { node, _list: list })
 }
 
 #[allow(clippy::too_many_arguments)] // the message's parameters

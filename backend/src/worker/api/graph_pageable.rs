@@ -7,7 +7,8 @@
 use super::{
     callback::CALLBACKS,
     error::{CudaError, NOT_SUPPORTED, check},
-    graph::dependencies,
+    graph::{EdgeData, dependencies},
+    graph_edges::{Edges, neighbours as all_neighbours},
     graph_node::{HOST, MEMCPY, type_of},
     thread::Thread,
     user_object,
@@ -248,18 +249,59 @@ pub fn add(
     Ok(copy)
 }
 
-/// Has a copy's helpers call these callbacks from now on; `exec` 0: in the graph itself.
+/// Makes the helpers that a copy is to have and has not. They do nothing until [`set`] gives them their callbacks.
 ///
 /// # Errors
-/// CUDA_ERROR_NOT_SUPPORTED if the copy needs a helper that it does not have: other nodes may be in its place by now.
-pub fn set(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> Result<(), CudaError> {
-    let wanted = [(Role::Before, callbacks.before), (Role::After, callbacks.after)]
-        .map(|(role, callback)| (role, callback, helper(t, copy, role)));
-    if wanted.iter().any(|&(_, callback, helper)| callback != 0 && helper.is_none()) {
-        return Err(NOT_SUPPORTED);
+/// CUDA_ERROR_NOT_SUPPORTED for an executable graph, which has the nodes that it was made with.
+pub fn make_helpers(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> Result<(), CudaError> {
+    for (role, callback) in [(Role::Before, callbacks.before), (Role::After, callbacks.after)] {
+        if callback == 0 || helper(t, copy, role).is_some() {
+            continue;
+        }
+        if exec != 0 {
+            return Err(NOT_SUPPORTED);
+        }
+        insert_helper(t, copy, role)?;
     }
-    for (role, callback, helper) in wanted {
-        if let Some(helper) = helper {
+    Ok(())
+}
+
+/// Puts a helper between a copy and its neighbours on one side.
+fn insert_helper(t: &Thread, copy: u64, role: Role) -> Result<(), CudaError> {
+    let graph = t.graph_of(copy);
+    RECORDED.store(true, Ordering::Release);
+    let others = all_neighbours(t, copy, role == Role::After)?;
+    let helper = add_helper(t, graph, &[], 0, role)?;
+    let single = (vec![helper], vec![EdgeData::default()]);
+    let (helpers, copies) = (vec![helper; others.nodes.len()], vec![copy; others.nodes.len()]);
+    let data = others.data;
+    let (outer, inner, old) = match role {
+        Role::Before => (
+            Edges { from: others.nodes.clone(), to: helpers, data: data.clone() },
+            Edges { from: single.0, to: vec![copy], data: single.1 },
+            Edges { from: others.nodes, to: copies, data },
+        ),
+        Role::After => (
+            Edges { from: helpers, to: others.nodes.clone(), data: data.clone() },
+            Edges { from: vec![copy], to: single.0, data: single.1 },
+            Edges { from: copies, to: others.nodes, data },
+        ),
+    };
+    // New edges first: should the old ones stay, the order is still right.
+    if let Err(error) = outer.add(t, graph).and_then(|()| inner.add(t, graph)) {
+        if let Some(destroy) = t.driver.cuGraphDestroyNode {
+            // SAFETY: the node just made, of which no number is known.
+            unsafe { destroy(helper) };
+        }
+        return Err(error);
+    }
+    old.remove(t, graph)
+}
+
+/// Has a copy's helpers call these callbacks from now on; `exec` 0: in the graph itself.
+pub fn set(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> Result<(), CudaError> {
+    for (role, callback) in [(Role::Before, callbacks.before), (Role::After, callbacks.after)] {
+        if let Some(helper) = helper(t, copy, role) {
             set_helper(t, exec, helper, &HostNode::new(callback, role))?;
         }
     }

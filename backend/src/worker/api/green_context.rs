@@ -25,8 +25,8 @@ const INVALID_CONFIGURATION: CudaError = CudaError(915);
 /// CU_DEV_RESOURCE_TYPE_SM.
 const SM: u32 = 1;
 
-/// The driver's own fields, behind the type.
-const OWN: std::ops::Range<usize> = 4..96;
+/// The driver's own fields, behind the type and its padding.
+const OWN: std::ops::Range<usize> = 8..96;
 
 /// The resources that the driver gave to a client.
 #[derive(Default)]
@@ -154,7 +154,8 @@ pub fn vgpuGreenContextCreate(
     let create = t.driver.cuGreenCtxCreate.ok_or(NOT_SUPPORTED)?;
     let convert = t.driver.cuCtxFromGreenCtx.ok_or(NOT_SUPPORTED)?;
     let (mut real, mut real_context) = (0_u64, 0_u64);
-    // SAFETY: a place for the handle, and a description that this driver made.
+    let description = if description == 0 { 0 } else { t.resourcedescription(description)? };
+    // SAFETY: a place for the handle, and a description that this driver made, or none.
     check(unsafe { create(&raw mut real, description, device, flags) })?;
     // SAFETY: a place for the handle, and the green context just made.
     check(unsafe { convert(&raw mut real_context, real) })?;

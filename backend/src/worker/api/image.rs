@@ -3,6 +3,9 @@
 
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{Endianness, elf::FileHeader64};
+use std::ffi::c_void;
+use std::ptr::null;
+use vgpu_spec::wire::{Range, image as wire};
 
 /// Magic of a bare fat binary.
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
@@ -22,12 +25,24 @@ pub enum ImageError {
     Truncated { what: &'static str, end: u64, len: usize },
     #[error("loading an image: its ELF headers are malformed: {0}")]
     Elf(String),
+    #[error(transparent)]
+    Linked(#[from] wire::LinkedError),
+}
+
+/// What a checked image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Form {
+    /// ELF or PTX.
+    Plain,
+    Fatbin,
+    /// A linked fat binary, then those that it was linked from: where each starts.
+    Linked(Vec<usize>),
 }
 
 /// A checked image.
 pub struct Image {
     bytes: Vec<u8>,
-    fatbin: bool,
+    form: Form,
 }
 
 impl Image {
@@ -50,21 +65,27 @@ impl Image {
         let mut bytes = vec![0; len + 8];
         // SAFETY: the range lies in a mapped window; what is read is read once, here. There is room for it.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), len) };
-        Image { bytes, fatbin: false }
+        Image { bytes, form: Form::Plain }
     }
 
     fn check(mut bytes: Vec<u8>) -> Result<Self, ImageError> {
-        let fatbin = word(&bytes, 0) == Some(FATBIN_MAGIC);
-        if fatbin {
+        let form = if wire::is_linked(&bytes) {
+            Form::Linked(check_linked(&bytes)?)
+        } else if is_fatbin(&bytes) {
             check_fatbin(&bytes)?;
-        } else if bytes.starts_with(b"\x7fELF") {
-            check_elf(&bytes)?;
-        } else if !is_text(&bytes) {
-            return Err(ImageError::Unknown(bytes.iter().take(8).copied().collect()));
-        }
+            Form::Fatbin
+        } else {
+            check_plain(&bytes)?;
+            Form::Plain
+        };
         // PTX ends with a NUL; the others do not mind.
         bytes.resize(bytes.len() + 8, 0);
-        Ok(Image { bytes, fatbin })
+        Ok(Image { bytes, form })
+    }
+
+    /// Whether it has several fat binaries, so that the driver must be given a wrapper.
+    pub fn is_linked(&self) -> bool {
+        matches!(self.form, Form::Linked(_))
     }
 
     pub fn as_ptr(&self) -> *const u8 {
@@ -78,6 +99,38 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn is_fatbin(bytes: &[u8]) -> bool {
+    word(bytes, 0) == Some(FATBIN_MAGIC)
+}
+
+/// Checks each fat binary within its own part, and returns where they start.
+fn check_linked(bytes: &[u8]) -> Result<Vec<usize>, ImageError> {
+    let outside = |part: Range| wire::LinkedError::Part { base: part.base, len: part.len };
+    let mut starts = Vec::new();
+    for part in wire::parts(bytes)? {
+        let start = usize::try_from(part.base).map_err(|_| outside(part))?;
+        let end = part.end().and_then(|end| usize::try_from(end).ok());
+        let fatbin = end.and_then(|end| bytes.get(start..end)).ok_or(outside(part))?;
+        if !is_fatbin(fatbin) {
+            return Err(unknown(fatbin));
+        }
+        check_fatbin(fatbin)?;
+        starts.push(start);
+    }
+    Ok(starts)
+}
+
+fn check_plain(bytes: &[u8]) -> Result<(), ImageError> {
+    if bytes.starts_with(b"\x7fELF") {
+        return check_elf(bytes);
+    }
+    if is_text(bytes) { Ok(()) } else { Err(unknown(bytes)) }
+}
+
+fn unknown(bytes: &[u8]) -> ImageError {
+    ImageError::Unknown(bytes.iter().take(8).copied().collect())
 }
 
 fn within(what: &'static str, start: u64, size: u64, len: usize) -> Result<u64, ImageError> {
@@ -130,28 +183,45 @@ fn is_text(bytes: &[u8]) -> bool {
         && text.windows(8).any(|w| w == b".version")
 }
 
-/// The wrapper that cuLibraryLoadData wants around a bare fat binary.
+/// `__fatBinC_Wrapper_t` (fatbinary_section.h).
 #[repr(C)]
-pub struct Wrapper {
+struct Header {
     magic: u32,
     version: u32,
     data: *const u8,
-    unused: *const u8,
+    /// Version 1: unused. Version 2: the fat binaries that `data` was linked from, then NULL.
+    list: *const *const u8,
 }
 
+/// The wrapper that the driver wants around a fat binary.
+pub struct Wrapper {
+    // In boxes: what points to them stays right when this moves.
+    header: Box<Header>,
+    _list: Box<[*const u8]>,
+}
+
+// SAFETY: what it points to is its own, or an image's bytes, which nobody writes.
+unsafe impl Send for Wrapper {}
+
 impl Wrapper {
-    /// A wrapper if `image` is a bare fat binary; it points into `image`.
+    /// A wrapper if `image` is a bare fat binary, or several; it points into `image`.
     pub fn around(image: &Image) -> Option<Self> {
-        image.fatbin.then(|| Wrapper {
-            magic: WRAPPER_MAGIC,
-            version: 1,
-            data: image.as_ptr(),
-            unused: std::ptr::null(),
-        })
+        let at = |start: &usize| image.as_ptr().wrapping_add(*start);
+        let list: Box<[*const u8]> = match &image.form {
+            Form::Plain => return None,
+            Form::Fatbin => Box::default(),
+            Form::Linked(starts) => starts.iter().skip(1).map(at).chain([null()]).collect(),
+        };
+        let (version, data, place) = match &image.form {
+            Form::Linked(starts) => (2, starts.first().map_or(null(), at), list.as_ptr()),
+            _ => (1, image.as_ptr(), null()),
+        };
+        let header = Box::new(Header { magic: WRAPPER_MAGIC, version, data, list: place });
+        Some(Wrapper { header, _list: list })
     }
 
-    pub fn as_ptr(&self) -> *const u8 {
-        (&raw const *self).cast()
+    pub fn as_ptr(&self) -> *mut c_void {
+        (&raw const *self.header).cast_mut().cast()
     }
 }
 
@@ -188,5 +258,42 @@ mod tests {
         }
         assert!(matches!(Image::check(b"\x7fELFxxxxxxxx".to_vec()).err(), Some(ImageError::Elf(_))));
         assert!(Image::check(b"// x\n.version 8.0\n.target sm_70\n".to_vec()).is_ok());
+    }
+
+    #[test]
+    fn each_fat_binary_of_a_linked_image_is_checked_within_its_part() {
+        let (good, lying) = (fatbin(96, 32), fatbin(97, 32));
+        let linked = |parts: &[&[u8]]| {
+            let lengths: Vec<u64> = parts.iter().map(|part| part.len() as u64).collect();
+            let (mut bytes, places) = wire::layout(&lengths).unwrap();
+            for (part, place) in parts.iter().zip(places) {
+                bytes.resize(place.base as usize, 0);
+                bytes.extend_from_slice(part);
+            }
+            bytes
+        };
+        let image = Image::check(linked(&[&good, &good, &good])).unwrap();
+        assert!(image.is_linked());
+        let wrapper = Wrapper::around(&image).unwrap();
+        // SAFETY: the wrapper and its list of two and a NULL live.
+        let (header, list) = unsafe {
+            let header = wrapper.as_ptr().cast::<Header>().read();
+            (wrapper.as_ptr().cast::<Header>().read(), std::slice::from_raw_parts(header.list, 3))
+        };
+        assert_eq!((header.magic, header.version), (WRAPPER_MAGIC, 2));
+        let starts = [64, 176, 288].map(|start| image.as_ptr().wrapping_add(start));
+        assert_eq!((header.data, list), (starts[0], &[starts[1], starts[2], null()][..]));
+
+        for parts in [[&good[..], &lying], [&lying, &good]] {
+            assert!(matches!(Image::check(linked(&parts)).err(), Some(ImageError::Truncated { .. })));
+        }
+        for part in [&b"\x7fELFxxxxxxxx"[..], b".version 8.0", b""] {
+            assert!(matches!(Image::check(linked(&[&good, part])).err(), Some(ImageError::Unknown(_))));
+        }
+        let mut cut = linked(&[&good, &good]);
+        cut.pop();
+        assert!(matches!(Image::check(cut).err(), Some(ImageError::Linked(_))));
+        let plain = Image::check(good).unwrap();
+        assert!(!plain.is_linked() && Wrapper::around(&plain).is_some());
     }
 }

@@ -30,6 +30,13 @@ pub fn layout(
     Ok((bytes, len))
 }
 
+/// A kernel's layout and its length, as [`layout`].
+pub fn vgpuKernelLayout(t: &mut Thread, kernel: u64, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
+    let ask = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: a live kernel, and places that outlive the call.
+    layout(room, |i, offset, size| unsafe { ask(kernel, i, offset, size) })
+}
+
 /// The names of `callables` from number `first` on, each with its NUL, as many as fit in `room` bytes, and their length.
 ///
 /// `ask(callable, place)` is cuFuncGetName or cuKernelGetName.

@@ -4,6 +4,7 @@
 use super::{
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    graph_kernel::ParameterList,
     thread::Thread,
 };
 use std::{
@@ -109,7 +110,52 @@ pub fn vgpuLaunchEx(
 ) -> Result<(), CudaError> {
     let mut list = attribute_list(t, attributes.unwrap_or_default())?;
     let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
+    if let ([only], Some(launch)) = (list.as_slice(), t.driver.cuLaunchCooperativeKernel)
+        && is_cooperative(&only.0)
+        && let Some(mut pointers) = cooperative_parameters(t, function, parameters, n)?
+    {
+        // SAFETY: as in `vgpuLaunch`; the list has a pointer for each of the kernel's parameters.
+        return check(unsafe {
+            launch(
+                function,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                shared,
+                stream,
+                pointers.as_mut_ptr(),
+            )
+        });
+    }
     launch_with(t, function, shape, stream, &mut list, parameters, n)
+}
+
+fn is_cooperative(attribute: &[u8; launch_attribute::SIZE]) -> bool {
+    launch_attribute::id(attribute) == launch_attribute::COOPERATIVE
+        && attribute[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
+}
+
+/// The parameters for a cooperative launch: the driver does not capture one whose parameters come as a buffer. `None` if it does not
+/// tell where they lie, which drivers before CUDA 12.4 do not.
+fn cooperative_parameters(
+    t: &Thread,
+    function: u64,
+    parameters: Option<&[u8]>,
+    n: usize,
+) -> Result<Option<ParameterList>, CudaError> {
+    let parameters = parameters.unwrap_or_default();
+    if parameters.len() != n {
+        return Err(INVALID_VALUE);
+    }
+    if t.driver.cuFuncGetParamInfo.is_none() || t.driver.cuKernelGetParamInfo.is_none() {
+        return Ok(None);
+    }
+    // A kernel is launched by its own handle, as a function is.
+    let callable = if t.known_function(function).is_some() { (function, 0) } else { (0, function) };
+    ParameterList::new(t, callable, parameters).map(Some)
 }
 
 /// Grid, block, dynamic shared memory.

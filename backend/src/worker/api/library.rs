@@ -3,13 +3,13 @@
 
 use super::{
     error::{CudaError, NOT_SUPPORTED, check},
-    image::Wrapper,
+    image::{Image, Wrapper},
     jit::{Options, Told},
-    kernel::{layout, names},
+    kernel::{names, vgpuKernelLayout},
     module::log_failure,
     thread::Thread,
 };
-use std::{ffi::CStr, ptr::null_mut};
+use std::{ffi::CStr, ptr::null_mut, sync::PoisonError};
 
 /// Loads an image as a library. The driver's code is a result of its own, so that its logs come back with it.
 #[allow(clippy::too_many_arguments)] // the message's parameters
@@ -32,28 +32,38 @@ pub fn vgpuLibraryLoad(
     let count = options.count()?;
     let load = t.driver.cuLibraryLoadData.ok_or(NOT_SUPPORTED)?;
     let wrapper = Wrapper::around(&image);
-    let code = wrapper.as_ref().map_or(image.as_ptr(), Wrapper::as_ptr);
+    let code = wrapper.as_ref().map_or(image.as_ptr().cast_mut().cast(), Wrapper::as_ptr);
     let mut real = 0_u64;
     // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
     // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
     let status = unsafe {
-        load(
-            &raw mut real,
-            code.cast_mut().cast(),
-            options.names(),
-            options.values(),
-            count,
-            null_mut(),
-            null_mut(),
-            0,
-        )
+        load(&raw mut real, code, options.names(), options.values(), count, null_mut(), null_mut(), 0)
     };
     if status == 0 {
         t.insert_library(library, real)?;
+        if let Some(wrapper) = wrapper.filter(|_| image.is_linked()) {
+            t.keep_image(library, Linked { _wrapper: wrapper, _image: image });
+        }
     } else {
         log_failure("loading a library", status, options.error_text());
     }
     Ok(options.told(status))
+}
+
+/// An image of several fat binaries and the wrapper that the driver was given.
+pub struct Linked {
+    _wrapper: Wrapper,
+    _image: Image,
+}
+
+impl Thread {
+    /// Keeps an image for the life of its library. The driver may link its parts when a kernel is first used, and that it has copied all
+    /// of them by then is said nowhere. What is kept for libraries that have ended goes with the next that is kept.
+    fn keep_image(&self, library: u64, image: Linked) {
+        let mut images = self.session.linked_images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.retain(|&library, _| self.library(library).is_ok());
+        images.insert(library, image);
+    }
 }
 
 /// Finds a kernel and its parameters' layout.
@@ -65,13 +75,20 @@ pub fn vgpuLibraryGetKernel(
     room: usize,
 ) -> Result<(Vec<u8>, u64), CudaError> {
     let get = t.driver.cuLibraryGetKernel.ok_or(NOT_SUPPORTED)?;
-    let ask = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call, a live library, a NUL-terminated name.
     check(unsafe { get(&raw mut real, library, name.as_ptr()) })?;
     t.insert_kernel(kernel, real)?;
-    // SAFETY: a live kernel, and places that outlive the call.
-    layout(room, |i, offset, size| unsafe { ask(real, i, offset, size) })
+    // The kernel is there all the same: it is asked again when its parameters are needed.
+    Ok(vgpuKernelLayout(t, real, room).unwrap_or((Vec::new(), u64::MAX)))
+}
+
+/// Whether there is a managed variable of this name; where it is would be of no use to a guest.
+pub fn vgpuLibraryFindManaged(t: &mut Thread, library: u64, name: &CStr) -> Result<(), CudaError> {
+    let get = t.driver.cuLibraryGetManaged.ok_or(NOT_SUPPORTED)?;
+    let (mut address, mut len) = (0_u64, 0_usize);
+    // SAFETY: places that outlive the call, a live library, a NUL-terminated name.
+    check(unsafe { get(&raw mut address, &raw mut len, library, name.as_ptr()) })
 }
 
 /// The module of a library in the current context.

@@ -17,6 +17,7 @@ mod external_node;
 mod function;
 mod graph;
 mod graph_copy;
+mod graph_edges;
 mod graph_kernel;
 mod graph_memory;
 mod graph_node;

@@ -3,7 +3,7 @@
 
 use super::{
     error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check, complain},
-    image::Image,
+    image::{Image, Wrapper},
     jit::{Options, Told},
     kernel::{layout, names},
     thread::Thread,
@@ -44,10 +44,10 @@ pub fn vgpuModuleLoad(
     let load = t.driver.cuModuleLoadDataEx.ok_or(NOT_SUPPORTED)?;
     let mut real = 0_u64;
     let count = options.count()?;
+    let wrapper = Wrapper::around(&image).filter(|_| image.is_linked());
+    let code = wrapper.as_ref().map_or(image.as_ptr().cast_mut().cast(), Wrapper::as_ptr);
     // SAFETY: the image is private and its own lengths were checked against it; options and their buffers outlive the call.
-    let status = unsafe {
-        load(&raw mut real, image.as_ptr().cast_mut().cast(), count, options.names(), options.values())
-    };
+    let status = unsafe { load(&raw mut real, code, count, options.names(), options.values()) };
     if status == 0 {
         t.insert_module(module, real)?;
     } else {

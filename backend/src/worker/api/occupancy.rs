@@ -9,12 +9,13 @@ use super::{
 use std::ptr::null;
 use vgpu_spec::structure::LaunchConfig;
 
-/// How many clusters fit (`what` 0), or how large one may be (1), for a launch as described; the stream does not matter.
+/// How many clusters fit (`what` 0), or how large one may be (1), for a launch as described.
 #[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuOccupancyClusters(
     t: &mut Thread,
     what: u32,
     function: u64,
+    stream: u64,
     grid_x: u32,
     grid_y: u32,
     grid_z: u32,
@@ -36,12 +37,12 @@ pub fn vgpuOccupancyClusters(
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],
         shared,
-        stream: 0,
+        stream,
         attributes: if list.is_empty() { null() } else { list.as_ptr().cast() },
         count: u32::try_from(list.len()).map_err(|_| INVALID_VALUE)?,
     };
     let mut value = 0;
-    // SAFETY: a live function of this client; the configuration and its attributes are private copies that outlive the call.
+    // SAFETY: a live function and stream of this client; the configuration and its attributes are private copies that outlive the call.
     check(unsafe { ask(&raw mut value, function, (&raw const config).cast()) })?;
     Ok(value)
 }

@@ -4,6 +4,7 @@ use super::{
     driver::Driver,
     error::{CudaError, INVALID_CONTEXT, INVALID_HANDLE},
     green_context::Given,
+    library::Linked,
     link::Link,
     numbers::Numbers,
     table::Table,
@@ -30,6 +31,8 @@ pub struct Session {
     /// Numbered by the shim, or, where a graph's node names one that the guest never asked for, here.
     functions: Numbers,
     libraries: Table,
+    /// The images of those that have several fat binaries, by the library's number.
+    pub(super) linked_images: Mutex<HashMap<u64, Linked>>,
     kernels: Numbers,
     pub(super) graphs: Numbers,
     pub(super) graph_nodes: Numbers,
@@ -67,6 +70,7 @@ impl Session {
             modules: Table::new(Kind::Module),
             functions: Numbers::new(Kind::Function),
             libraries: Table::new(Kind::Library),
+            linked_images: Mutex::default(),
             kernels: Numbers::new(Kind::Kernel),
             graphs: Numbers::new(Kind::Graph),
             graph_nodes: Numbers::new(Kind::GraphNode),

@@ -4,6 +4,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use vgpu_spec::wire::SMALL_PAGE;
 use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::socket::{self as wire, MAX_PACKET, hello, kind};
@@ -15,12 +16,30 @@ const MAX_FDS: usize = 3;
 /// A request of a shim, well-formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    Hello { snapshot_only: bool, version: u64 },
+    Hello {
+        snapshot_only: bool,
+        version: u64,
+    },
     Lane,
-    WindowAlloc { len: u64, address: u64 },
-    WindowFree { window: u32 },
-    ShareFd { token: Token },
-    Reading { device: u32 },
+    WindowAlloc {
+        len: u64,
+        address: u64,
+    },
+    WindowFree {
+        window: u32,
+    },
+    /// Comes with a descriptor.
+    WindowAdopt {
+        len: u64,
+        address: u64,
+        offset: u64,
+    },
+    ShareFd {
+        token: Token,
+    },
+    Reading {
+        device: u32,
+    },
 }
 
 /// Why a request is refused: the status for the shim and the reason for the log.
@@ -61,6 +80,11 @@ pub fn parse(bytes: &[u8]) -> Result<Request, Refusal> {
         }),
         kind::LANE => Ok(Request::Lane),
         kind::WINDOW_ALLOC => Ok(Request::WindowAlloc { len: request.arg0, address: request.arg1 }),
+        kind::WINDOW_ADOPT => Ok(Request::WindowAdopt {
+            len: request.arg0,
+            address: request.arg1,
+            offset: u64::from(request.arg2) * SMALL_PAGE,
+        }),
         kind::SHARE_FD => Ok(Request::ShareFd { token: Token { low: request.arg0, high: request.arg1 } }),
         kind::READING => match u32::try_from(request.arg0) {
             Ok(device) => Ok(Request::Reading { device }),
@@ -112,7 +136,7 @@ mod tests {
     use super::*;
 
     fn request(kind: u32, arg0: u64, arg1: u64) -> Vec<u8> {
-        wire::Request { kind, reserved: 0, arg0, arg1 }.as_bytes().to_vec()
+        wire::Request { kind, arg2: 0, arg0, arg1 }.as_bytes().to_vec()
     }
 
     #[test]
@@ -122,6 +146,9 @@ mod tests {
         assert_eq!(parse(&request(kind::LANE, 0, 0)), Ok(Request::Lane));
         let alloc = Request::WindowAlloc { len: 2 << 20, address: 7 };
         assert_eq!(parse(&request(kind::WINDOW_ALLOC, 2 << 20, 7)), Ok(alloc));
+        let adopt = wire::Request { kind: kind::WINDOW_ADOPT, arg2: u32::MAX, arg0: 4096, arg1: 7 };
+        let offset = u64::from(u32::MAX) << 12;
+        assert_eq!(parse(adopt.as_bytes()), Ok(Request::WindowAdopt { len: 4096, address: 7, offset }));
         assert_eq!(parse(&request(kind::WINDOW_FREE, 5, 0)), Ok(Request::WindowFree { window: 5 }));
     }
 

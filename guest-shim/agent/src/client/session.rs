@@ -9,7 +9,7 @@ use crate::lanes::LaneError;
 use crate::service::Service;
 use crate::shares::{self, Shares};
 use crate::wait::borrow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use vgpu_spec::wire::control::{ClientOpen, ClientOpenReply, status};
 use vgpu_spec::wire::share::Token;
@@ -53,8 +53,13 @@ impl Session {
         &self.peer
     }
 
-    /// Answers a request.
-    pub fn handle(&mut self, request: Request, answer: impl FnOnce(Reply<'_>)) -> Result<(), Refusal> {
+    /// Answers a request, which came with `file` if with any descriptor.
+    pub fn handle(
+        &mut self,
+        request: Request,
+        file: Option<OwnedFd>,
+        answer: impl FnOnce(Reply<'_>),
+    ) -> Result<(), Refusal> {
         match request {
             Request::Hello { snapshot_only, version } => answer(self.hello(snapshot_only, version)?),
             Request::Lane => {
@@ -64,6 +69,11 @@ impl Session {
             Request::WindowAlloc { len, address } => {
                 let (body, file) = self.window_alloc(len, address)?;
                 answer(Reply { body: body.as_bytes().to_vec(), fds: vec![file.as_fd()] });
+            }
+            Request::WindowAdopt { len, address, offset } => {
+                let file = file.ok_or_else(|| Refusal::invalid("no descriptor of the file to adopt"))?;
+                let body = self.window_adopt(file, Range { base: address, len }, offset)?;
+                answer(Reply { body: body.as_bytes().to_vec(), fds: Vec::new() });
             }
             Request::ShareFd { token } => {
                 let file = self.share_fd(token)?;
@@ -118,7 +128,7 @@ impl Session {
 
     fn open_as(&self, number: u32) -> Result<(Client, ClientOpenReply), Refusal> {
         let service = &self.service;
-        let memory = service.carrier().client_memory().map_err(|error| self.memory_refusal(&error))?;
+        let memory = service.carrier().client_memory().map_err(|error| memory_refusal(&error))?;
         let Peer { pid, uid, name, .. } = self.peer;
         match service.control().client_open(&ClientOpen { client: number, pid, uid, reserved: 0, name }) {
             Ok(reply) => {
@@ -160,16 +170,12 @@ impl Session {
         Ok(Reply { body: body.as_bytes().to_vec(), fds })
     }
 
-    fn window_alloc(
-        &mut self,
-        len: u64,
-        address: u64,
-    ) -> Result<(wire::WindowReply, Arc<std::os::fd::OwnedFd>), Refusal> {
+    fn window_alloc(&mut self, len: u64, address: u64) -> Result<(wire::WindowReply, Arc<OwnedFd>), Refusal> {
         let client = client(&mut self.state)?;
         let range = client.windows.check(address, len).map_err(window_refusal)?;
         let mut block = match client.memory.allocate(len.next_multiple_of(HUGE_PAGE)) {
             Ok(block) => block,
-            Err(error) => return Err(self.memory_refusal(&error)),
+            Err(error) => return Err(memory_refusal(&error)),
         };
         let in_place = !len.is_multiple_of(HUGE_PAGE) || !address.is_multiple_of(HUGE_PAGE);
         // The file to hand out, if it is not the block's own.
@@ -177,19 +183,41 @@ impl Session {
             Ok(small) => small.flatten(),
             Err(error) => {
                 client.memory.free(block);
-                return Err(self.memory_refusal(&error));
+                return Err(memory_refusal(&error));
             }
         };
         cut(&mut block.extents, len);
+        let (file, offset) = match small {
+            Some(file) => (file, 0),
+            None => (block.file.clone(), block.offset),
+        };
+        let window = self.enter(range, block)?;
+        Ok((wire::WindowReply { window, reserved: 0, offset }, file))
+    }
+
+    /// A window that is the program's own file, which it has mapped at `place`.
+    fn window_adopt(
+        &mut self,
+        file: OwnedFd,
+        place: Range,
+        offset: u64,
+    ) -> Result<wire::WindowReply, Refusal> {
+        let client = client(&mut self.state)?;
+        let range = client.windows.check(place.base, place.len).map_err(window_refusal)?;
+        let block = client.memory.adopt(file, offset, range.len).map_err(|error| memory_refusal(&error))?;
+        let window = self.enter(range, block)?;
+        Ok(wire::WindowReply { window, reserved: 0, offset })
+    }
+
+    /// Has the broker map a window, and enters it.
+    fn enter(&mut self, range: Range, block: Block) -> Result<u32, Refusal> {
+        let client = client(&mut self.state)?;
         match map(&self.service, client, range, &block) {
             Ok(parts) => {
-                let (file, offset) = match small {
-                    Some(file) => (file, 0),
-                    None => (block.file.clone(), block.offset),
-                };
                 let window = client.windows.insert(Window { range, block, parts });
-                tracing::debug!("client {}: window {window}, {len:#x} bytes at {address:#x}", client.number);
-                Ok((wire::WindowReply { window, reserved: 0, offset }, file))
+                let Range { base, len } = range;
+                tracing::debug!("client {}: window {window}, {len:#x} bytes at {base:#x}", client.number);
+                Ok(window)
             }
             Err(error) => {
                 // The parts that were mapped are unmapped: the device does not reach the block.
@@ -230,7 +258,7 @@ impl Session {
     }
 
     /// A descriptor that stands for a file which this client has exported.
-    fn share_fd(&mut self, token: Token) -> Result<std::os::fd::OwnedFd, Refusal> {
+    fn share_fd(&mut self, token: Token) -> Result<OwnedFd, Refusal> {
         let client = client(&mut self.state)?;
         if let Err(error) = self.service.control().share_keep(client.number, token) {
             return Err(self.refusal(&error));
@@ -251,10 +279,19 @@ impl Session {
             }
         }
     }
+}
 
-    fn memory_refusal(&self, error: &MemoryError) -> Refusal {
-        Refusal::new(status::LIMIT, crate::error::chain(error))
-    }
+/// What has run out is a limit; what this machine or carrier cannot do at all is not supported.
+fn memory_refusal(error: &MemoryError) -> Refusal {
+    let status = match error {
+        MemoryError::SmallPages(source) if source.kind() != std::io::ErrorKind::OutOfMemory => {
+            status::UNSUPPORTED
+        }
+        MemoryError::NoAdoption => status::UNSUPPORTED,
+        MemoryError::Adopt { .. } => status::FAILED,
+        _ => status::LIMIT,
+    };
+    Refusal::new(status, crate::error::chain(error))
 }
 
 /// Takes back what the client holds, whatever state it was in.

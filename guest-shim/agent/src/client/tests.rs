@@ -7,7 +7,7 @@ use crate::lanes::Lanes;
 use crate::memory::{HUGE_PAGE_LEN, Mapping};
 use crate::server::Server;
 use crate::service::{Service, Stop};
-use crate::testing::{MockBroker, MockCarrier, MockDevice};
+use crate::testing::{ADOPTED, MockBroker, MockCarrier, MockDevice};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType,
@@ -24,7 +24,7 @@ use vgpu_spec::wire::control::{self, status};
 use vgpu_spec::wire::lane::state;
 use vgpu_spec::wire::share::{TICKET_MAGIC, Ticket, Token};
 use vgpu_spec::wire::socket::{self as wire, kind};
-use vgpu_spec::wire::{HUGE_PAGE, VERSION, WINDOW_AREA, split};
+use vgpu_spec::wire::{HUGE_PAGE, Range, VERSION, WINDOW_AREA, split};
 use zerocopy::IntoBytes;
 
 struct Agent {
@@ -109,7 +109,13 @@ impl Shim {
     }
 
     fn ask(&self, kind: u32, arg0: u64, arg1: u64) -> (u32, Vec<u8>, Vec<OwnedFd>) {
-        self.send(wire::Request { kind, reserved: 0, arg0, arg1 }.as_bytes());
+        self.send(wire::Request { kind, arg2: 0, arg0, arg1 }.as_bytes());
+        self.receive().expect("a reply")
+    }
+
+    fn ask_with(&self, request: wire::Request, file: Option<&OwnedFd>) -> (u32, Vec<u8>, Vec<OwnedFd>) {
+        let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
+        packet::send(&self.socket, request.as_bytes(), &files).unwrap();
         self.receive().expect("a reply")
     }
 
@@ -215,6 +221,42 @@ fn windows_are_checked_mapped_and_freed() {
     assert_eq!(shim.ask(kind::WINDOW_ALLOC, HUGE_PAGE, overlap).0, status::OK);
     use control::kind::{CLIENT_OPEN, WINDOW_MAP, WINDOW_UNMAP};
     assert_eq!(agent.broker.kinds(), [CLIENT_OPEN, WINDOW_MAP, WINDOW_UNMAP, WINDOW_MAP]);
+}
+
+#[test]
+fn a_programs_file_becomes_a_window_where_it_is_mapped() {
+    let agent = Agent::start(1);
+    let shim = agent.client();
+    let place = 0x7f00_0000_1000_u64;
+    let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, 3 * 4096 + 5).unwrap();
+    let adopt = |page, len| wire::Request { kind: kind::WINDOW_ADOPT, arg2: page, arg0: len, arg1: place };
+    let ask = |page, len| shim.ask_with(adopt(page, len), Some(&file));
+    assert_eq!(shim.ask_with(adopt(0, 4096), None).0, status::INVALID, "no descriptor");
+    assert_eq!(ask(3, 8192).0, status::FAILED, "the file is shorter");
+    assert_eq!(ask(0, 100).0, status::INVALID);
+    let (status, body, fds) = ask(2, 8192);
+    let window = split::<wire::WindowReply>(&body).unwrap().0;
+    assert_eq!((status, fds.len(), window.offset), (status::OK, 0, 8192));
+    assert_eq!(ask(0, 4096).0, status::INVALID, "there is a window already");
+    let seen = agent.broker.seen.lock().unwrap().last().cloned().unwrap();
+    let (map, extents) = split::<control::WindowMap>(&seen.1).unwrap();
+    let extent = split::<Range>(extents).unwrap().0;
+    assert_eq!((map.address, map.len, map.extents), (place, 8192, 1));
+    assert_eq!(extent, Range { base: ADOPTED, len: 8192 });
+    assert_eq!(shim.ask(kind::WINDOW_FREE, u64::from(window.window), 0).0, status::OK);
+    assert_eq!(ask(0, 4096).0, status::OK);
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_closed() {
+    let agent = Agent::start(1);
+    let shim = agent.client();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let lane = wire::Request { kind: kind::LANE, arg2: 0, arg0: 0, arg1: 0 };
+    assert_eq!(shim.ask_with(lane, Some(&writer)).0, status::OK);
+    drop(writer);
+    assert_eq!(rustix::io::read(&reader, &mut [0]), Ok(0), "the pipe's other end is closed");
 }
 
 #[test]

@@ -51,6 +51,11 @@ impl ClientMemory for PciMemory {
         Ok(Some(Arc::new(shared)))
     }
 
+    /// Pages of files are small, and move: the device could not be told where they are.
+    fn adopt(&mut self, _: OwnedFd, _: u64, _: u64) -> Result<Block, MemoryError> {
+        Err(MemoryError::NoAdoption)
+    }
+
     fn free(&mut self, block: Block) {
         if let Some(held) = self.held.remove(&block.file.as_raw_fd()) {
             self.access.unmap_dma(&held.extents);

@@ -56,7 +56,7 @@ impl PciDevice {
         Self::find_in(Path::new(ROOT), selector)
     }
 
-    fn find_in(root: &Path, selector: &Selector) -> Result<Self, PciError> {
+    pub fn find_in(root: &Path, selector: &Selector) -> Result<Self, PciError> {
         match *selector {
             Selector::Bdf(bdf) => {
                 let device = Self { bdf, root: root.into() };

@@ -1,5 +1,6 @@
 //! One client's window memory in local mode: a sparse file that the broker has mapped as one region of guest memory.
 
+use super::adopted;
 use super::frontend::Regions;
 use crate::carrier::{Block, ClientMemory, MemoryError};
 use crate::memory;
@@ -44,13 +45,18 @@ impl Space {
     }
 }
 
-/// A client's arena.
+/// The most files of a client that are windows.
+const MAX_ADOPTED: usize = 128;
+
+/// A client's arena, and files of its own that are windows.
 #[derive(Debug)]
 pub struct Arena {
     file: Arc<OwnedFd>,
     region: Range,
     regions: Arc<Regions>,
     space: Space,
+    /// The regions of the client's files, by address.
+    adopted: BTreeMap<u64, Range>,
 }
 
 impl Arena {
@@ -59,9 +65,15 @@ impl Arena {
         let region = regions.reserve().ok_or(MemoryError::Full { wanted: 0, limit: 0 })?;
         let added = memory::sparse_file("vgpu-windows", region.len)
             .map_err(MemoryError::Create)
-            .and_then(|file| regions.add(region, file.as_raw_fd()).map(|()| file));
+            .and_then(|file| regions.add(region, file.as_raw_fd(), 0).map(|()| file));
         match added {
-            Ok(file) => Ok(Self { file: Arc::new(file), region, regions, space: Space::new(region.len) }),
+            Ok(file) => Ok(Self {
+                file: Arc::new(file),
+                region,
+                regions,
+                space: Space::new(region.len),
+                adopted: BTreeMap::new(),
+            }),
             Err(error) => {
                 regions.release(region);
                 Err(error)
@@ -82,7 +94,24 @@ impl ClientMemory for Arena {
         Ok(None)
     }
 
+    fn adopt(&mut self, file: OwnedFd, offset: u64, len: u64) -> Result<Block, MemoryError> {
+        let held = adopted::check(file.as_fd(), offset, len)?;
+        let full = MemoryError::Full { wanted: len, limit: self.region.len };
+        let room = self.adopted.len() < MAX_ADOPTED;
+        let region = room.then(|| self.regions.reserve_adopted(held)).flatten().ok_or(full)?;
+        if let Err(error) = self.regions.add(region, file.as_raw_fd(), offset) {
+            self.regions.release(region);
+            return Err(error);
+        }
+        self.adopted.insert(region.base, region);
+        Ok(Block { file: Arc::new(file), offset, len, extents: vec![Range { base: region.base, len }] })
+    }
+
     fn free(&mut self, block: Block) {
+        if let Some(region) = block.extents.first().and_then(|extent| self.adopted.remove(&extent.base)) {
+            self.regions.remove(region);
+            return;
+        }
         if let Err(error) = memory::punch(self.file.as_fd(), block.offset, block.len) {
             // Its bytes are the client's own, but must read as zero in the next window: do not use the place again.
             tracing::warn!("giving back {:#x} bytes of window memory: {error}", block.len);
@@ -92,6 +121,9 @@ impl ClientMemory for Arena {
     }
 
     fn close(self: Box<Self>) {
+        for &region in self.adopted.values() {
+            self.regions.remove(region);
+        }
         self.regions.remove(self.region);
     }
 }

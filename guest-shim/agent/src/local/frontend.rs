@@ -104,13 +104,23 @@ impl Regions {
 
     /// Addresses for an arena, or `None` if the broker's memory slots are used up.
     pub fn reserve(&self) -> Option<Range> {
+        self.reserve_up_to(self.limit, self.arena_len)
+    }
+
+    /// Addresses for `len` bytes of a program's file. A quarter of the broker's memory slots is kept for new clients.
+    pub fn reserve_adopted(&self, len: u64) -> Option<Range> {
+        let limit = self.limit - self.limit / 4;
+        if len <= ARENA_LIMIT { self.reserve_up_to(limit, len) } else { None }
+    }
+
+    fn reserve_up_to(&self, limit: usize, len: u64) -> Option<Range> {
         let mut arenas = Self::lock(&self.arenas);
-        if arenas.len() >= self.limit {
+        if arenas.len() >= limit {
             return None;
         }
         let base = (0..).map(|i| ARENAS + i * ARENA_LIMIT).find(|base| !arenas.contains(base))?;
         arenas.insert(base);
-        Some(Range { base, len: self.arena_len })
+        Some(Range { base, len })
     }
 
     /// Gives addresses back.
@@ -118,9 +128,9 @@ impl Regions {
         Self::lock(&self.arenas).remove(&region.base);
     }
 
-    /// Has the broker map `file` at `region`.
-    pub fn add(&self, region: Range, file: RawFd) -> Result<(), MemoryError> {
-        let info = region_info(region, file);
+    /// Has the broker map `file`, from `offset` on, at `region`.
+    pub fn add(&self, region: Range, file: RawFd, offset: u64) -> Result<(), MemoryError> {
+        let info = VhostUserMemoryRegionInfo { mmap_offset: offset, ..region_info(region, file) };
         let mut frontend = Self::lock(&self.frontend);
         let _armed = self.deadline.arm();
         let added = frontend.0.add_mem_region(&info);

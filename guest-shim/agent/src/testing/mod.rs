@@ -2,6 +2,7 @@
 
 mod broker;
 mod device;
+pub mod tree;
 
-pub use broker::{MockBroker, MockCarrier};
+pub use broker::{ADOPTED, MockBroker, MockCarrier};
 pub use device::{MockDevice, rings};

@@ -24,6 +24,7 @@ pub struct MessageWriter<'a> {
     function: u32,
     meta: MessageMeta,
     dependencies: usize,
+    launch: bool,
     args: Writer<'a>,
 }
 
@@ -42,7 +43,23 @@ impl<'a> MessageWriter<'a> {
         let (list, args) = rest.split_at_mut(size_of_val(dependencies));
         list.copy_from_slice(dependencies.as_bytes());
         let args = Writer::new(args);
-        MessageWriter { lane, place, header, function, meta, dependencies: dependencies.len(), args }
+        MessageWriter {
+            lane,
+            place,
+            header,
+            function,
+            meta,
+            dependencies: dependencies.len(),
+            launch: false,
+            args,
+        }
+    }
+
+    /// The message is a launch: it touches nothing but its stream.
+    #[inline]
+    pub(crate) fn launch(mut self) -> Self {
+        self.launch = true;
+        self
     }
 
     /// Sends a message that nobody waits for.
@@ -51,9 +68,10 @@ impl<'a> MessageWriter<'a> {
     /// [`LaneError::Encoding`] if the arguments did not fit: nothing was sent. [`LaneError::Lost`].
     #[inline]
     pub fn submit(self) -> Result<(), LaneError> {
+        let launch = self.launch;
         let lane = self.publish()?;
         lane.stats.async_calls.add(1);
-        lane.order.set_returned(lane.issued);
+        lane.order.set_returned(lane.issued, launch);
         Ok(())
     }
 
@@ -68,7 +86,7 @@ impl<'a> MessageWriter<'a> {
         lane.stats.round_trips.add(1);
         let target = lane.issued;
         let outcome = lane.wait(target);
-        lane.order.set_returned(target);
+        lane.order.set_returned(target, false);
         outcome?;
         if place.reply == 0 {
             return if lane.lost() {

@@ -37,6 +37,13 @@ pub fn fork() {
     let place = d.upload(&[5]).unwrap();
     let empty = d.function(d.module(), c"empty");
     let pinned = d.host_allocate(4096).unwrap();
+    // Threads that help with copies, and memory that they are made through, are the parent's.
+    let mut large = vec![1; 9 << 20];
+    let memory = d.allocate(large.len()).unwrap();
+    d.to_device(memory, &large).unwrap();
+    d.to_host(&mut large[..100], memory).unwrap();
+    let (stream, event) = (d.stream().unwrap(), d.event().unwrap());
+    d.record(event, stream).unwrap();
     // SAFETY: the child only makes calls that must fail quickly, and _exit.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -47,13 +54,28 @@ pub fn fork() {
             d.launch(empty, 1, 1, 0, &[]),
             d.allocate(64).map(drop),
             d.to_device(place, &[1; 4]),
+            d.to_device(memory, &large),
+            d.to_host(&mut large, memory),
+            d.to_host(&mut large[..100], memory),
             d.host_allocate(64).map(drop),
             d.stream().map(drop),
         ];
-        let right = results.iter().all(|&r| r == Err(NOT_INITIALIZED));
+        // As with NVIDIA's driver: what is done with a stream or an event is accepted, a bad one is refused, and nothing comes of it.
+        let accepted = [
+            d.record(event, stream),
+            d.wait_event(stream, event),
+            d.set8_async(place, 9, 4, stream),
+            d.synchronize_stream(stream),
+            d.synchronize_event(event),
+            d.destroy_event(event),
+        ];
+        let refused = d.record(0, stream);
+        let right = results.iter().all(|&r| r == Err(NOT_INITIALIZED))
+            && accepted.iter().all(Result::is_ok)
+            && refused == Err(INVALID_HANDLE);
         let code = if !right { 1 } else { i32::from(began.elapsed() > Duration::from_secs(1)) * 2 };
         if !right {
-            eprintln!("in the child: {results:?}");
+            eprintln!("in the child: {results:?}, {accepted:?}, {refused:?}");
         }
         // SAFETY: ends the child without the parent's exit handlers.
         unsafe { libc::_exit(code) };
@@ -63,7 +85,11 @@ pub fn fork() {
     // SAFETY: a live child and a live place.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert_eq!(status, 0, "1 in the upper byte: a wrong code, 2: it took too long");
-    // The parent goes on.
+    // The parent goes on, with its event and without what the child asked for.
+    d.synchronize_event(event).unwrap();
+    d.destroy_event(event).unwrap();
+    d.synchronize_stream(stream).unwrap();
+    assert_eq!(d.download::<u32>(place, 1).unwrap(), [5]);
     pinned[..4].copy_from_slice(&6_u32.to_le_bytes());
     d.launch(empty, 1, 1, 0, &[]).unwrap();
     d.to_device_async(place, &pinned[..4], 0).unwrap();

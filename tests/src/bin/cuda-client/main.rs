@@ -114,6 +114,8 @@ fn main() {
         "order-of-copies" => order::copies(number(2)),
         "copies" => copies::sizes(number(2)),
         "copies-in-threads" => copies::threads(number(2)),
+        "large-copies" => copies::large(number(2)),
+        "copy-unmapped" => copies::unmapped(),
         "memory" => places::memory(),
         "places" => places::places(),
         "handle" => places::handle(),

@@ -1,0 +1,260 @@
+//! Large copies of pageable memory: a pipeline of chunks.
+//!
+//! The processors fill (or empty) some chunks of a ring while the device reads (or writes) others. The device's copies are made in the
+//! program's own stream, so they have its order; behind each the stream writes a number into a word of the window, by which this side
+//! learns that the chunk is done: nothing waits in the worker, and no message is answered.
+
+use super::{
+    Block, RING,
+    job::{Direction, Job, PIECE, Place},
+    pool::{self, Running},
+};
+use crate::{call, calls, capture, copy, error, memory};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+use vgpu_spec::wire::lane::function_id;
+
+/// From so many bytes on other threads help.
+const HELPED: usize = 1 << 20;
+/// How long this thread looks for the next chunk, lets others run between two looks, and sleeps between them; then it waits for the
+/// stream, which wakes it and tells what is wrong.
+const LOOK: Duration = Duration::from_micros(20);
+const YIELD: Duration = Duration::from_micros(100);
+const NAP: Duration = Duration::from_millis(2);
+
+/// The message that has a word written.
+const WRITE_WORD: u32 = function_id("cuStreamWriteValue32_v2");
+
+/// The driver has refused to write words: then the stream is waited for.
+static NO_WORDS: AtomicBool = AtomicBool::new(false);
+/// What the words get, different from chunk to chunk so that one left from an earlier copy means nothing. 0 is never used.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Bytes of a chunk: shorter copies have shorter ones, so that device and processors work at the same time; each costs the worker two
+/// calls of the driver.
+fn chunk_size(n: usize) -> usize {
+    match n {
+        0..0x10_0000 => PIECE,
+        0x10_0000..0x40_0000 => 256 << 10,
+        0x40_0000..0x100_0000 => 512 << 10,
+        _ => 1 << 20,
+    }
+}
+
+/// A copy that is under way.
+struct Pipeline {
+    running: Running,
+    place: Place,
+    direction: Direction,
+    stream: u64,
+    device: u64,
+    /// The number of chunk 0.
+    first: u32,
+    /// Chunks that the device was told to copy, and that it has copied.
+    posted: usize,
+    done: usize,
+    /// Chunks that were opened to the processors, and that they have copied.
+    opened: usize,
+    copied: usize,
+    /// The driver may refuse: the first chunk is waited for, so that its error is the call's.
+    careful: bool,
+    since: Instant,
+    // Last: freed when nothing uses it.
+    ring: Block,
+}
+
+impl Pipeline {
+    /// # Safety
+    /// As [`Job::new`], for the life of the pipeline.
+    unsafe fn new(
+        program: *mut u8,
+        device: u64,
+        n: usize,
+        stream: u64,
+        direction: Direction,
+    ) -> error::Result<Self> {
+        let ring = Block::ring()?;
+        let chunk = chunk_size(n);
+        let place = Place {
+            program: program.expose_provenance(),
+            len: n,
+            ring: ring.address() as usize,
+            chunk,
+            slots: RING / chunk,
+        };
+        let helpers = if n < HELPED { 0 } else { pool::threads() - 1 };
+        // SAFETY: the caller's promise; the ring was just taken.
+        let job = unsafe { Job::new(place, direction) };
+        Ok(Pipeline {
+            running: Running::start(job, helpers),
+            first: NUMBER.fetch_add(place.chunks() as u32, Ordering::Relaxed),
+            place,
+            direction,
+            stream,
+            device,
+            posted: 0,
+            done: 0,
+            opened: 0,
+            copied: 0,
+            careful: capture::may_refuse(stream) || !memory::known(device, n as u64),
+            since: Instant::now(),
+            ring,
+        })
+    }
+
+    /// The word of a slot.
+    fn word(&self, chunk: usize) -> u64 {
+        self.ring.address() + (RING + self.place.slot(chunk) * size_of::<u32>()) as u64
+    }
+
+    fn number(&self, chunk: usize) -> u32 {
+        self.first.wrapping_add(chunk as u32) | 1 << 31
+    }
+
+    /// Whether the stream has got behind a posted chunk.
+    fn is_done(&self, chunk: usize) -> bool {
+        let word = std::ptr::with_exposed_provenance_mut::<u32>(self.word(chunk) as usize);
+        // SAFETY: an aligned word of the ring, which is this copy's; the device writes it whole.
+        let word = unsafe { AtomicU32::from_ptr(word) };
+        word.load(Ordering::Acquire) == self.number(chunk)
+    }
+
+    /// Tells the device to copy the next chunk.
+    fn post(&mut self) -> error::Result {
+        let (chunk, stream) = (self.posted, self.stream);
+        let (host, len) = (self.place.chunk_address(chunk) as u64, self.place.chunk_len(chunk));
+        let device = self.device.wrapping_add((chunk * self.place.chunk) as u64);
+        match self.direction {
+            Direction::IntoRing => calls::vgpuCopyHostToDevice(device, host, len, stream)?,
+            Direction::FromRing => calls::vgpuCopyDeviceToHost(host, device, len, stream)?,
+        }
+        self.posted += 1;
+        if self.careful {
+            self.careful = false;
+            call::settle()?;
+        }
+        if !NO_WORDS.load(Ordering::Relaxed) {
+            match calls::cuStreamWriteValue32_v2(stream, self.word(chunk), self.number(chunk), 0) {
+                // With CUDA_LAUNCH_BLOCKING=1 it is this call's answer.
+                Err(error::NOT_SUPPORTED) => without_words(),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the chunks that the device has copied.
+    fn look(&mut self) -> error::Result {
+        let before = self.done;
+        while self.done < self.posted && self.is_done(self.done) {
+            self.done += 1;
+        }
+        // A copy that was refused has its number written all the same.
+        if self.done == before { Ok(()) } else { failed() }
+    }
+
+    /// Makes one step of everything that can be done now; whether there was anything.
+    fn step(&mut self) -> error::Result<bool> {
+        let before = (self.posted, self.done, self.opened, self.copied);
+        let chunks = self.place.chunks();
+        self.look()?;
+        while self.copied < self.opened && self.running.job().is_copied(self.copied) {
+            copy::count(self.place.chunk_len(self.copied));
+            self.copied += 1;
+        }
+        let open = match self.direction {
+            Direction::IntoRing => chunks.min(self.done + self.place.slots),
+            Direction::FromRing => self.done,
+        };
+        self.running.open(self.opened, open);
+        self.opened = open;
+        let post = match self.direction {
+            Direction::IntoRing => self.copied,
+            Direction::FromRing => chunks.min(self.copied + self.place.slots),
+        };
+        while self.posted < post {
+            self.post()?;
+        }
+        Ok(before != (self.posted, self.done, self.opened, self.copied))
+    }
+
+    /// There is nothing to do now.
+    fn wait(&mut self) -> error::Result {
+        let waited = self.since.elapsed();
+        if self.done < self.posted && (waited > NAP || NO_WORDS.load(Ordering::Relaxed)) {
+            calls::cuStreamSynchronize(self.stream)?;
+            failed()?;
+            self.done = self.posted;
+            self.since = Instant::now();
+        } else if waited > YIELD {
+            std::thread::sleep(waited.min(NAP) / 4);
+        } else if waited > LOOK {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) -> error::Result {
+        let chunks = self.place.chunks();
+        while self.done < chunks || self.copied < chunks {
+            if self.step()? || self.running.job().copy_piece() {
+                self.since = Instant::now();
+            } else {
+                self.wait()?;
+            }
+        }
+        failed()
+    }
+
+    /// Copies all of it.
+    fn finish(mut self) -> error::Result {
+        let result = self.run();
+        if result.is_err() {
+            self.running.job().close();
+            // The device may be about to use the ring.
+            let _ = calls::cuStreamSynchronize(self.stream);
+        }
+        result
+    }
+}
+
+/// The driver does not write words in streams.
+fn without_words() {
+    if !NO_WORDS.swap(true, Ordering::Relaxed) {
+        vgpu_client::info!("copying: the driver writes no words in streams; the stream is waited for");
+    }
+}
+
+/// The error of a message of this thread, if one has failed.
+fn failed() -> error::Result {
+    match call::take_error()? {
+        Some((error::NOT_SUPPORTED, WRITE_WORD)) => {
+            without_words();
+            Ok(())
+        }
+        Some((status, _)) => Err(status),
+        None => Ok(()),
+    }
+}
+
+/// Copies `n` > 0 bytes at `src` to the device. The program may change them when this returns.
+///
+/// # Safety
+/// `src` is `n` readable bytes.
+pub unsafe fn to_device(dst: u64, src: *const u8, n: usize, stream: u64) -> error::Result {
+    // SAFETY: the caller's promise; into the ring, the program's memory is only read.
+    unsafe { Pipeline::new(src.cast_mut(), dst, n, stream, Direction::IntoRing)? }.finish()
+}
+
+/// Copies `n` > 0 bytes from the device to `dst`.
+///
+/// # Safety
+/// `dst` is `n` writable bytes.
+pub unsafe fn from_device(dst: *mut u8, src: u64, n: usize, stream: u64) -> error::Result {
+    // SAFETY: the caller's promise.
+    unsafe { Pipeline::new(dst, src, n, stream, Direction::FromRing)? }.finish()
+}
