@@ -162,13 +162,9 @@ mod tests {
     #[test]
     fn a_forked_child_looks_at_handles_and_makes_what_it_can() {
         let (_, out) = checks_of("sync cuX(node: made GraphNode, e: Event) early forked=0");
-        let places = [
-            "forked()",
-            "check_event(e)",
-            "create(vgpu_spec::handle::Kind::GraphNode)",
-            "in_child(0)",
-        ]
-        .map(|part| out.find(part).unwrap());
+        let places =
+            ["forked()", "check_event(e)", "create(vgpu_spec::handle::Kind::GraphNode)", "in_child(0)"]
+                .map(|part| out.find(part).unwrap());
         assert!(places.is_sorted(), "{out}");
         let (_, out) = checks_of("sync cuX(node: made GraphNode, e: Event) early forked=1");
         assert!(!out.contains("create("), "{out}");
