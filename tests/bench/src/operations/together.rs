@@ -16,7 +16,7 @@ pub fn list() -> Vec<Operation> {
     for count in [1, 2, 4, 8, 16] {
         let goal = if count == 8 { Goal::Ratio(0.98) } else { Goal::None };
         list.push(Operation::new(
-            format!("launching, threads: {count}"),
+            format!("launching, {count} threads"),
             Unit::LaunchesPerSecond,
             goal,
             count,
@@ -25,7 +25,7 @@ pub fn list() -> Vec<Operation> {
     }
     for count in [1, 2, 4, 8] {
         let goal = if count == 8 { Goal::Ratio(0.98) } else { Goal::None };
-        let name = format!("launching, processes: {count}");
+        let name = format!("launching, {count} processes");
         list.push(Operation::new(name, Unit::LaunchesPerSecond, goal, count, processes));
     }
     list
