@@ -120,6 +120,8 @@ impl Places {
         if from_device {
             // SAFETY: the device's memory has that size.
             unsafe { result::memcpy_htod_sync(device, memory) }.fail("cuMemcpyHtoD")?;
+            // A small copy may be under way still, and our stream does not wait for the default one.
+            result::ctx::synchronize().fail("cuCtxSynchronize")?;
             memory.fill(0);
         }
         Ok(())
