@@ -60,22 +60,12 @@ pub fn asks_at_the_end(f: &Function) -> bool {
     f.early && f.by_hand_in_shim
 }
 
-/// The answer in a forked child: nothing of it reaches the driver. What the call would make gets a number of the child's.
+/// The answer in a forked child: nothing of it reaches the driver.
 fn in_child(out: &mut String, f: &Function, code: u32) {
     out.push_str("        if vgpu_client::fork::forked() {\n");
     for p in f.parameters.iter().filter(|p| p.direction == Direction::Value) {
         if let Some(check) = handle(f, p) {
             let _ = writeln!(out, "            {check};");
-        }
-    }
-    for p in f.parameters.iter().filter(|_| code == 0) {
-        if let (Direction::New | Direction::Made | Direction::Out, Type::Handle(kind)) = (p.direction, &p.ty)
-        {
-            let _ = writeln!(
-                out,
-                "            // SAFETY: the program's pointer, valid or NULL as the driver API documents it.\n            unsafe {{ crate::call::put({}, crate::handles::create(vgpu_spec::handle::Kind::{kind})?) }}?;",
-                identifier(&p.name)
-            );
         }
     }
     let _ = writeln!(out, "            return crate::call::in_child({code});\n        }}");
@@ -160,11 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_forked_child_looks_at_handles_and_makes_what_it_can() {
-        let (_, out) = checks_of("sync cuX(node: made GraphNode, e: Event) early forked=0");
-        let places =
-            ["forked()", "check_event(e)", "create(vgpu_spec::handle::Kind::GraphNode)", "in_child(0)"]
-                .map(|part| out.find(part).unwrap());
+    fn a_forked_child_looks_at_handles_and_makes_nothing() {
+        let (_, out) = checks_of("sync cuX(a: u32, e: Event) early forked=0");
+        let places = ["forked()", "check_event(e)", "in_child(0)"].map(|part| out.find(part).unwrap());
         assert!(places.is_sorted(), "{out}");
         let (_, out) = checks_of("sync cuX(node: made GraphNode, e: Event) early forked=1");
         assert!(!out.contains("create("), "{out}");

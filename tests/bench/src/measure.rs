@@ -17,16 +17,30 @@ pub struct Line {
     pub error: Option<String>,
 }
 
-/// What to measure. Empty means everything.
-#[derive(Debug, Clone, Default)]
+/// Which operations are meant.
+#[derive(Debug, Clone)]
+pub enum Only {
+    /// Those whose name contains one of these; all if there is none.
+    Parts(Vec<String>),
+    /// The one of this name; none if there is no such.
+    Name(String),
+}
+
+/// What to measure.
+#[derive(Debug, Clone)]
 pub struct Choice {
-    pub only: Vec<String>,
+    pub only: Only,
     pub quick: bool,
 }
 
 impl Choice {
     pub fn has(&self, operation: &Operation) -> bool {
-        self.only.is_empty() || self.only.iter().any(|part| operation.name.contains(part.as_str()))
+        match &self.only {
+            Only::Parts(parts) => {
+                parts.is_empty() || parts.iter().any(|part| operation.name.contains(part.as_str()))
+            }
+            Only::Name(name) => operation.name == *name,
+        }
     }
 }
 

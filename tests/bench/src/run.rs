@@ -1,7 +1,7 @@
 //! The run: measuring processes, native and virtual in turns, and what the shim counted.
 
 use crate::error::{Error, io};
-use crate::measure::{Choice, Line};
+use crate::measure::{Choice, Line, Only};
 use crate::operations;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub enum Side {
 pub struct Plan {
     pub choice: Choice,
     pub rounds: u32,
-    /// None: no native runs.
+    /// Whether there are native runs.
     pub native: bool,
     /// Where the native `libcuda.so.1` is, if the loader does not find it by itself.
     pub native_path: Option<PathBuf>,
@@ -74,7 +74,7 @@ pub fn run(plan: &Plan) -> Result<Results, Error> {
 }
 
 fn one(plan: &Plan, side: Side, results: &mut Results) -> Result<(), Error> {
-    let output = process(plan, side, &plan.choice.only, plan.choice.quick, false)?;
+    let output = process(plan, side, &plan.choice, false)?;
     let mut lines = lines(&output.stdout);
     for (operation, values) in results {
         match lines.remove(&operation.name) {
@@ -88,10 +88,13 @@ fn one(plan: &Plan, side: Side, results: &mut Results) -> Result<(), Error> {
 
 /// Each operation in a process of its own that prints the shim's counters at its end, less those of a process that only starts.
 fn count(plan: &Plan, results: &mut Results) -> Result<(), Error> {
-    const NOTHING: &str = "(no operation has this name)";
-    let base = counted(&process(plan, Side::Virtual, &[NOTHING.into()], true, true)?);
+    let one = |name: &str| {
+        let choice = Choice { only: Only::Name(name.into()), quick: true };
+        process(plan, Side::Virtual, &choice, true)
+    };
+    let base = counted(&one("")?);
     for (operation, values) in results {
-        let output = process(plan, Side::Virtual, std::slice::from_ref(&operation.name), true, true)?;
+        let output = one(&operation.name)?;
         let calls = lines(&output.stdout).get(&operation.name).map_or(0, |line| line.calls);
         values.counts = match (counted(&output), base) {
             (Some(all), Some(base)) => Some(Counts {
@@ -107,12 +110,13 @@ fn count(plan: &Plan, results: &mut Results) -> Result<(), Error> {
     Ok(())
 }
 
-fn process(plan: &Plan, side: Side, only: &[String], quick: bool, stats: bool) -> Result<Output, Error> {
+fn process(plan: &Plan, side: Side, choice: &Choice, stats: bool) -> Result<Output, Error> {
     let program = std::env::current_exe().map_err(io("finding this program"))?;
     let mut command = Command::new(program);
-    command.arg("measure").args(quick.then_some("--quick"));
-    for part in only {
-        command.arg("--only").arg(part);
+    command.arg("measure").args(choice.quick.then_some("--quick"));
+    match &choice.only {
+        Only::Parts(parts) => parts.iter().for_each(|part| drop(command.arg("--only").arg(part))),
+        Only::Name(name) => drop(command.arg("--name").arg(name)),
     }
     let path = match side {
         Side::Native => plan.native_path.as_ref(),

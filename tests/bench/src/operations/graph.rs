@@ -84,18 +84,10 @@ fn launch(gpu: &Gpu, nodes: u64) -> Result<Sample, Error> {
     let executable = executable(graph)?;
     run(gpu, executable)?;
     gpu.reset()?;
-    let (mut batches, count) = (0, gpu.scaled(100));
-    let time = per_call(
-        count,
-        || run(gpu, executable),
-        || {
-            batches += 1;
-            Ok(())
-        },
-    )?;
-    gpu.expect_ticks(batches * count * nodes)?;
+    let sample = per_call(gpu.scaled(100), || run(gpu, executable), || Ok(()))?;
+    gpu.expect_ticks(sample.calls * nodes)?;
     destroy(executable)?;
-    Ok(time)
+    Ok(sample)
 }
 
 fn update(gpu: &Gpu, nodes: u64) -> Result<Sample, Error> {

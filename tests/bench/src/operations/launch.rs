@@ -20,17 +20,9 @@ pub fn list() -> Vec<Operation> {
 
 fn caller(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
     gpu.reset()?;
-    let mut batches = 0;
-    let time = per_call(
-        count,
-        || gpu.tick(),
-        || {
-            batches += 1;
-            gpu.synchronize()
-        },
-    )?;
-    gpu.expect_ticks(batches * count)?;
-    Ok(time)
+    let sample = per_call(count, || gpu.tick(), || gpu.synchronize())?;
+    gpu.expect_ticks(sample.calls)?;
+    Ok(sample)
 }
 
 fn throughput(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
@@ -49,17 +41,9 @@ fn throughput(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
 fn waited(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
     let count = gpu.scaled(count);
     gpu.reset()?;
-    let mut batches = 0;
-    let time = per_call(
-        count,
-        || gpu.tick().and_then(|()| gpu.synchronize()),
-        || {
-            batches += 1;
-            Ok(())
-        },
-    )?;
-    gpu.expect_ticks(batches * count)?;
-    Ok(time)
+    let sample = per_call(count, || gpu.tick().and_then(|()| gpu.synchronize()), || Ok(()))?;
+    gpu.expect_ticks(sample.calls)?;
+    Ok(sample)
 }
 
 fn idle(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
