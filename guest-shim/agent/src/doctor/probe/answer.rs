@@ -24,8 +24,6 @@ pub struct Device {
 /// What a library did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The file that was loaded.
-    pub library: Option<String>,
     /// Why it, or a function of it, could not be had; the loader's words.
     pub load_error: Option<String>,
     /// The call that failed; nothing was called after it.
