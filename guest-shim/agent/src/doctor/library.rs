@@ -50,7 +50,7 @@ fn cuda(subject: &Subject, loader: &Loader<'_>, found: &Found, report: &mut Repo
             INSTALL,
         );
     }
-    imports(loader, subject, path, &library, report);
+    imports(loader, path, &library, report);
     if let Some(prober) = &subject.prober {
         let outcome = prober.run(Kind::Load, CUDA, &subject.environment);
         if let Ok(answer) = outcome.answer
@@ -129,8 +129,8 @@ fn developers_name(subject: &Subject, loader: &Loader<'_>, report: &mut Report) 
 }
 
 /// With RTLD_NOW one import that nobody has loses the whole library.
-fn imports(loader: &Loader<'_>, subject: &Subject, path: &Path, library: &Library, report: &mut Report) {
-    let missing = missing(loader, subject, path, library);
+fn imports(loader: &Loader<'_>, path: &Path, library: &Library, report: &mut Report) {
+    let missing = missing(loader, path, library);
     if !missing.libraries.is_empty() {
         report.error(
             "libcuda-needs",
@@ -159,7 +159,7 @@ pub struct Missing {
 }
 
 /// Looks for what the library at `path` and those that it needs want. Symbols of it are judged only if all libraries are there.
-pub fn missing(loader: &Loader<'_>, subject: &Subject, path: &Path, library: &Library) -> Missing {
+pub fn missing(loader: &Loader<'_>, path: &Path, library: &Library) -> Missing {
     let mut missing = Missing::default();
     let (mut exports, mut seen) = (BTreeSet::new(), BTreeSet::new());
     let mut left = vec![(path.to_path_buf(), library.clone())];
@@ -169,7 +169,7 @@ pub fn missing(loader: &Loader<'_>, subject: &Subject, path: &Path, library: &Li
                 continue;
             }
             let found = loader.find_for(name, Some((&path, &library)));
-            match found.map(|found| (elf::read(&subject.root.behind(&found.path)), found.path)) {
+            match found.map(|found| (elf::read(&loader.root.behind(&found.path)), found.path)) {
                 Some((Ok(needed), path)) => {
                     exports.extend(needed.exports.iter().cloned());
                     left.push((path, needed));
@@ -278,7 +278,7 @@ mod tests {
             let subject = Subject::files(tree.root());
             let loader = Loader::new(&subject.root, None);
             let path = Path::new("/opt/a/libother.so");
-            missing(&loader, &subject, path, &elf::read(&subject.root.behind(path)).unwrap())
+            missing(&loader, path, &elf::read(&subject.root.behind(path)).unwrap())
         };
         assert!(library("helps").symbols.is_empty());
         assert_eq!(library("hinders").symbols, ["hinders"]);
@@ -289,9 +289,6 @@ mod tests {
         let subject = Subject::files(tree.root());
         let path = Path::new("/opt/a/libother.so");
         let read = elf::read(&subject.root.behind(path)).unwrap();
-        assert_eq!(
-            missing(&Loader::new(&subject.root, None), &subject, path, &read).libraries,
-            ["libhelper.so.1"]
-        );
+        assert_eq!(missing(&Loader::new(&subject.root, None), path, &read).libraries, ["libhelper.so.1"]);
     }
 }
