@@ -4,7 +4,7 @@ use super::probe::Kind;
 use super::report::Report;
 use super::subject::{Facts, Subject};
 use crate::system::elf::{self, Library};
-use crate::system::library::Owner;
+use crate::system::library::{Owner, is_ours_in};
 use crate::system::loader::{Found, Loader};
 use crate::system::{CUDA, NVML};
 use std::collections::BTreeSet;
@@ -26,20 +26,21 @@ pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
             INSTALL,
         ),
     }
-    developers_name(subject, &loader, report);
+    developers_name(&loader, report);
 }
 
 fn cuda(subject: &Subject, loader: &Loader<'_>, found: &Found, report: &mut Report) {
     let Found { path, via } = found;
     let shown = path.display();
-    let library = match elf::read(&subject.root.behind(path)) {
+    let file = subject.root.behind(path);
+    let library = match elf::read(&file) {
         Ok(library) => library,
         Err(error) => {
             let text = format!("{shown}, by {via}: {}", crate::error::chain(&error));
             return report.error("libcuda-broken", text, INSTALL);
         }
     };
-    if whose(subject, found, report) {
+    if is_unfit(&Owner::of(&file, &library), found, report) {
         return;
     }
     if library.soname.as_deref() != Some(CUDA) {
@@ -63,21 +64,21 @@ fn cuda(subject: &Subject, loader: &Loader<'_>, found: &Found, report: &mut Repo
 }
 
 /// Reports a libcuda that is not ours, or not of this release; whether the rest is pointless.
-fn whose(subject: &Subject, found: &Found, report: &mut Report) -> bool {
+fn is_unfit(owner: &Owner, found: &Found, report: &mut Report) -> bool {
     let Found { path, via } = found;
     let shown = path.display();
-    match Owner::in_system(&subject.root, path) {
-        Ok(Owner::Stub) => report.error(
+    match owner {
+        Owner::Stub => report.error(
             "libcuda-stub",
             format!("the loader picks {shown}, by {via}: a stub of the CUDA toolkit for linking, which does nothing"),
             "take the folder stubs out of LD_LIBRARY_PATH and /etc/ld.so.conf.d",
         ),
-        Ok(Owner::Foreign) => report.error(
+        Owner::Foreign => report.error(
             "libcuda-foreign",
             format!("the loader picks {shown}, by {via}: it is not vgpu's"),
             format!("take that folder out of LD_LIBRARY_PATH, or remove the file; then {INSTALL}"),
         ),
-        Ok(Owner::Other(marker)) => {
+        Owner::Other(marker) => {
             let text = format!(
                 "{shown}, by {via}, is of vgpu {} (protocol {}); this is {}",
                 marker.release(),
@@ -86,7 +87,7 @@ fn whose(subject: &Subject, found: &Found, report: &mut Report) -> bool {
             );
             report.error("libcuda-release", text, INSTALL);
         }
-        Ok(Owner::Ours) | Err(_) => return false,
+        Owner::Ours => return false,
     }
     true
 }
@@ -94,28 +95,35 @@ fn whose(subject: &Subject, found: &Found, report: &mut Report) -> bool {
 fn nvml(subject: &Subject, found: &Found, report: &mut Report) {
     let Found { path, via } = found;
     let shown = path.display();
-    match Owner::in_system(&subject.root, path) {
-        Ok(Owner::Ours) => match elf::read(&subject.root.behind(path)).map(|library| library.soname) {
-            Ok(Some(soname)) if soname == NVML => report.ok(format!("{NVML} is {shown}, by {via}")),
-            _ => report.error("nvml-soname", format!("{shown} has not the SONAME {NVML}: ldconfig forgets it"), INSTALL),
-        },
-        Ok(owner) => report.error(
+    let file = subject.root.behind(path);
+    let library = match elf::read(&file) {
+        Ok(library) => library,
+        Err(error) => {
+            let text = format!("{shown}: {}", crate::error::chain(&error));
+            return report.error("nvml-broken", text, INSTALL);
+        }
+    };
+    match Owner::of(&file, &library) {
+        Owner::Ours if library.soname.as_deref() == Some(NVML) => {
+            report.ok(format!("{NVML} is {shown}, by {via}"));
+        }
+        Owner::Ours => report.error(
+            "nvml-soname",
+            format!("{shown} has not the SONAME {NVML}: ldconfig forgets it"),
+            INSTALL,
+        ),
+        owner => report.error(
             "nvml-foreign",
             format!("the loader picks {shown}, by {via}: it is {owner}, so NVML and CUDA show different devices or none"),
             format!("take that folder out of LD_LIBRARY_PATH, or remove the file; then {INSTALL}"),
         ),
-        Err(error) => {
-            report.error("nvml-broken", format!("{shown}: {}", crate::error::chain(&error)), INSTALL);
-        }
     }
 }
 
 /// numba, and linkers, ask for the name without a version.
-fn developers_name(subject: &Subject, loader: &Loader<'_>, report: &mut Report) {
-    let ours =
-        |found: &Found| Owner::in_system(&subject.root, &found.path).is_ok_and(|owner| owner.is_ours());
+fn developers_name(loader: &Loader<'_>, report: &mut Report) {
     match loader.find("libcuda.so") {
-        Some(found) if !ours(&found) => report.warning(
+        Some(found) if !is_ours_in(loader.root, &found.path) => report.warning(
             "libcuda-name",
             format!(
                 "libcuda.so, without a version, is {}: programs that ask for that name do not get vgpu's",

@@ -7,7 +7,7 @@ use super::probe::answer::Answer;
 use super::report::Report;
 use super::subject::{Environment, Facts, Subject};
 use crate::system::elf::{self, Library};
-use crate::system::library::{Owner, is_driver_name};
+use crate::system::library::{Owner, is_driver_name, is_ours_in};
 use crate::system::loader::Loader;
 use crate::system::{CUDA, NVML};
 use std::path::{Path, PathBuf};
@@ -157,7 +157,7 @@ fn picks_ours(loader: &Loader<'_>, backend: &Path, library: &Library, report: &m
         );
         return false;
     };
-    let ours = Owner::in_system(loader.root, &found.path).is_ok_and(|owner| owner.is_ours());
+    let ours = is_ours_in(loader.root, &found.path);
     if !ours {
         let text = format!("the runner picks {}, by {}, for {shown}", found.path.display(), found.via);
         report.error("ollama-libcuda", text, "remove it, or take its folder out of LD_LIBRARY_PATH");
@@ -236,8 +236,7 @@ fn chosen(
 }
 
 fn wsl(subject: &Subject, report: &mut Report) {
-    let ours = || Owner::in_system(&subject.root, Path::new(WSL_NVML)).is_ok_and(|owner| owner.is_ours());
-    if subject.root.has(WSL_NVML) && !ours() {
+    if subject.root.has(WSL_NVML) && !is_ours_in(&subject.root, Path::new(WSL_NVML)) {
         report.warning(
             "ollama-wsl",
             format!("ollama up to 0.24 takes {WSL_NVML} before {NVML} of the loader"),

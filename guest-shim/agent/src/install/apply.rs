@@ -5,7 +5,7 @@ use super::plan::{Content, Item, Plan};
 use super::record::{BACKUPS, Entry, Record, digest};
 use super::source::Source;
 use super::{InstallError, InstallOptions, live};
-use crate::system::library::Owner;
+use crate::system::library::is_ours_in;
 use crate::system::root::Root;
 use std::fs;
 use std::io;
@@ -100,7 +100,7 @@ impl Work<'_> {
     /// One of our libraries, from before there was a record; or a link that leads nowhere.
     fn leads_to_ours(&self, path: &Path) -> bool {
         let nowhere = fs::read_link(self.root.at(path)).is_ok() && !self.root.has(path);
-        nowhere || Owner::in_system(self.root, path).is_ok_and(|owner| owner.is_ours())
+        nowhere || is_ours_in(self.root, path)
     }
 
     fn is_as_wanted(&self, item: &Item) -> Result<bool, InstallError> {
