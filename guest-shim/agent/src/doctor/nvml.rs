@@ -1,6 +1,6 @@
 //! NVML: it starts, and shows the devices that CUDA shows.
 
-use super::cuda::no_answer;
+use super::cuda::answered;
 use super::probe::Kind;
 use super::probe::answer::{Answer, Outcome};
 use super::report::Report;
@@ -19,21 +19,13 @@ pub fn check(subject: &Subject, facts: &mut Facts, report: &mut Report) {
 }
 
 fn judge(outcome: &Outcome, cuda: Option<&Answer>, report: &mut Report) -> Option<Answer> {
-    let answer = match &outcome.answer {
-        Ok(answer) => answer,
-        Err(broken) => {
-            no_answer("nvml", "NVML", broken, report);
-            report.log(&outcome.log);
-            return None;
-        }
-    };
+    let answer = answered("nvml", "NVML", outcome, report)?;
     if let Some(error) = &answer.load_error {
         report.warning("nvml-load", format!("{NVML} cannot be loaded: {error}"), "see the check library");
         return None;
     }
     if let Some(step) = &answer.failed {
-        let text = format!("{} returns {} {}", step.call, step.code, step.name);
-        report.error("nvml-init", text, "the lines of the log, and the agent's, say why");
+        report.error("nvml-init", step.to_string(), "the lines of the log, and the agent's, say why");
         report.log(&outcome.log);
         return None;
     }

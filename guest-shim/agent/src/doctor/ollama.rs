@@ -201,7 +201,7 @@ fn tried(subject: &Subject, backend: &Path, environment: &Environment, report: &
     }
     let cuda = prober.run(Kind::Cuda, CUDA, environment);
     if let Ok(Answer { failed: Some(step), .. }) = &cuda.answer {
-        let text = format!("in the runner's environment {} returns {} {}", step.call, step.code, step.name);
+        let text = format!("in the runner's environment {step}");
         report.error("ollama-runner", text, "compare the variables of ollama's unit with your shell's");
         report.log(&cuda.log);
         return false;

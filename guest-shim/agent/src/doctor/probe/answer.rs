@@ -1,6 +1,7 @@
 //! What a probe found out, as it crosses from its process to doctor's.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A call and its code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -9,6 +10,13 @@ pub struct Step {
     pub code: i64,
     /// The code's name, as the library gives it.
     pub name: String,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, code, name } = self;
+        write!(f, "{call} returns {code} {name}")
+    }
 }
 
 /// A device as an API shows it.
