@@ -43,7 +43,6 @@ pub enum AgentState {
 pub struct Facts {
     /// What CUDA's driver API said.
     pub cuda: Option<Answer>,
-    pub nvml: Option<Answer>,
 }
 
 impl Subject {

@@ -72,7 +72,7 @@ fn run(command: &[OsString], quiet_stdout: bool, processes: &mut Processes) -> R
 }
 
 fn process(processes: &mut Processes, pid: u32) -> &mut Process {
-    processes.entry(pid).or_insert_with(|| Process::new(pid, 0))
+    processes.entry(pid).or_insert_with(|| Process { pid, ..Process::default() })
 }
 
 fn note(processes: &mut Processes, event: Event) {
