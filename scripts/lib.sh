@@ -84,6 +84,20 @@ wait_for() {
     done
 }
 
+# ldd FILE… | copy_libraries TREE: the shared libraries that the files need, with the loader, where the loader of a system in TREE looks
+# for them; not the build's own. Whether ldd may fail is the caller's to say.
+copy_libraries() {
+    local library
+    mkdir -p "$1/lib/x86_64-linux-gnu" "$1/lib64"
+    grep -o '/[^ ]*' | grep -v ':$' | sort -u | while read -r library; do
+        case $library in
+            */ld-linux-x86-64.so.2) cp -L "$library" "$1/lib64/" ;;
+            "$build"/*) ;;
+            *) cp -L "$library" "$1/lib/x86_64-linux-gnu/" ;;
+        esac
+    done
+}
+
 # program_runs soft|gpu: one line per program file: FILE LIMIT GUEST ARGUMENTS, separated by tabs.
 program_runs() {
     local name variants soft gpu guest limit variant arguments

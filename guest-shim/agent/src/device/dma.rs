@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use vgpu_spec::wire::HUGE_PAGE;
 
-const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+/// The kernel's files on its pool of huge pages.
+pub const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// Bytes of a page in `/proc/self/pagemap`'s terms.
 const SMALL_PAGE: u64 = 4096;
 /// Memory that is left to the rest of the guest when the pool grows.
-const KEEP_FREE: u64 = 64 << 20;
+pub const KEEP_FREE: u64 = 64 << 20;
 
 /// Why there are no huge pages.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +157,7 @@ fn available_memory() -> u64 {
 }
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes; 0 if it is not there.
-fn parse_available(text: &str) -> u64 {
+pub fn parse_available(text: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|word| word.parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)

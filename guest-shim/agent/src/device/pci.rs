@@ -205,26 +205,15 @@ fn write(what: &'static str, path: PathBuf, text: &str) -> Result<(), PciError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tree::Tree;
 
-    struct Tree(PathBuf);
-
-    impl Tree {
-        fn new(name: &str, devices: &[(&str, &str, &str)]) -> Self {
-            let root = std::env::temp_dir().join(format!("vgpu-pci-{}-{name}", std::process::id()));
-            for (bdf, vendor, device) in devices {
-                let folder = root.join("devices").join(bdf);
-                fs::create_dir_all(&folder).unwrap();
-                fs::write(folder.join("vendor"), vendor).unwrap();
-                fs::write(folder.join("device"), device).unwrap();
-            }
-            Self(root)
+    fn with_devices(devices: &[(&str, &str, &str)]) -> Tree {
+        let tree = Tree::new();
+        for (bdf, vendor, device) in devices {
+            let folder = format!("devices/{bdf}");
+            tree.file(&format!("{folder}/vendor"), vendor).file(&format!("{folder}/device"), device);
         }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+        tree
     }
 
     const NET: (&str, &str, &str) = ("0000:00:02.0", "0x1af4\n", "0x1041\n");
@@ -233,18 +222,18 @@ mod tests {
 
     #[test]
     fn the_only_carrier_is_found_among_others() {
-        let tree = Tree::new("one", &[NET, FS]);
-        let device = PciDevice::find_in(&tree.0, &Selector::Auto).unwrap();
+        let tree = with_devices(&[NET, FS]);
+        let device = PciDevice::find_in(tree.root().folder(), &Selector::Auto).unwrap();
         assert_eq!(device.bdf.to_string(), FS.0);
         assert_eq!(device.driver(), None);
     }
 
     #[test]
     fn none_and_several_are_errors_that_say_so() {
-        let tree = Tree::new("none", &[NET]);
-        assert!(matches!(PciDevice::find_in(&tree.0, &Selector::Auto), Err(PciError::None)));
-        let tree = Tree::new("several", &[FS, NET, GENERIC]);
-        match PciDevice::find_in(&tree.0, &Selector::Auto) {
+        let tree = with_devices(&[NET]);
+        assert!(matches!(PciDevice::find_in(tree.root().folder(), &Selector::Auto), Err(PciError::None)));
+        let tree = with_devices(&[FS, NET, GENERIC]);
+        match PciDevice::find_in(tree.root().folder(), &Selector::Auto) {
             Err(PciError::Several(names)) => assert_eq!(names, "0000:00:03.0, 0000:00:04.0"),
             other => panic!("{other:?}"),
         }
@@ -254,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_named_device_must_be_there_and_be_a_carrier() {
-        let tree = Tree::new("named", &[NET, GENERIC]);
-        let find = |bdf: &str| PciDevice::find_in(&tree.0, &Selector::Bdf(bdf.parse().unwrap()));
+        let tree = with_devices(&[NET, GENERIC]);
+        let find = |bdf: &str| PciDevice::find_in(tree.root().folder(), &Selector::Bdf(bdf.parse().unwrap()));
         assert!(find("00:03.0").is_ok());
         assert!(matches!(find("00:02.0"), Err(PciError::Other { vendor: 0x1af4, device: 0x1041, .. })));
         assert!(matches!(find("00:09.0"), Err(PciError::Missing(_))));

@@ -6,11 +6,12 @@ use crate::install::plan::UNIT;
 use std::io::ErrorKind;
 use std::path::Path;
 use vgpu_client::ConnectionError;
+use vgpu_client::connection::socket_path;
 use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::snapshot::Device;
 
 pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
-    let socket = subject.socket();
+    let socket = socket_path();
     let agent = match &subject.agent {
         Ok(agent) => agent,
         Err(AgentState::NotAsked) => return report.note("not asked: the system does not run"),

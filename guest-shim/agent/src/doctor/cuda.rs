@@ -30,14 +30,7 @@ fn judge(
     unhidden: Option<&Answer>,
     report: &mut Report,
 ) -> Option<Answer> {
-    let answer = match &outcome.answer {
-        Ok(answer) => answer,
-        Err(broken) => {
-            no_answer("cuda", "the driver API", broken, report);
-            report.log(&outcome.log);
-            return None;
-        }
-    };
+    let answer = answered("cuda", "the driver API", outcome, report)?;
     if let Some(error) = &answer.load_error {
         report.error("libcuda-load", format!("{CUDA} cannot be loaded: {error}"), "see the check library");
         return None;
@@ -65,8 +58,19 @@ fn judge(
     Some(answer.clone())
 }
 
-/// Reports that a probe crashed, hung or made no sense.
-pub fn no_answer(api: &str, what: &str, broken: &Broken, report: &mut Report) {
+/// What a probe of `what` answered; reports it if that crashed, hung or made no sense.
+pub fn answered<'a>(api: &str, what: &str, outcome: &'a Outcome, report: &mut Report) -> Option<&'a Answer> {
+    match &outcome.answer {
+        Ok(answer) => Some(answer),
+        Err(broken) => {
+            no_answer(api, what, broken, report);
+            report.log(&outcome.log);
+            None
+        }
+    }
+}
+
+fn no_answer(api: &str, what: &str, broken: &Broken, report: &mut Report) {
     let nvml = api == "nvml";
     match broken {
         Broken::Signal(signal) => report.error(
@@ -88,12 +92,8 @@ pub fn no_answer(api: &str, what: &str, broken: &Broken, report: &mut Report) {
 }
 
 fn failed(step: &Step, report: &mut Report) {
-    let Step { call, code, name } = step;
-    let text = format!("{call} returns {code} {name}");
-    if call != "cuInit" {
-        return report.error("self-test", text, remedy(*code));
-    }
-    report.error("cuda-init", text, remedy(*code));
+    let fault = if step.call == "cuInit" { "cuda-init" } else { "self-test" };
+    report.error(fault, step.to_string(), remedy(step.code));
 }
 
 /// What an error of the driver API mostly means here.

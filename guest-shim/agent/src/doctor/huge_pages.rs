@@ -3,15 +3,13 @@
 use super::report::Report;
 use super::subject::{Facts, Subject};
 use crate::config::DEFAULT_LANES_VM;
+use crate::device::dma::{KEEP_FREE, POOL, parse_available};
+use vgpu_spec::wire::HUGE_PAGE;
 
-const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// Pages that the agent takes at its start: one for each lane, one for control.
 const AT_START: u64 = DEFAULT_LANES_VM as u64 + 1;
 /// Pages that the windows of a small program take.
 const FOR_A_PROGRAM: u64 = 16;
-/// Bytes that the rest of the system keeps.
-const KEEP: u64 = 64 << 20;
-const PAGE: u64 = 2 << 20;
 
 pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
     if subject.is_local_mode() {
@@ -28,7 +26,8 @@ pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
             "use a kernel with CONFIG_HUGETLBFS (all of Debian's have it)",
         );
     };
-    let growable = available(subject).saturating_sub(KEEP) / PAGE;
+    let available = parse_available(&subject.root.text("/proc/meminfo"));
+    let growable = available.saturating_sub(KEEP_FREE) / HUGE_PAGE;
     let wanted = FOR_A_PROGRAM + if subject.agent.is_ok() { 0 } else { AT_START };
     if free + growable < wanted {
         return report.error(
@@ -44,14 +43,6 @@ pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
         ));
     }
     report.ok(format!("{free} of {total} huge pages are free"));
-}
-
-/// Bytes of memory that programs could have.
-fn available(subject: &Subject) -> u64 {
-    let text = subject.root.text("/proc/meminfo");
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0).saturating_mul(1024)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::probe::Kind;
 use super::report::Report;
 use super::subject::{Facts, Subject};
 use crate::system::elf::{self, Library};
-use crate::system::library::Owner;
+use crate::system::library::{Owner, is_ours_in};
 use crate::system::loader::{Found, Loader};
 use crate::system::{CUDA, NVML};
 use std::collections::BTreeSet;
@@ -26,20 +26,21 @@ pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
             INSTALL,
         ),
     }
-    developers_name(subject, &loader, report);
+    developers_name(&loader, report);
 }
 
 fn cuda(subject: &Subject, loader: &Loader<'_>, found: &Found, report: &mut Report) {
     let Found { path, via } = found;
     let shown = path.display();
-    let library = match elf::read(&subject.root.behind(path)) {
+    let file = subject.root.behind(path);
+    let library = match elf::read(&file) {
         Ok(library) => library,
         Err(error) => {
             let text = format!("{shown}, by {via}: {}", crate::error::chain(&error));
             return report.error("libcuda-broken", text, INSTALL);
         }
     };
-    if whose(subject, found, report) {
+    if is_unfit(&Owner::of(&file, &library), found, report) {
         return;
     }
     if library.soname.as_deref() != Some(CUDA) {
@@ -50,7 +51,7 @@ fn cuda(subject: &Subject, loader: &Loader<'_>, found: &Found, report: &mut Repo
             INSTALL,
         );
     }
-    imports(loader, subject, path, &library, report);
+    imports(loader, path, &library, report);
     if let Some(prober) = &subject.prober {
         let outcome = prober.run(Kind::Load, CUDA, &subject.environment);
         if let Ok(answer) = outcome.answer
@@ -63,21 +64,21 @@ fn cuda(subject: &Subject, loader: &Loader<'_>, found: &Found, report: &mut Repo
 }
 
 /// Reports a libcuda that is not ours, or not of this release; whether the rest is pointless.
-fn whose(subject: &Subject, found: &Found, report: &mut Report) -> bool {
+fn is_unfit(owner: &Owner, found: &Found, report: &mut Report) -> bool {
     let Found { path, via } = found;
     let shown = path.display();
-    match Owner::in_system(&subject.root, path) {
-        Ok(Owner::Stub) => report.error(
+    match owner {
+        Owner::Stub => report.error(
             "libcuda-stub",
             format!("the loader picks {shown}, by {via}: a stub of the CUDA toolkit for linking, which does nothing"),
             "take the folder stubs out of LD_LIBRARY_PATH and /etc/ld.so.conf.d",
         ),
-        Ok(Owner::Foreign) => report.error(
+        Owner::Foreign => report.error(
             "libcuda-foreign",
             format!("the loader picks {shown}, by {via}: it is not vgpu's"),
             format!("take that folder out of LD_LIBRARY_PATH, or remove the file; then {INSTALL}"),
         ),
-        Ok(Owner::Other(marker)) => {
+        Owner::Other(marker) => {
             let text = format!(
                 "{shown}, by {via}, is of vgpu {} (protocol {}); this is {}",
                 marker.release(),
@@ -86,7 +87,7 @@ fn whose(subject: &Subject, found: &Found, report: &mut Report) -> bool {
             );
             report.error("libcuda-release", text, INSTALL);
         }
-        Ok(Owner::Ours) | Err(_) => return false,
+        Owner::Ours => return false,
     }
     true
 }
@@ -94,28 +95,35 @@ fn whose(subject: &Subject, found: &Found, report: &mut Report) -> bool {
 fn nvml(subject: &Subject, found: &Found, report: &mut Report) {
     let Found { path, via } = found;
     let shown = path.display();
-    match Owner::in_system(&subject.root, path) {
-        Ok(Owner::Ours) => match elf::read(&subject.root.behind(path)).map(|library| library.soname) {
-            Ok(Some(soname)) if soname == NVML => report.ok(format!("{NVML} is {shown}, by {via}")),
-            _ => report.error("nvml-soname", format!("{shown} has not the SONAME {NVML}: ldconfig forgets it"), INSTALL),
-        },
-        Ok(owner) => report.error(
+    let file = subject.root.behind(path);
+    let library = match elf::read(&file) {
+        Ok(library) => library,
+        Err(error) => {
+            let text = format!("{shown}: {}", crate::error::chain(&error));
+            return report.error("nvml-broken", text, INSTALL);
+        }
+    };
+    match Owner::of(&file, &library) {
+        Owner::Ours if library.soname.as_deref() == Some(NVML) => {
+            report.ok(format!("{NVML} is {shown}, by {via}"));
+        }
+        Owner::Ours => report.error(
+            "nvml-soname",
+            format!("{shown} has not the SONAME {NVML}: ldconfig forgets it"),
+            INSTALL,
+        ),
+        owner => report.error(
             "nvml-foreign",
             format!("the loader picks {shown}, by {via}: it is {owner}, so NVML and CUDA show different devices or none"),
             format!("take that folder out of LD_LIBRARY_PATH, or remove the file; then {INSTALL}"),
         ),
-        Err(error) => {
-            report.error("nvml-broken", format!("{shown}: {}", crate::error::chain(&error)), INSTALL);
-        }
     }
 }
 
 /// numba, and linkers, ask for the name without a version.
-fn developers_name(subject: &Subject, loader: &Loader<'_>, report: &mut Report) {
-    let ours =
-        |found: &Found| Owner::in_system(&subject.root, &found.path).is_ok_and(|owner| owner.is_ours());
+fn developers_name(loader: &Loader<'_>, report: &mut Report) {
     match loader.find("libcuda.so") {
-        Some(found) if !ours(&found) => report.warning(
+        Some(found) if !is_ours_in(loader.root, &found.path) => report.warning(
             "libcuda-name",
             format!(
                 "libcuda.so, without a version, is {}: programs that ask for that name do not get vgpu's",
@@ -129,8 +137,8 @@ fn developers_name(subject: &Subject, loader: &Loader<'_>, report: &mut Report) 
 }
 
 /// With RTLD_NOW one import that nobody has loses the whole library.
-fn imports(loader: &Loader<'_>, subject: &Subject, path: &Path, library: &Library, report: &mut Report) {
-    let missing = missing(loader, subject, path, library);
+fn imports(loader: &Loader<'_>, path: &Path, library: &Library, report: &mut Report) {
+    let missing = missing(loader, path, library);
     if !missing.libraries.is_empty() {
         report.error(
             "libcuda-needs",
@@ -159,7 +167,7 @@ pub struct Missing {
 }
 
 /// Looks for what the library at `path` and those that it needs want. Symbols of it are judged only if all libraries are there.
-pub fn missing(loader: &Loader<'_>, subject: &Subject, path: &Path, library: &Library) -> Missing {
+pub fn missing(loader: &Loader<'_>, path: &Path, library: &Library) -> Missing {
     let mut missing = Missing::default();
     let (mut exports, mut seen) = (BTreeSet::new(), BTreeSet::new());
     let mut left = vec![(path.to_path_buf(), library.clone())];
@@ -169,7 +177,7 @@ pub fn missing(loader: &Loader<'_>, subject: &Subject, path: &Path, library: &Li
                 continue;
             }
             let found = loader.find_for(name, Some((&path, &library)));
-            match found.map(|found| (elf::read(&subject.root.behind(&found.path)), found.path)) {
+            match found.map(|found| (elf::read(&loader.root.behind(&found.path)), found.path)) {
                 Some((Ok(needed), path)) => {
                     exports.extend(needed.exports.iter().cloned());
                     left.push((path, needed));
@@ -278,7 +286,7 @@ mod tests {
             let subject = Subject::files(tree.root());
             let loader = Loader::new(&subject.root, None);
             let path = Path::new("/opt/a/libother.so");
-            missing(&loader, &subject, path, &elf::read(&subject.root.behind(path)).unwrap())
+            missing(&loader, path, &elf::read(&subject.root.behind(path)).unwrap())
         };
         assert!(library("helps").symbols.is_empty());
         assert_eq!(library("hinders").symbols, ["hinders"]);
@@ -289,9 +297,6 @@ mod tests {
         let subject = Subject::files(tree.root());
         let path = Path::new("/opt/a/libother.so");
         let read = elf::read(&subject.root.behind(path)).unwrap();
-        assert_eq!(
-            missing(&Loader::new(&subject.root, None), &subject, path, &read).libraries,
-            ["libhelper.so.1"]
-        );
+        assert_eq!(missing(&Loader::new(&subject.root, None), path, &read).libraries, ["libhelper.so.1"]);
     }
 }

@@ -1,6 +1,6 @@
 //! NVML: it starts, and shows the devices that CUDA shows.
 
-use super::cuda::no_answer;
+use super::cuda::answered;
 use super::probe::Kind;
 use super::probe::answer::{Answer, Outcome};
 use super::report::Report;
@@ -15,27 +15,18 @@ const ONE_RELEASE: &str = "install agent and libraries of one release: vgpu-agen
 pub fn check(subject: &Subject, facts: &mut Facts, report: &mut Report) {
     let Some(prober) = &subject.prober else { return report.note("not tried: the system does not run") };
     let outcome = prober.run(Kind::Nvml, NVML, &subject.environment);
-    facts.nvml = judge(&outcome, facts.cuda.as_ref(), report);
+    judge(&outcome, facts.cuda.as_ref(), report);
 }
 
-fn judge(outcome: &Outcome, cuda: Option<&Answer>, report: &mut Report) -> Option<Answer> {
-    let answer = match &outcome.answer {
-        Ok(answer) => answer,
-        Err(broken) => {
-            no_answer("nvml", "NVML", broken, report);
-            report.log(&outcome.log);
-            return None;
-        }
-    };
+fn judge(outcome: &Outcome, cuda: Option<&Answer>, report: &mut Report) {
+    let Some(answer) = answered("nvml", "NVML", outcome, report) else { return };
     if let Some(error) = &answer.load_error {
-        report.warning("nvml-load", format!("{NVML} cannot be loaded: {error}"), "see the check library");
-        return None;
+        let text = format!("{NVML} cannot be loaded: {error}");
+        return report.warning("nvml-load", text, "see the check library");
     }
     if let Some(step) = &answer.failed {
-        let text = format!("{} returns {} {}", step.call, step.code, step.name);
-        report.error("nvml-init", text, "the lines of the log, and the agent's, say why");
-        report.log(&outcome.log);
-        return None;
+        report.error("nvml-init", step.to_string(), "the lines of the log, and the agent's, say why");
+        return report.log(&outcome.log);
     }
     if let Some(cuda) = cuda {
         compare(answer, cuda, report);
@@ -52,7 +43,6 @@ fn judge(outcome: &Outcome, cuda: Option<&Answer>, report: &mut Report) -> Optio
         );
     }
     report.ok(format!("driver {}, {} devices", answer.version, answer.devices.len()));
-    Some(answer.clone())
 }
 
 /// Every device of CUDA is one of NVML's. NVML shows more where CUDA_VISIBLE_DEVICES hides some.

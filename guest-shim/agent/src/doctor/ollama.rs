@@ -7,7 +7,7 @@ use super::probe::answer::Answer;
 use super::report::Report;
 use super::subject::{Environment, Facts, Subject};
 use crate::system::elf::{self, Library};
-use crate::system::library::{Owner, is_driver_name};
+use crate::system::library::{Owner, is_driver_name, is_ours_in};
 use crate::system::loader::Loader;
 use crate::system::{CUDA, NVML};
 use std::path::{Path, PathBuf};
@@ -138,8 +138,8 @@ fn runner(subject: &Subject, service: &Environment, folder: &Path, backend: &Pat
             return report.error("ollama-backend", text, "install ollama's archive whole");
         }
     };
-    let good = picks_ours(subject, &loader, &path, &library, report)
-        && is_whole(subject, &loader, &path, &library, report)
+    let good = picks_ours(&loader, &path, &library, report)
+        && is_whole(&loader, &path, &library, report)
         && tried(subject, &path, &environment, report);
     if good {
         report.ok(format!("the runner finds vgpu's {CUDA} for {shown}"));
@@ -147,13 +147,7 @@ fn runner(subject: &Subject, service: &Environment, folder: &Path, backend: &Pat
 }
 
 /// Whether the backend gets our libcuda.
-fn picks_ours(
-    subject: &Subject,
-    loader: &Loader<'_>,
-    backend: &Path,
-    library: &Library,
-    report: &mut Report,
-) -> bool {
+fn picks_ours(loader: &Loader<'_>, backend: &Path, library: &Library, report: &mut Report) -> bool {
     let shown = backend.display();
     let Some(found) = loader.find_for(CUDA, Some((backend, library))) else {
         report.error(
@@ -163,7 +157,7 @@ fn picks_ours(
         );
         return false;
     };
-    let ours = Owner::in_system(&subject.root, &found.path).is_ok_and(|owner| owner.is_ours());
+    let ours = is_ours_in(loader.root, &found.path);
     if !ours {
         let text = format!("the runner picks {}, by {}, for {shown}", found.path.display(), found.via);
         report.error("ollama-libcuda", text, "remove it, or take its folder out of LD_LIBRARY_PATH");
@@ -172,15 +166,9 @@ fn picks_ours(
 }
 
 /// Whether all is there that the backend needs. Other imports than the driver's are the loader's to judge.
-fn is_whole(
-    subject: &Subject,
-    loader: &Loader<'_>,
-    backend: &Path,
-    library: &Library,
-    report: &mut Report,
-) -> bool {
+fn is_whole(loader: &Loader<'_>, backend: &Path, library: &Library, report: &mut Report) -> bool {
     let shown = backend.display();
-    let missing = missing(loader, subject, backend, library);
+    let missing = missing(loader, backend, library);
     if !missing.libraries.is_empty() {
         let names = missing.libraries.join(", ");
         report.error(
@@ -213,7 +201,7 @@ fn tried(subject: &Subject, backend: &Path, environment: &Environment, report: &
     }
     let cuda = prober.run(Kind::Cuda, CUDA, environment);
     if let Ok(Answer { failed: Some(step), .. }) = &cuda.answer {
-        let text = format!("in the runner's environment {} returns {} {}", step.call, step.code, step.name);
+        let text = format!("in the runner's environment {step}");
         report.error("ollama-runner", text, "compare the variables of ollama's unit with your shell's");
         report.log(&cuda.log);
         return false;
@@ -248,8 +236,7 @@ fn chosen(
 }
 
 fn wsl(subject: &Subject, report: &mut Report) {
-    let ours = || Owner::in_system(&subject.root, Path::new(WSL_NVML)).is_ok_and(|owner| owner.is_ours());
-    if subject.root.has(WSL_NVML) && !ours() {
+    if subject.root.has(WSL_NVML) && !is_ours_in(&subject.root, Path::new(WSL_NVML)) {
         report.warning(
             "ollama-wsl",
             format!("ollama up to 0.24 takes {WSL_NVML} before {NVML} of the loader"),

@@ -1,5 +1,6 @@
 //! NVIDIA's runtime, libcudart 12 and 13, where there is one: how many devices it finds.
 
+use super::cuda::{answered, remedy};
 use super::probe::Kind;
 use super::probe::answer::{Answer, Outcome};
 use super::report::Report;
@@ -36,25 +37,19 @@ fn find(subject: &Subject, name: &str) -> Option<PathBuf> {
 
 fn judge(path: &Path, outcome: &Outcome, cuda: Option<&Answer>, report: &mut Report) {
     let shown = path.display();
-    let answer = match &outcome.answer {
-        Ok(answer) => answer,
-        Err(broken) => {
-            super::cuda::no_answer("cuda", &shown.to_string(), broken, report);
-            return report.log(&outcome.log);
-        }
-    };
+    let Some(answer) = answered("cuda", &shown.to_string(), outcome, report) else { return };
     if let Some(error) = &answer.load_error {
         return report.error("cudart-load", format!("{shown} does not load: {error}"), "install it whole");
     }
     if let Some(step) = &answer.failed {
-        let text = format!("{shown} ({}): {} returns {} {}", answer.version, step.call, step.code, step.name);
+        let text = format!("{shown} ({}): {step}", answer.version);
         match step.code {
             35 => report.error(
                 "cudart-version",
                 text,
                 "this runtime wants a newer driver than the host's: update the host's, or use the runtime of CUDA 12",
             ),
-            code => report.error("cudart", text, super::cuda::remedy(code)),
+            code => report.error("cudart", text, remedy(code)),
         }
         return report.log(&outcome.log);
     }

@@ -4,11 +4,9 @@ use super::probe::Prober;
 use super::probe::answer::Answer;
 use crate::system::root::Root;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use vgpu_client::{Connection, ConnectionError, Mode};
 use vgpu_spec::wire::control::PciAddress;
 use vgpu_spec::wire::snapshot::Snapshot;
-use vgpu_spec::wire::socket::{DEFAULT_PATH, PATH_VARIABLE};
 
 /// Environment variables.
 pub type Environment = BTreeMap<String, String>;
@@ -43,19 +41,14 @@ pub enum AgentState {
 pub struct Facts {
     /// What CUDA's driver API said.
     pub cuda: Option<Answer>,
-    pub nvml: Option<Answer>,
 }
 
 impl Subject {
     /// The system below `root`, in the environment of this process. Only the running system is asked.
     pub fn new(root: Root, environment: Environment) -> Self {
-        let agent = if root.is_live() { ask(&socket(&environment)) } else { Err(AgentState::NotAsked) };
+        let agent = if root.is_live() { ask() } else { Err(AgentState::NotAsked) };
         let prober = if root.is_live() { Prober::new().ok() } else { None };
         Self { root, environment, prober, agent }
-    }
-
-    pub fn socket(&self) -> PathBuf {
-        socket(&self.environment)
     }
 
     pub fn library_path(&self) -> Option<&str> {
@@ -74,11 +67,7 @@ impl Subject {
     }
 }
 
-fn socket(environment: &Environment) -> PathBuf {
-    environment.get(PATH_VARIABLE).filter(|path| !path.is_empty()).map_or(DEFAULT_PATH.into(), PathBuf::from)
-}
-
-fn ask(socket: &std::path::Path) -> Result<Agent, AgentState> {
-    let connection = Connection::open_at(socket, Mode::SnapshotOnly).map_err(AgentState::Unreachable)?;
+fn ask() -> Result<Agent, AgentState> {
+    let connection = Connection::open(Mode::SnapshotOnly).map_err(AgentState::Unreachable)?;
     Ok(Agent { snapshot: connection.snapshot.clone(), pci: connection.pci })
 }

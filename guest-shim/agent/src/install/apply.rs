@@ -5,7 +5,7 @@ use super::plan::{Content, Item, Plan};
 use super::record::{BACKUPS, Entry, Record, digest};
 use super::source::Source;
 use super::{InstallError, InstallOptions, live};
-use crate::system::library::Owner;
+use crate::system::library::is_ours_in;
 use crate::system::root::Root;
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ pub fn apply(
     let prefix = options.prefix.as_deref().or(source.in_place(root)).unwrap_or("/usr/local");
     let plan = Plan::new(root, source, prefix, options.huge_pages);
     let mut work = Work { root, record, dry: options.dry_run, say };
-    let in_the_way = work.in_the_way(&plan)?;
+    let in_the_way = work.in_the_way(&plan);
     let driver = Driver::find(root);
     if !options.force {
         if driver.is_there() {
@@ -83,35 +83,30 @@ impl Work<'_> {
     }
 
     /// Paths of the plan that hold something of somebody else.
-    fn in_the_way(&self, plan: &Plan) -> Result<Vec<PathBuf>, InstallError> {
-        let mut paths = Vec::new();
-        for item in &plan.items {
-            let place = self.root.at(&item.path);
-            let there = fs::symlink_metadata(&place).is_ok();
-            let ours =
-                self.record.has(&item.path) || self.is_as_wanted(item)? || self.leads_to_ours(&item.path);
-            if there && !ours {
-                paths.push(item.path.clone());
-            }
-        }
-        Ok(paths)
+    fn in_the_way(&self, plan: &Plan) -> Vec<PathBuf> {
+        let there = |item: &&Item| fs::symlink_metadata(self.root.at(&item.path)).is_ok();
+        let ours = |item: &&Item| {
+            self.record.has(&item.path) || self.is_as_wanted(item) || self.leads_to_ours(&item.path)
+        };
+        let foreign = plan.items.iter().filter(there).filter(|item| !ours(item));
+        foreign.map(|item| item.path.clone()).collect()
     }
 
     /// One of our libraries, from before there was a record; or a link that leads nowhere.
     fn leads_to_ours(&self, path: &Path) -> bool {
         let nowhere = fs::read_link(self.root.at(path)).is_ok() && !self.root.has(path);
-        nowhere || Owner::in_system(self.root, path).is_ok_and(|owner| owner.is_ours())
+        nowhere || is_ours_in(self.root, path)
     }
 
-    fn is_as_wanted(&self, item: &Item) -> Result<bool, InstallError> {
+    fn is_as_wanted(&self, item: &Item) -> bool {
         let place = self.root.at(&item.path);
-        Ok(match &item.content {
+        match &item.content {
             Content::Link(target) => fs::read_link(&place).is_ok_and(|has| &has == target),
             content => {
                 let is_file = fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_file());
                 is_file && fs::read(&place).is_ok_and(|has| bytes(content).is_ok_and(|wanted| wanted == has))
             }
-        })
+        }
     }
 
     fn back_up(&mut self, path: &Path) -> Result<(), InstallError> {
@@ -127,7 +122,7 @@ impl Work<'_> {
 
     fn put(&mut self, item: &Item) -> Result<(), InstallError> {
         let shown = item.path.display().to_string();
-        let as_wanted = self.is_as_wanted(item)?;
+        let as_wanted = self.is_as_wanted(item);
         let entry = match &item.content {
             Content::Link(target) => Entry::Link { path: item.path.clone(), target: target.clone() },
             content => {

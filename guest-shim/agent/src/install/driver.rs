@@ -1,7 +1,7 @@
 //! A real NVIDIA driver on the system, which must not be put out of work by accident.
 
 use crate::system::cache;
-use crate::system::library::{Owner, is_driver_name};
+use crate::system::library::{is_driver_name, is_ours_in};
 use crate::system::loader::DEFAULT_FOLDERS;
 use crate::system::root::Root;
 use std::collections::BTreeSet;
@@ -53,7 +53,7 @@ fn folders(root: &Root) -> BTreeSet<PathBuf> {
 
 /// A link that leads nowhere is nobody's; a file that is no library is somebody's.
 fn is_foreign(root: &Root, path: &Path) -> bool {
-    root.has(path) && !Owner::in_system(root, path).is_ok_and(|owner| owner.is_ours())
+    root.has(path) && !is_ours_in(root, path)
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ impl Owner {
         Self::of_file(&root.behind(path))
     }
 
-    fn of(path: &Path, library: &elf::Library) -> Self {
+    /// Whose the library is that was read from `path`.
+    pub fn of(path: &Path, library: &elf::Library) -> Self {
         match library.marker {
             Some(marker) if marker == Marker::ours() => Owner::Ours,
             Some(marker) => Owner::Other(marker),
@@ -55,6 +56,11 @@ impl fmt::Display for Owner {
             Owner::Foreign => f.write_str("not vgpu's"),
         }
     }
+}
+
+/// Whether the system's file at `path` is a library of ours, of any release.
+pub fn is_ours_in(root: &Root, path: &Path) -> bool {
+    Owner::in_system(root, path).is_ok_and(|owner| owner.is_ours())
 }
 
 /// Whether a file's name is that of a libcuda or NVML, with or without a version behind it.

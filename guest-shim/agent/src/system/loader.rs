@@ -43,7 +43,7 @@ pub struct Found {
 /// The loader of a system, in one environment.
 #[derive(Debug, Clone)]
 pub struct Loader<'a> {
-    root: &'a Root,
+    pub root: &'a Root,
     entries: Vec<Entry>,
     environment: Vec<PathBuf>,
 }

@@ -72,7 +72,7 @@ fn run(command: &[OsString], quiet_stdout: bool, processes: &mut Processes) -> R
 }
 
 fn process(processes: &mut Processes, pid: u32) -> &mut Process {
-    processes.entry(pid).or_insert_with(|| Process::new(pid, 0))
+    processes.entry(pid).or_insert_with(|| Process { pid, ..Process::default() })
 }
 
 fn note(processes: &mut Processes, event: Event) {
@@ -185,6 +185,7 @@ fn calls(process: &Process, report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tree::Tree;
 
     fn shell(script: &str) -> (Vec<Process>, Vec<&'static str>) {
         let mut report = Report::default();
@@ -240,11 +241,9 @@ mod tests {
 
     #[test]
     fn a_backend_that_loads_no_libcuda_is_named() {
-        let folder = std::env::temp_dir().join(format!("vgpu-follow-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(BACKEND), "").unwrap();
-        let (_, faults) = shell(&format!("cat {}/{BACKEND}", folder.display()));
-        std::fs::remove_dir_all(&folder).unwrap();
+        let tree = Tree::new();
+        tree.file(BACKEND, "");
+        let (_, faults) = shell(&format!("cat {}", tree.path(BACKEND).display()));
         assert_eq!(faults, ["process-backend"]);
     }
 }

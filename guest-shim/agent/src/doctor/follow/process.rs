@@ -64,7 +64,7 @@ pub struct FirstError {
     pub name: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Process {
     pub pid: u32,
     pub parent: u32,
@@ -80,11 +80,6 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn new(pid: u32, parent: u32) -> Self {
-        let (command, files, log) = (String::new(), Vec::new(), Vec::new());
-        Self { pid, parent, command, files, calls: 0, first_error: None, log, end: None }
-    }
-
     /// Notes that it opened `path`, or tried to. The process waits meanwhile.
     pub fn opened(&mut self, path: &Path, opened: bool) {
         let Some(library) = Library::of(path) else { return };

@@ -1,6 +1,7 @@
 //! What a probe found out, as it crosses from its process to doctor's.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A call and its code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -9,6 +10,13 @@ pub struct Step {
     pub code: i64,
     /// The code's name, as the library gives it.
     pub name: String,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, code, name } = self;
+        write!(f, "{call} returns {code} {name}")
+    }
 }
 
 /// A device as an API shows it.
@@ -24,8 +32,6 @@ pub struct Device {
 /// What a library did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The file that was loaded.
-    pub library: Option<String>,
     /// Why it, or a function of it, could not be had; the loader's words.
     pub load_error: Option<String>,
     /// The call that failed; nothing was called after it.

@@ -1,11 +1,11 @@
 //! The driver API, as programs use it: start, devices, memory, and a computation whose result is checked.
 
 use super::answer::{Answer, Device};
-use super::library::{Loaded, Stop, buffer_text, c, text};
+use super::library::{Loaded, Stop, ask, c, c_text};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::ptr::null_mut;
-use vgpu_spec::wire::snapshot::uuid_text;
+use vgpu_spec::wire::snapshot::{text, uuid_text};
 
 const PTX: &str = include_str!("self_test.ptx");
 const BLOCKS: u32 = 8;
@@ -21,13 +21,7 @@ type Pointer = *mut c_void;
 
 /// Loads `library` and uses it.
 pub fn probe(library: &Path) -> Answer {
-    let mut loaded = match Loaded::open(library, "cuInit", name) {
-        Ok(loaded) => loaded,
-        Err(answer) => return *answer,
-    };
-    // What failed is in the answer.
-    let _ = run(&mut loaded);
-    loaded.answer
+    ask(library, name, run)
 }
 
 fn name(loaded: &Loaded, code: i64) -> String {
@@ -37,7 +31,7 @@ fn name(loaded: &Loaded, code: i64) -> String {
     // SAFETY: the place outlives the call, and a name lasts.
     unsafe {
         function(c_int::try_from(code).unwrap_or(c_int::MAX), &raw mut name);
-        text(name)
+        c_text(name)
     }
 }
 
@@ -103,7 +97,7 @@ fn text_of(cuda: &mut Loaded, function: &str, device: c_int) -> Result<String, S
     // SAFETY: the buffer has 256 bytes, as the call is told.
     let code = unsafe { get(bytes.as_mut_ptr().cast(), 256, device) };
     cuda.check(function, code)?;
-    Ok(buffer_text(&bytes))
+    Ok(text(&bytes))
 }
 
 /// A kernel writes numbers that are known.

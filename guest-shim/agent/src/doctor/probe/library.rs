@@ -2,34 +2,24 @@
 
 use super::answer::{Answer, Step};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
 
 /// A call failed, or a function is missing: the answer has it.
 #[derive(Debug)]
 pub struct Stop;
 
+/// Names a code, by a function of the library.
+pub type Namer = fn(&Loaded, i64) -> String;
+
 /// A loaded library and what it answered so far.
 pub struct Loaded {
     library: Library,
     pub answer: Answer,
-    /// A function of the library that names a code.
-    namer: fn(&Loaded, i64) -> String,
+    namer: Namer,
 }
 
 impl Loaded {
-    /// Loads `path`; `function` is one of its own, by which its file is found.
-    pub fn open(path: &Path, function: &str, namer: fn(&Loaded, i64) -> String) -> Result<Self, Box<Answer>> {
-        // SAFETY: the library's constructors run, as in any program that uses it; this process is for that.
-        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-        let library =
-            library.map_err(|error| Answer { load_error: Some(words(&error)), ..Answer::default() })?;
-        let mut loaded = Self { library, answer: Answer::default(), namer };
-        loaded.answer.library =
-            loaded.symbol::<*mut c_void>(function).ok().and_then(|symbol| file_of(symbol.into_raw()));
-        Ok(loaded)
-    }
-
     /// A function of the library; `T` must be its type.
     pub fn get<T>(&mut self, name: &str) -> Result<Symbol<T>, Stop> {
         match self.symbol(name) {
@@ -67,8 +57,37 @@ impl Loaded {
         type Name = unsafe extern "C" fn(c_int) -> *const c_char;
         let Some(name) = self.find::<Name>(function) else { return String::new() };
         // SAFETY: the function takes any code and returns a text that lasts, or null.
-        unsafe { text(name(c_int::try_from(code).unwrap_or(c_int::MAX))) }
+        unsafe { c_text(name(c_int::try_from(code).unwrap_or(c_int::MAX))) }
     }
+}
+
+/// Loads the library at `path` and has `run` call it.
+pub fn ask(path: &Path, namer: Namer, run: fn(&mut Loaded) -> Result<(), Stop>) -> Answer {
+    let library = match load(path) {
+        Ok(library) => library,
+        Err(error) => return Answer { load_error: Some(error), ..Answer::default() },
+    };
+    let mut loaded = Loaded { library, answer: Answer::default(), namer };
+    // What failed is in the answer.
+    let _ = run(&mut loaded);
+    loaded.answer
+}
+
+/// Whether a library loads, with everything that it imports.
+pub fn probe(path: &Path) -> Answer {
+    match load(path) {
+        Ok(library) => {
+            // Its destructors are not our business.
+            std::mem::forget(library);
+            Answer::default()
+        }
+        Err(error) => Answer { load_error: Some(error), ..Answer::default() },
+    }
+}
+
+fn load(path: &Path) -> Result<Library, String> {
+    // SAFETY: the library's constructors run, as in any program that uses it; this process is for that.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| words(&error))
 }
 
 /// The loader's words, which say what is missing.
@@ -81,41 +100,12 @@ fn words(error: &libloading::Error) -> String {
 ///
 /// # Safety
 /// `at` is null or the address of a text that ends with a NUL.
-pub unsafe fn text(at: *const c_char) -> String {
+pub unsafe fn c_text(at: *const c_char) -> String {
     if at.is_null() {
         return String::new();
     }
     // SAFETY: the caller's promise.
     unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned()
-}
-
-/// Text in a buffer up to its NUL.
-pub fn buffer_text(bytes: &[u8]) -> String {
-    vgpu_spec::wire::snapshot::text(bytes)
-}
-
-fn file_of(address: *mut c_void) -> Option<String> {
-    // SAFETY: all-zero bytes are a value of this plain structure.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` lives across the call; any address may be asked for.
-    if unsafe { libc::dladdr(address, &raw mut info) } == 0 {
-        return None;
-    }
-    // SAFETY: after success the name is a text of the loader's.
-    Some(unsafe { text(info.dli_fname) })
-}
-
-/// Whether a library loads, with everything that it imports.
-pub fn probe(path: &Path) -> Answer {
-    // SAFETY: as in `open`.
-    match unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) } {
-        Ok(library) => {
-            // Its destructors are not our business.
-            std::mem::forget(library);
-            Answer { library: Some(path.display().to_string()), ..Answer::default() }
-        }
-        Err(error) => Answer { load_error: Some(words(&error)), ..Answer::default() },
-    }
 }
 
 /// A C string of a constant text.

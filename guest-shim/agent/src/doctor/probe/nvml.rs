@@ -1,10 +1,11 @@
 //! The calls with which programs look for devices by NVML.
 
 use super::answer::{Answer, Device};
-use super::library::{Loaded, Stop, buffer_text};
+use super::library::{Loaded, Stop, ask};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::ptr::null_mut;
+use vgpu_spec::wire::snapshot::text;
 
 type Pointer = *mut c_void;
 
@@ -29,14 +30,7 @@ struct Memory {
 
 /// Loads `library` and asks for its devices.
 pub fn probe(library: &Path) -> Answer {
-    let namer = |loaded: &Loaded, code| loaded.name_by("nvmlErrorString", code);
-    let mut loaded = match Loaded::open(library, "nvmlInit_v2", namer) {
-        Ok(loaded) => loaded,
-        Err(answer) => return *answer,
-    };
-    // What failed is in the answer.
-    let _ = run(&mut loaded);
-    loaded.answer
+    ask(library, |loaded, code| loaded.name_by("nvmlErrorString", code), run)
 }
 
 fn run(nvml: &mut Loaded) -> Result<(), Stop> {
@@ -49,7 +43,7 @@ fn run(nvml: &mut Loaded) -> Result<(), Stop> {
     // SAFETY: the buffer has 96 bytes, as the call is told.
     let code = unsafe { get(bytes.as_mut_ptr().cast(), 96) };
     nvml.check("nvmlSystemGetDriverVersion", code)?;
-    nvml.answer.version = buffer_text(&bytes);
+    nvml.answer.version = text(&bytes);
     let mut count = 0;
     let get = nvml.get::<unsafe extern "C" fn(*mut c_uint) -> c_int>("nvmlDeviceGetCount_v2")?;
     // SAFETY: the place outlives the call.
@@ -80,7 +74,7 @@ fn device(nvml: &mut Loaded, index: c_uint) -> Result<(), Stop> {
     // SAFETY: as above.
     let code = unsafe { get(handle, &raw mut memory) };
     nvml.check("nvmlDeviceGetMemoryInfo", code)?;
-    let pci = buffer_text(&pci.address);
+    let pci = text(&pci.address);
     nvml.answer.devices.push(Device { name, uuid, pci, free: memory.free, total: memory.total });
     Ok(())
 }
@@ -91,5 +85,5 @@ fn text_of(nvml: &mut Loaded, function: &str, device: Pointer) -> Result<String,
     // SAFETY: the buffer has 96 bytes, as the call is told.
     let code = unsafe { get(device, bytes.as_mut_ptr().cast(), 96) };
     nvml.check(function, code)?;
-    Ok(buffer_text(&bytes))
+    Ok(text(&bytes))
 }

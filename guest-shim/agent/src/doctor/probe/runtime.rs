@@ -1,22 +1,16 @@
 //! The calls with which programs on libcudart look for devices.
 
 use super::answer::{Answer, Device};
-use super::library::{Loaded, Stop, buffer_text};
+use super::library::{Loaded, Stop, ask};
 use std::ffi::{c_char, c_int};
 use std::path::Path;
+use vgpu_spec::wire::snapshot::text;
 
 type Get = unsafe extern "C" fn(*mut c_int) -> c_int;
 
 /// Loads the libcudart at `library` and asks for its devices.
 pub fn probe(library: &Path) -> Answer {
-    let namer = |loaded: &Loaded, code| loaded.name_by("cudaGetErrorName", code);
-    let mut loaded = match Loaded::open(library, "cudaGetDeviceCount", namer) {
-        Ok(loaded) => loaded,
-        Err(answer) => return *answer,
-    };
-    // What failed is in the answer.
-    let _ = run(&mut loaded);
-    loaded.answer
+    ask(library, |loaded, code| loaded.name_by("cudaGetErrorName", code), run)
 }
 
 fn run(cudart: &mut Loaded) -> Result<(), Stop> {
@@ -53,7 +47,7 @@ fn device(cudart: &mut Loaded, ordinal: c_int) -> Result<(), Stop> {
     // SAFETY: both places outlive the call.
     let code = unsafe { info(&raw mut free, &raw mut total) };
     cudart.check("cudaMemGetInfo", code)?;
-    let pci = buffer_text(&bytes);
+    let pci = text(&bytes);
     cudart.answer.devices.push(Device { pci, free: free as u64, total: total as u64, ..Device::default() });
     Ok(())
 }
