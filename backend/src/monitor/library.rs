@@ -176,7 +176,7 @@ impl Library {
         for p in function.parameters.iter().skip(1) {
             words.push(if p.is_pointer() {
                 place.next().map_or(std::ptr::null_mut(), |p| p.as_mut_ptr().cast())
-            } else if function.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name)) {
+            } else if function.is_capacity(p) {
                 number(host::TEXT as u32)
             } else {
                 number(selectors.next().unwrap_or(0))

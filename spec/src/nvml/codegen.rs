@@ -62,7 +62,7 @@ fn open(out: &mut String, f: &Function) {
 fn host(out: &mut String, f: &Function) {
     open(out, f);
     let mut checks = String::new();
-    for p in f.parameters.iter().filter(|p| !is_count(f, p)) {
+    for p in f.parameters.iter().filter(|p| !f.is_capacity(p)) {
         border(&mut checks, f, p);
     }
     let device = f.parameters.first().map(identifier).unwrap_or_default();
@@ -93,7 +93,7 @@ fn local(out: &mut String, f: &Function) {
     open(out, f);
     let mut args = Vec::new();
     let mut checks = String::new();
-    for p in f.parameters.iter().filter(|p| !is_count(f, p)) {
+    for p in f.parameters.iter().filter(|p| !f.is_capacity(p)) {
         border(&mut checks, f, p);
         args.push(identifier(p));
     }
@@ -122,11 +122,6 @@ fn local(out: &mut String, f: &Function) {
         f.name,
         args.join(", ")
     );
-}
-
-/// Whether `p` is passed on as part of the array or text whose capacity it holds.
-fn is_count(f: &Function, p: &Parameter) -> bool {
-    f.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name))
 }
 
 /// Turns one C argument into what the function by hand takes; order is that of the native library: handles first, then pointers.

@@ -117,6 +117,13 @@ pub struct Function {
     pub reason: Option<String>,
 }
 
+impl Function {
+    /// Whether `p` holds the capacity of one of the arrays and texts.
+    pub fn is_capacity(&self, p: &Parameter) -> bool {
+        self.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name))
+    }
+}
+
 macro_rules! nouns {
     ($($noun:literal),* $(,)?) => {
         const FILES: &[(&str, &str)] = &[$(($noun, include_str!(concat!("../../api/nvml/", $noun, ".api")))),*];
