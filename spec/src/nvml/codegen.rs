@@ -72,6 +72,13 @@ fn host(out: &mut String, f: &Function) {
     for p in super::host::outputs(f).filter(|p| super::host::version(&p.ty) != 0) {
         let _ = writeln!(checks, "        crate::call::check_version({})?;", identifier(p));
     }
+    if f.else_not_supported {
+        let selectors = selectors.join(", ");
+        let _ = writeln!(
+            checks,
+            "        vgpu_spec::nvml::host::index(&[{selectors}]).ok_or(crate::error::NvmlError::NotSupported)?;"
+        );
+    }
     let mut writes = String::new();
     for p in super::host::outputs(f) {
         let read = match &p.ty {
@@ -213,6 +220,10 @@ mod tests {
         assert!(a < b, "{text}");
         let text = derived("host nvmlX(d: Device, t: out text[length], length: u32) once");
         assert!(text.contains("figure.text(t)?"), "{text}");
+        let unknown = "host::index(&[(a, 4)]).ok_or(crate::error::NvmlError::NotSupported)?;";
+        let line = "host nvmlX(d: Device, a: u32, b: out u32) select 4";
+        assert!(!derived(line).contains(unknown));
+        assert!(derived(&format!("{line} else NOT_SUPPORTED once")).contains(unknown));
     }
 
     #[test]
