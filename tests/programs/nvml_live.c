@@ -108,6 +108,7 @@ static void figures(void)
     NVML(OLD_VERSION, "nvmlDeviceGetTemperatureV", (device_t, struct temperature *), device, &temperature);
     for (int clock = 0; clock < 3; clock++)
         NVML(0, "nvmlDeviceGetClockInfo", (device_t, int, unsigned *), device, clock, &value);
+    NVML(NOT_SUPPORTED, "nvmlDeviceGetClockInfo", (device_t, int, unsigned *), device, 77, &value);
     NVML(0, "nvmlDeviceGetUtilizationRates", (device_t, struct utilization *), device, &utilization);
     if (utilization.gpu > 100 || utilization.memory > 100)
         FAIL("utilization: %u and %u %%", utilization.gpu, utilization.memory);

@@ -55,9 +55,16 @@ struct Request {
     done: SyncSender<()>,
 }
 
+/// The last reading of the device, unless it is too old.
+fn fresh(readings: &Mutex<Last>, device: Uuid) -> Option<Arc<Reading>> {
+    let readings = lock(readings);
+    let (taken, reading) = readings.get(&device)?;
+    (taken.elapsed() < FRESH).then(|| Arc::clone(reading))
+}
+
 /// Readings of the host's devices, for all VMs.
 pub struct Monitor {
-    requests: Mutex<Sender<Request>>,
+    requests: Sender<Request>,
     readings: Arc<Mutex<Last>>,
 }
 
@@ -75,25 +82,19 @@ impl Monitor {
         };
         // The process dies with the thread that forked it (PR_SET_PDEATHSIG).
         std::thread::Builder::new().name("monitor".into()).spawn(move || runner.run(&receiver))?;
-        Ok(Monitor { requests: Mutex::new(sender), readings })
+        Ok(Monitor { requests: sender, readings })
     }
 
     /// What the device does; `None` if the host does not tell.
     pub fn read(&self, device: Uuid) -> Option<Arc<Reading>> {
-        if let Some((taken, reading)) = self.known(device)
-            && taken.elapsed() < FRESH
-        {
+        if let Some(reading) = fresh(&self.readings, device) {
             return Some(reading);
         }
         let (done, wait) = sync_channel(1);
-        if lock(&self.requests).send(Request { device, done }).is_ok() {
+        if self.requests.send(Request { device, done }).is_ok() {
             let _ = wait.recv_timeout(PATIENCE);
         }
-        self.known(device).map(|(_, reading)| reading)
-    }
-
-    fn known(&self, device: Uuid) -> Option<(Instant, Arc<Reading>)> {
-        lock(&self.readings).get(&device).cloned()
+        lock(&self.readings).get(&device).map(|(_, reading)| Arc::clone(reading))
     }
 }
 
@@ -120,8 +121,7 @@ impl Runner {
 
     fn serve(&mut self, device: Uuid) {
         // Several may have waited for the same.
-        let fresh = |(taken, _): &(Instant, Arc<Reading>)| taken.elapsed() < FRESH;
-        if lock(&self.readings).get(&device).is_some_and(fresh) {
+        if fresh(&self.readings, device).is_some() {
             return;
         }
         if self.process.is_none() {

@@ -54,10 +54,8 @@ pub enum LibraryError {
 pub struct Library {
     library: libloading::Library,
     functions: Vec<Function>,
-    /// Answers that never change, by device.
-    once: HashMap<[u8; 16], HashMap<(u32, u32), Figure>>,
-    /// Clocks and states that never change, by device.
-    lists: HashMap<[u8; 16], Vec<Figure>>,
+    /// What never changes, by device.
+    once: HashMap<[u8; 16], Vec<Figure>>,
 }
 
 impl Library {
@@ -77,7 +75,6 @@ impl Library {
                             library,
                             functions: host::functions().unwrap_or_default(),
                             once: HashMap::new(),
-                            lists: HashMap::new(),
                         }),
                         code => Err(LibraryError::Init(code)),
                     };
@@ -101,37 +98,18 @@ impl Library {
     /// What the device of this UUID does; `None` if NVML does not know it.
     pub fn read(&mut self, uuid: [u8; 16]) -> Option<Reading> {
         let device = self.device(uuid)?;
-        let mut figures = Vec::new();
-        let mut once = self.once.remove(&uuid).unwrap_or_default();
-        for function in &self.functions {
-            let id = function_id(&function.name);
-            for index in 0..host::answers(function) {
-                match once.get(&(id, index)) {
-                    Some(known) => figures.push(known.clone()),
-                    None => {
-                        let figure = self.ask(function, id, index, device);
-                        if function.once {
-                            once.insert((id, index), figure.clone());
-                        }
-                        figures.push(figure);
-                    }
-                }
-            }
+        if !self.once.contains_key(&uuid) {
+            let mut figures = self.answers(device, true);
+            figures.extend(clock::list(self.caller(device)));
+            self.once.insert(uuid, figures);
         }
-        self.once.insert(uuid, once);
-        if !self.lists.contains_key(&uuid) {
-            let found = clock::list(|name, words| {
-                // SAFETY: `list` gives each function what it wants.
-                unsafe { self.call(name, &[&[device], words].concat()) }
-            });
-            self.lists.insert(uuid, found);
-        }
-        figures.extend(self.lists.get(&uuid).into_iter().flatten().cloned());
+        let mut figures = self.once.get(&uuid).cloned().unwrap_or_default();
+        figures.extend(self.answers(device, false));
         figures.extend(self.memory(device));
         figures.extend(self.utilization(device));
         figures.extend(self.fields(device));
         figures.extend(self.firmware(device));
-        Some(Reading { memory_used: 0, figures, processes: self.processes(device) })
+        Some(Reading { memory_used: 0, figures, processes: process::list(self.caller(device)) })
     }
 
     fn device(&self, uuid: [u8; 16]) -> Option<Word> {
@@ -159,8 +137,22 @@ impl Library {
         unsafe { call(a, b, c, d, e, f) }
     }
 
+    /// Calls functions for the device with words behind it.
+    fn caller(&self, device: Word) -> impl Fn(&str, &[Word]) -> u32 {
+        move |name, words| {
+            // SAFETY: it is for `clock::list` and `process::list` alone, which give each function what it wants.
+            unsafe { self.call(name, &[&[device], words].concat()) }
+        }
+    }
+
+    /// All answers of the functions of the description that are asked once, or of the others.
+    fn answers(&self, device: Word, once: bool) -> Vec<Figure> {
+        let functions = self.functions.iter().filter(|f| f.once == once);
+        functions.flat_map(|f| (0..host::answers(f)).map(move |index| self.ask(f, index, device))).collect()
+    }
+
     /// Asks for one answer of a function of the description.
-    fn ask(&self, function: &Function, id: u32, index: u32, device: Word) -> Figure {
+    fn ask(&self, function: &Function, index: u32, device: Word) -> Figure {
         let mut selectors = host::arguments(function, index).into_iter();
         // Words of 8 bytes, so that all outputs are aligned.
         let mut places: Vec<Vec<u64>> = host::outputs(function)
@@ -176,7 +168,7 @@ impl Library {
         for p in function.parameters.iter().skip(1) {
             words.push(if p.is_pointer() {
                 place.next().map_or(std::ptr::null_mut(), |p| p.as_mut_ptr().cast())
-            } else if function.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name)) {
+            } else if function.is_capacity(p) {
                 number(host::TEXT as u32)
             } else {
                 number(selectors.next().unwrap_or(0))
@@ -195,7 +187,7 @@ impl Library {
                 bytes.extend_from_slice(written.get(..len).unwrap_or(&written));
             }
         }
-        Figure { function: id, index, status, bytes }
+        Figure { function: function_id(&function.name), index, status, bytes }
     }
 
     /// Asks for a structure of `N` words whose first holds its version (0: it has none).
@@ -254,13 +246,6 @@ impl Library {
             .iter()
             .map(|v| Figure { function: id, index: v.field, status: v.status, bytes: bytes(v) })
             .collect()
-    }
-
-    fn processes(&self, device: Word) -> Vec<vgpu_spec::wire::reading::ProcessUse> {
-        process::list(|name, words| {
-            // SAFETY: `list` gives each function what it wants.
-            unsafe { self.call(name, &[&[device], words].concat()) }
-        })
     }
 }
 

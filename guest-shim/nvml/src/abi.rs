@@ -376,13 +376,13 @@ mod tests {
         assert_eq!(size_of::<ProcessDetail_v1>(), 32);
         assert_eq!(size_of::<FieldValue>(), 40);
         assert_eq!(size_of::<HwbcEntry>(), 36);
+        assert_eq!(size_of::<Utilization>(), 8);
         for (name, size, version) in [
             ("BAR1Memory", size_of::<BAR1Memory>(), 0),
             ("EccErrorCounts", size_of::<EccErrorCounts>(), 0),
             ("EccSramErrorStatus", size_of::<EccSramErrorStatus>(), EccSramErrorStatus::VERSION),
             ("MarginTemperature", size_of::<MarginTemperature>(), MarginTemperature::VERSION),
             ("RowRemapperHistogramValues", size_of::<RowRemapperHistogramValues>(), 0),
-            ("Utilization", size_of::<Utilization>(), 0),
             ("ViolationTime", size_of::<ViolationTime>(), 0),
         ] {
             let ty = vgpu_spec::nvml::Type::Struct(name.into());

@@ -53,21 +53,20 @@ pub fn nvmlDeviceGetSupportedGraphicsClocks(
 /// NVML_PSTATE_UNKNOWN, which fills the array behind the states that there are.
 const UNKNOWN_STATE: u32 = 32;
 
-/// `size` is in bytes.
+/// Each state has four of the bytes.
 pub fn nvmlDeviceGetSupportedPerformanceStates(
     library: &Library,
     device: &Device,
-    pstates: &mut [u32],
+    pstates: &mut [u8],
 ) -> error::Result {
     let states = library.figure(device, "nvmlDeviceGetSupportedPerformanceStates", &[])?.numbers()?;
     let room = pstates.len() / size_of::<u32>();
-    let pstates = pstates.get_mut(..room).unwrap_or_default();
     if states.iter().filter(|s| **s != UNKNOWN_STATE).count() > room {
         return Err(NvmlError::InsufficientSize);
     }
-    pstates.fill(UNKNOWN_STATE);
-    for (place, state) in pstates.iter_mut().zip(states) {
-        *place = state;
+    let states = states.into_iter().chain(std::iter::repeat(UNKNOWN_STATE));
+    for (place, state) in pstates.chunks_exact_mut(size_of::<u32>()).zip(states) {
+        place.copy_from_slice(&state.to_ne_bytes());
     }
     Ok(())
 }
@@ -97,9 +96,10 @@ mod tests {
         assert_eq!(graphics(2619), Ok([1980, 1965, 345]));
         assert_eq!(graphics(5), Err(NvmlError::NotFound));
         assert_eq!(graphics(1593), Err(NvmlError::NotSupported), "the host does not tell");
-        let mut states = [9; 16];
+        let mut states = [9; 19];
         assert_eq!(nvmlDeviceGetSupportedPerformanceStates(&library, device, &mut states), Ok(()));
-        assert_eq!(states[..5], [0, 2, 32, 32, 9], "16 bytes are 4 states");
+        assert_eq!(states[..16], words(&[0, 2, 32, 32]));
+        assert_eq!(states[16..], [9; 3], "19 bytes are 4 states");
         let small = nvmlDeviceGetSupportedPerformanceStates(&library, device, &mut states[..4]);
         assert_eq!(small, Err(NvmlError::InsufficientSize));
     }

@@ -1,8 +1,8 @@
 //! Devices: count, handles, and what kind of device each is.
 
 use crate::{
-    abi::{UUID, Versioned},
-    call::{Out, Text},
+    abi::UUID,
+    call::{Out, Text, check_version},
     error::{self, NvmlError},
     identity::{Device, attribute},
     library::Library,
@@ -45,9 +45,7 @@ fn by_uuid(library: &Library, uuid: &[u8], device: Out<u64>) -> error::Result {
 }
 
 pub fn nvmlDeviceGetHandleByUUIDV(library: &Library, uuid: &UUID, device: Out<u64>) -> error::Result {
-    if uuid.version() != UUID::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(uuid)?;
     match uuid.kind {
         1 => {
             let text = CStr::from_bytes_until_nul(&uuid.value).map_err(|_| NvmlError::InvalidArgument)?;
@@ -205,6 +203,7 @@ pub fn nvmlDeviceGetMultiGpuBoard(_: &Library, device: &Device, multiGpuBool: Ou
 mod tests {
     use super::*;
     use crate::{
+        abi::Versioned,
         call::tests::{output, text_output},
         library::tests::library,
     };

@@ -8,7 +8,7 @@ use crate::{
     library::Library,
 };
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,10 +21,10 @@ const MAX_SETS: usize = 256;
 /// Sets, as their handles: addresses, as those of devices are.
 static HANDLES: [u64; MAX_SETS] = [0; MAX_SETS];
 /// Numbers of the sets that exist.
-static SETS: Mutex<Option<HashSet<usize>>> = Mutex::new(None);
+static SETS: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 static FREED: Condvar = Condvar::new();
 
-fn sets() -> MutexGuard<'static, Option<HashSet<usize>>> {
+fn sets() -> MutexGuard<'static, BTreeSet<usize>> {
     SETS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -36,23 +36,18 @@ fn number(handle: u64) -> error::Result<usize> {
     HANDLES.iter().position(|place| address(place) == handle).ok_or(NvmlError::InvalidArgument)
 }
 
-fn exists(sets: &Option<HashSet<usize>>, number: usize) -> bool {
-    sets.as_ref().is_some_and(|sets| sets.contains(&number))
-}
-
 pub fn nvmlEventSetCreate(_: &Library, set: Out<u64>) -> error::Result {
     let mut sets = sets();
-    let used = sets.get_or_insert_with(HashSet::new);
-    let free = (0..MAX_SETS).find(|number| !used.contains(number)).ok_or(NvmlError::InsufficientResources)?;
+    let free = (0..MAX_SETS).find(|number| !sets.contains(number)).ok_or(NvmlError::InsufficientResources)?;
     let place = HANDLES.get(free).ok_or(NvmlError::Unknown)?;
-    used.insert(free);
+    sets.insert(free);
     set.set(address(place));
     Ok(())
 }
 
 pub fn nvmlEventSetFree(_: &Library, set: u64) -> error::Result {
     let number = number(set)?;
-    let gone = sets().as_mut().is_some_and(|sets| sets.remove(&number));
+    let gone = sets().remove(&number);
     FREED.notify_all();
     if gone { Ok(()) } else { Err(NvmlError::InvalidArgument) }
 }
@@ -63,7 +58,7 @@ pub fn nvmlDeviceGetSupportedEventTypes(_: &Library, _: &Device, eventTypes: Out
 }
 
 pub fn nvmlDeviceRegisterEvents(_: &Library, _: &Device, eventTypes: u64, set: u64) -> error::Result {
-    if !exists(&sets(), number(set)?) {
+    if !sets().contains(&number(set)?) {
         return Err(NvmlError::InvalidArgument);
     }
     if eventTypes & !SUPPORTED != 0 {
@@ -75,11 +70,11 @@ pub fn nvmlDeviceRegisterEvents(_: &Library, _: &Device, eventTypes: u64, set: u
 pub fn nvmlEventSetWait_v2(_: &Library, set: u64, _data: Out<EventData>, timeoutms: u32) -> error::Result {
     let number = number(set)?;
     let sets = sets();
-    if !exists(&sets, number) {
+    if !sets.contains(&number) {
         return Err(NvmlError::InvalidArgument);
     }
     let time = Duration::from_millis(timeoutms.into());
-    let waited = FREED.wait_timeout_while(sets, time, |sets| exists(sets, number));
+    let waited = FREED.wait_timeout_while(sets, time, |sets| sets.contains(&number));
     let (_sets, result) = waited.unwrap_or_else(PoisonError::into_inner);
     // Freed by another thread meanwhile, it is no set any more.
     Err(if result.timed_out() { NvmlError::Timeout } else { NvmlError::InvalidArgument })

@@ -2,8 +2,8 @@
 
 use crate::{
     abi::{GpuFabricInfo, GpuFabricInfoV, Versioned},
-    call::Out,
-    error::{self, NvmlError},
+    call::{Out, check_version},
+    error,
     identity::Device,
     library::Library,
 };
@@ -25,19 +25,22 @@ pub fn nvmlDeviceGetGpuFabricInfoV(
     _: &Device,
     gpuFabricInfo: &mut GpuFabricInfoV,
 ) -> error::Result {
-    let version = gpuFabricInfo.version();
-    if version != GpuFabricInfoV::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
-    *gpuFabricInfo =
-        GpuFabricInfoV { version, cluster: [0; 16], status: 0, clique: 0, state: NONE, health: 0 };
+    check_version(gpuFabricInfo)?;
+    *gpuFabricInfo = GpuFabricInfoV {
+        version: GpuFabricInfoV::VERSION,
+        cluster: [0; 16],
+        status: 0,
+        clique: 0,
+        state: NONE,
+        health: 0,
+    };
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{call::tests::output, library::tests::library};
+    use crate::{call::tests::output, error::NvmlError, library::tests::library};
 
     #[test]
     fn a_device_is_in_no_fabric() {

@@ -1,16 +1,9 @@
 //! Performance monitoring (GPM): its samples are of the whole device, all VMs together, so a guest has none.
 
-use crate::{
-    abi::{GpmSupport, Versioned},
-    error::{self, NvmlError},
-    identity::Device,
-    library::Library,
-};
+use crate::{abi::GpmSupport, call::check_version, error, identity::Device, library::Library};
 
 pub fn nvmlGpmQueryDeviceSupport(_: &Library, _: &Device, gpmSupport: &mut GpmSupport) -> error::Result {
-    if gpmSupport.version() != GpmSupport::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(gpmSupport)?;
     gpmSupport.supported = 0;
     Ok(())
 }
@@ -18,7 +11,7 @@ pub fn nvmlGpmQueryDeviceSupport(_: &Library, _: &Device, gpmSupport: &mut GpmSu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::tests::library;
+    use crate::{abi::Versioned, error::NvmlError, library::tests::library};
 
     #[test]
     fn it_is_said_not_to_be_supported() {

@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{PciInfo, PciInfo_v1, PciInfo_v2, PciInfoExt, Versioned},
-    call::Out,
+    call::{Out, check_version},
     error::{self, NvmlError},
     identity::Device,
     library::Library,
@@ -139,9 +139,7 @@ pub fn nvmlDeviceGetPciInfo(_: &Library, device: &Device, pci: Out<PciInfo_v1>) 
 }
 
 pub fn nvmlDeviceGetPciInfoExt(_: &Library, device: &Device, pci: &mut PciInfoExt) -> error::Result {
-    if pci.version() != PciInfoExt::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(pci)?;
     let (address, ids) = (device.address, Ids::of(device.address));
     *pci = PciInfoExt {
         version: PciInfoExt::VERSION,

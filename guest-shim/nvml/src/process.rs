@@ -4,9 +4,8 @@ use crate::{
     abi::{
         ProcessDetail_v1, ProcessDetailList, ProcessInfo, ProcessInfo_v1, ProcessInfo_v2,
         ProcessUtilizationInfo_v1, ProcessUtilizationSample, ProcessesUtilizationInfo, Utilization,
-        Versioned,
     },
-    call::{List, Out},
+    call::{List, Out, check_version},
     error::{self, NvmlError},
     field::now,
     identity::Device,
@@ -81,9 +80,7 @@ pub fn nvmlDeviceGetRunningProcessDetailList(
     device: &Device,
     plist: &mut ProcessDetailList,
 ) -> error::Result {
-    if plist.version() != ProcessDetailList::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(plist)?;
     if plist.mode > ALL {
         return Err(NvmlError::InvalidArgument);
     }
@@ -163,9 +160,7 @@ pub fn nvmlDeviceGetProcessesUtilizationInfo(
     device: &Device,
     procesesUtilInfo: &mut ProcessesUtilizationInfo,
 ) -> error::Result {
-    if procesesUtilInfo.version() != ProcessesUtilizationInfo::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(procesesUtilInfo)?;
     let (timestamp, processes) = samples(library, device, procesesUtilInfo.last_seen)?;
     let info = |p: &ProcessUse| ProcessUtilizationInfo_v1 {
         timestamp,
@@ -182,7 +177,7 @@ pub fn nvmlDeviceGetProcessesUtilizationInfo(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{call::tests::output, library::tests::library, reading::tests::figure};
+    use crate::{abi::Versioned, call::tests::output, library::tests::library, reading::tests::figure};
     use std::ptr;
 
     fn process(pid: u32, memory: u64, utilization: u32) -> ProcessUse {

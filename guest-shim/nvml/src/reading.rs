@@ -29,8 +29,6 @@ struct State {
     /// The agent's connection, and the process whose it is: a forked child needs its own.
     connection: Option<(u32, Connection)>,
     last: HashMap<u32, (Instant, Arc<Reading>)>,
-    /// Readings never change (tests).
-    fixed: bool,
 }
 
 impl Readings {
@@ -43,7 +41,7 @@ impl Readings {
     fn get(&self, device: u32) -> error::Result<Arc<Reading>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((taken, reading)) = state.last.get(&device)
-            && (state.fixed || taken.elapsed() < FRESH)
+            && taken.elapsed() < FRESH
         {
             return Ok(Arc::clone(reading));
         }
@@ -180,11 +178,9 @@ pub mod tests {
     impl Library {
         /// The library with device 0 doing `reading` for ever.
         pub fn with_reading(self, reading: Reading) -> Self {
-            {
-                let mut state = self.readings.state.lock().unwrap();
-                state.fixed = true;
-                state.last.insert(0, (Instant::now(), Arc::new(reading)));
-            }
+            // Taken in an hour, it does not age before.
+            let taken = Instant::now() + Duration::from_secs(3600);
+            self.readings.state.lock().unwrap().last.insert(0, (taken, Arc::new(reading)));
             self
         }
     }

@@ -1,8 +1,8 @@
 //! The system: versions, and names of processes.
 
 use crate::{
-    abi::{SystemDriverBranchInfo, Versioned},
-    call::{Out, Text},
+    abi::SystemDriverBranchInfo,
+    call::{Out, Text, check_version},
     error::{self, NvmlError},
     library::{self, Library},
 };
@@ -22,9 +22,7 @@ pub fn nvmlSystemGetDriverBranch(
     branchInfo: &mut SystemDriverBranchInfo,
     length: u32,
 ) -> error::Result {
-    if branchInfo.version() != SystemDriverBranchInfo::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(branchInfo)?;
     let number = library.driver_version.split('.').next().unwrap_or_default();
     let text = format!("r{number}");
     let room = usize::try_from(length).unwrap_or(usize::MAX).min(branchInfo.branch.len());
@@ -73,7 +71,7 @@ pub fn nvmlSystemGetProcessName(_: &Library, pid: u32, name: Text) -> error::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{call::tests::text_output, library::tests::library};
+    use crate::{abi::Versioned, call::tests::text_output, library::tests::library};
 
     #[test]
     fn versions_need_room() {

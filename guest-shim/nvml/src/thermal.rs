@@ -1,11 +1,6 @@
 //! Temperature, by the structure that has a version; the plain functions are the host's.
 
-use crate::{
-    abi::{Temperature, Versioned},
-    error::{self, NvmlError},
-    identity::Device,
-    library::Library,
-};
+use crate::{abi::Temperature, call::check_version, error, identity::Device, library::Library};
 
 /// Sensors: one, of the device itself.
 const SENSORS: u32 = 1;
@@ -15,9 +10,7 @@ pub fn nvmlDeviceGetTemperatureV(
     device: &Device,
     temperature: &mut Temperature,
 ) -> error::Result {
-    if temperature.version() != Temperature::VERSION {
-        return Err(NvmlError::ArgumentVersionMismatch);
-    }
+    check_version(temperature)?;
     let sensor = (temperature.sensor, SENSORS);
     temperature.degrees = library.figure(device, "nvmlDeviceGetTemperature", &[sensor])?.read()?;
     Ok(())
@@ -26,7 +19,7 @@ pub fn nvmlDeviceGetTemperatureV(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{library::tests::library, reading::tests::figure};
+    use crate::{abi::Versioned, error::NvmlError, library::tests::library, reading::tests::figure};
     use vgpu_spec::wire::reading::Reading;
 
     #[test]

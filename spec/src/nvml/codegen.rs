@@ -62,7 +62,7 @@ fn open(out: &mut String, f: &Function) {
 fn host(out: &mut String, f: &Function) {
     open(out, f);
     let mut checks = String::new();
-    for p in f.parameters.iter().filter(|p| !is_count(f, p)) {
+    for p in f.parameters.iter().filter(|p| !f.is_capacity(p)) {
         border(&mut checks, f, p);
     }
     let device = f.parameters.first().map(identifier).unwrap_or_default();
@@ -71,6 +71,13 @@ fn host(out: &mut String, f: &Function) {
         selectors.map(|(p, below)| format!("({}, {below})", identifier(p))).collect();
     for p in super::host::outputs(f).filter(|p| super::host::version(&p.ty) != 0) {
         let _ = writeln!(checks, "        crate::call::check_version({})?;", identifier(p));
+    }
+    if f.else_not_supported {
+        let selectors = selectors.join(", ");
+        let _ = writeln!(
+            checks,
+            "        vgpu_spec::nvml::host::index(&[{selectors}]).ok_or(crate::error::NvmlError::NotSupported)?;"
+        );
     }
     let mut writes = String::new();
     for p in super::host::outputs(f) {
@@ -93,7 +100,7 @@ fn local(out: &mut String, f: &Function) {
     open(out, f);
     let mut args = Vec::new();
     let mut checks = String::new();
-    for p in f.parameters.iter().filter(|p| !is_count(f, p)) {
+    for p in f.parameters.iter().filter(|p| !f.is_capacity(p)) {
         border(&mut checks, f, p);
         args.push(identifier(p));
     }
@@ -122,11 +129,6 @@ fn local(out: &mut String, f: &Function) {
         f.name,
         args.join(", ")
     );
-}
-
-/// Whether `p` is passed on as part of the array or text whose capacity it holds.
-fn is_count(f: &Function, p: &Parameter) -> bool {
-    f.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name))
 }
 
 /// Turns one C argument into what the function by hand takes; order is that of the native library: handles first, then pointers.
@@ -218,6 +220,10 @@ mod tests {
         assert!(a < b, "{text}");
         let text = derived("host nvmlX(d: Device, t: out text[length], length: u32) once");
         assert!(text.contains("figure.text(t)?"), "{text}");
+        let unknown = "host::index(&[(a, 4)]).ok_or(crate::error::NvmlError::NotSupported)?;";
+        let line = "host nvmlX(d: Device, a: u32, b: out u32) select 4";
+        assert!(!derived(line).contains(unknown));
+        assert!(derived(&format!("{line} else NOT_SUPPORTED once")).contains(unknown));
     }
 
     #[test]

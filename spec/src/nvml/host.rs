@@ -2,17 +2,15 @@
 
 use super::{Class, Direction, Function, Parameter, Type};
 
-/// Bytes of structures that are passed on as they are.
-const STRUCTURES: &[(&str, usize)] = &[
-    ("BAR1Memory", 24),
-    ("EccErrorCounts", 32),
-    ("RowRemapperHistogramValues", 20),
-    ("Utilization", 8),
-    ("ViolationTime", 16),
+/// Structures that are passed on as they are: bytes, and which version; 0 for one whose first member is not its version.
+const STRUCTURES: &[(&str, usize, u32)] = &[
+    ("BAR1Memory", 24, 0),
+    ("EccErrorCounts", 32, 0),
+    ("EccSramErrorStatus", 104, 1),
+    ("MarginTemperature", 8, 1),
+    ("RowRemapperHistogramValues", 20, 0),
+    ("ViolationTime", 16, 0),
 ];
-
-/// Structures whose first member says their version, which is in each of them the number here and their size.
-const VERSIONED: &[(&str, usize, u32)] = &[("EccSramErrorStatus", 104, 1), ("MarginTemperature", 8, 1)];
 
 /// Most bytes of a text, with its NUL.
 pub const TEXT: usize = 96;
@@ -21,8 +19,8 @@ const MAX_ANSWERS: u32 = 64;
 
 /// The arguments that say which answer is meant.
 pub fn selectors(f: &Function) -> impl Iterator<Item = &Parameter> {
-    let count = |p: &Parameter| f.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name));
-    f.parameters.iter().filter(move |p| matches!(p.ty, Type::Scalar(_)) && !p.is_pointer() && !count(p))
+    let scalars = f.parameters.iter().filter(|p| matches!(p.ty, Type::Scalar(_)) && !p.is_pointer());
+    scalars.filter(move |p| !f.is_capacity(p))
 }
 
 /// What the function writes, in the order of the figure.
@@ -36,10 +34,7 @@ pub fn size(ty: &Type) -> Option<usize> {
         Type::Scalar("u8") => Some(1),
         Type::Scalar("u32" | "i32") => Some(4),
         Type::Scalar("u64") => Some(8),
-        Type::Struct(name) => {
-            let plain = STRUCTURES.iter().find(|(known, _)| known == name).map(|(_, size)| *size);
-            plain.or_else(|| VERSIONED.iter().find(|(known, ..)| known == name).map(|(_, size, _)| *size))
-        }
+        Type::Struct(name) => STRUCTURES.iter().find(|(known, ..)| known == name).map(|(_, size, _)| *size),
         _ => None,
     }
 }
@@ -47,9 +42,11 @@ pub fn size(ty: &Type) -> Option<usize> {
 /// What the first member of an output must hold when the function is called; 0 for one without a version.
 pub fn version(ty: &Type) -> u32 {
     let Type::Struct(name) = ty else { return 0 };
-    let known = VERSIONED.iter().find(|(known, ..)| known == name);
-    // No structure of NVML comes near 16 MiB.
-    known.map_or(0, |(_, size, number)| *size as u32 | number << 24)
+    match STRUCTURES.iter().find(|(known, ..)| known == name) {
+        None | Some((_, _, 0)) => 0,
+        // No structure of NVML comes near 16 MiB.
+        Some((_, size, number)) => *size as u32 | number << 24,
+    }
 }
 
 /// How many answers the function has.

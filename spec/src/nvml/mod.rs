@@ -20,8 +20,8 @@
 //! `struct NAME` (in the header `nvmlNAME_t`) and kinds of handles ([`HANDLE_KINDS`]).
 //!
 //! Modifiers: `early` (needs no nvmlInit), `returns text` (returns `const char *` instead of a code); of `host` functions `select N …`
-//! (the first, second, … number that is passed is below N: one that is not is NVML_ERROR_INVALID_ARGUMENT) and `once` (the answer
-//! never changes).
+//! (the first, second, … number that is passed is below N: one that is not is NVML_ERROR_INVALID_ARGUMENT, or with `else NOT_SUPPORTED`
+//! behind the numbers NVML_ERROR_NOT_SUPPORTED) and `once` (the answer never changes).
 
 pub mod codegen;
 pub mod host;
@@ -111,10 +111,19 @@ pub struct Function {
     pub returns_text: bool,
     /// Of a `host` function: what each selecting argument is below.
     pub select: Vec<u32>,
+    /// Of a `host` function: one that is not below is NVML_ERROR_NOT_SUPPORTED.
+    pub else_not_supported: bool,
     /// Of a `host` function: the answer never changes.
     pub once: bool,
     /// Why it is not supported.
     pub reason: Option<String>,
+}
+
+impl Function {
+    /// Whether `p` holds the capacity of one of the arrays and texts.
+    pub fn is_capacity(&self, p: &Parameter) -> bool {
+        self.parameters.iter().any(|q| q.count.as_ref() == Some(&p.name))
+    }
 }
 
 macro_rules! nouns {

@@ -47,6 +47,7 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         early: false,
         returns_text: false,
         select: Vec::new(),
+        else_not_supported: false,
         once: false,
         reason: None,
     };
@@ -77,7 +78,9 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
                 function.select.push(number);
                 after = left;
             }
-            rest = after;
+            let left = after.strip_prefix("else NOT_SUPPORTED");
+            function.else_not_supported = left.is_some();
+            rest = left.unwrap_or(after).trim();
         } else {
             return Err(format!("modifier `{rest}` is not known"));
         }
@@ -192,6 +195,8 @@ mod tests {
             ("host nvmlX(a: u32, b: out u32)", "device"),
             ("host nvmlX(d: Device, a: u32, b: out u32)", "select"),
             ("host nvmlX(d: Device, a: u32, b: out u32) select 0", "select"),
+            ("host nvmlX(d: Device, a: u32, b: out u32) select 4 else UNKNOWN", "modifier"),
+            ("host nvmlX(d: Device, b: out u32) else NOT_SUPPORTED", "modifier"),
             ("host nvmlX(d: Device)", "output"),
             ("host nvmlX(d: Device, b: out struct Unheard)", "size"),
             ("host nvmlX(d: Device, b: inout u32)", "direction"),

@@ -1,7 +1,5 @@
 //! Occupancy: as an H100's multiprocessor would have it, by threads, blocks and shared memory.
 
-use std::sync::Arc;
-
 use super::launch::Config;
 use super::{Out, put};
 use crate::model::function::{Entry, SHARED_OPT_IN, entry_of};
@@ -75,16 +73,18 @@ unsafe fn potential(
     put(block, i32::try_from(size).unwrap_or(0))
 }
 
-/// A launch's function and its threads for each block, where clusters are blocks.
+/// Blocks of a launch that a multiprocessor holds, where clusters are blocks.
 ///
 /// # Safety
 /// `config` must be the program's, or NULL.
-unsafe fn cluster_launch(function: u64, config: Option<&Config>) -> Result<(Arc<Entry>, u32)> {
+unsafe fn cluster_blocks(function: u64, config: Option<&Config>) -> Result<u32> {
     let config = config.ok_or(CudaError::InvalidValue)?;
     // SAFETY: the caller answers for the attributes.
     unsafe { config.attributes() }?;
     let threads = config.block.iter().try_fold(1_u32, |all, size| all.checked_mul(*size));
-    Ok((entry_of(function)?, threads.filter(|threads| *threads > 0).ok_or(CudaError::InvalidValue)?))
+    let entry = entry_of(function)?;
+    let threads = threads.filter(|threads| *threads > 0).ok_or(CudaError::InvalidValue)?;
+    Ok(blocks(&entry, threads, config.dynamic_shared))
 }
 
 driver_api! {
@@ -131,18 +131,15 @@ driver_api! {
         // No context is looked at; all devices are alike.
         let device = state()?.device(0)?;
         // SAFETY: the caller answers for the configuration.
-        let (entry, threads) = unsafe { cluster_launch(function, config) }?;
-        let dynamic = config.map_or(0, |config| config.dynamic_shared);
-        let all = blocks(&entry, threads, dynamic).saturating_mul(device.sm_count());
+        let all = unsafe { cluster_blocks(function, config) }?.saturating_mul(device.sm_count());
         put(count, i32::try_from(all).unwrap_or(i32::MAX))
     }
 
     /// Blocks that a cluster can have: one, if the block fits.
     fn cuOccupancyMaxPotentialClusterSize(size: Out<'_, i32>, function: u64, config: Option<&Config>) {
         // SAFETY: the caller answers for the configuration.
-        let (entry, threads) = unsafe { cluster_launch(function, config) }?;
-        let dynamic = config.map_or(0, |config| config.dynamic_shared);
-        put(size, i32::from(blocks(&entry, threads, dynamic) > 0))
+        let blocks = unsafe { cluster_blocks(function, config) }?;
+        put(size, i32::from(blocks > 0))
     }
 
     /// Bytes of dynamic shared memory that let `count` blocks of `block` threads run on a multiprocessor.

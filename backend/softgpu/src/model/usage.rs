@@ -3,8 +3,6 @@
 //! A page in memory, which ends with the process however that ends; others find it through `/proc`.
 
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +12,9 @@ use super::shared_file;
 const DEVICES: usize = 16;
 /// Begins the page.
 const MAGIC: u64 = u64::from_le_bytes(*b"softgpu1");
-const PAGE: usize = 4096;
+const PAGE: u64 = 4096;
+/// Numbers in `Page`.
+const NUMBERS: usize = size_of::<Page>() / size_of::<u64>();
 
 /// Bytes used and kernels that run, by ordinal.
 #[repr(C)]
@@ -26,17 +26,12 @@ struct Page {
 
 /// The page; none if the system gives none: then nobody sees what is used.
 static PAGE_OF_PROCESS: LazyLock<Option<&'static Page>> = LazyLock::new(|| {
-    let file = shared_file::memory_file(PAGE as u64).ok()?;
-    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    // SAFETY: a new mapping of a file of this size.
-    let place = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, flags, file.as_raw_fd(), 0) };
-    if place == libc::MAP_FAILED {
-        return None;
-    }
+    let file = shared_file::memory_file(PAGE).ok()?;
+    let place = usize::try_from(shared_file::map(&file, 0, PAGE).ok()?).ok()?;
     // Open for as long as the process lives: by it others find the page.
     std::mem::forget(file);
     // SAFETY: a page of zeros, never unmapped, and all of `Page` is atomic numbers.
-    let page = unsafe { &*place.cast::<Page>() };
+    let page = unsafe { &*std::ptr::with_exposed_provenance::<Page>(place) };
     page.magic.store(MAGIC, Ordering::Release);
     Some(page)
 });
@@ -108,15 +103,14 @@ fn process(pid: u32, ordinal: u32) -> Option<Process> {
     };
     let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
     files.filter(|path| ours(path)).find_map(|path| {
-        let mut bytes = [0_u8; size_of::<Page>()];
-        fs::File::open(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
-        let mut words = bytes.chunks_exact(8).map(|w| w.try_into().map_or(0, u64::from_le_bytes));
-        let at = usize::try_from(ordinal).ok()?;
-        if words.next() != Some(MAGIC) || at >= DEVICES {
+        let file = fs::File::open(path).ok()?.into();
+        let [magic, numbers @ ..] = shared_file::read::<NUMBERS>(&file, 0).ok()?;
+        if magic != MAGIC {
             return None;
         }
-        let words: Vec<u64> = words.collect();
-        Some(Process { pid, used: *words.get(at)?, running: *words.get(DEVICES + at)? != 0 })
+        let (used, running) = numbers.split_at(DEVICES);
+        let at = usize::try_from(ordinal).ok()?;
+        Some(Process { pid, used: *used.get(at)?, running: *running.get(at)? != 0 })
     })
 }
 
