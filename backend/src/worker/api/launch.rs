@@ -2,6 +2,7 @@
 #![allow(non_snake_case)]
 
 use super::{
+    capture::{self, vgpuStreamIsCapturing},
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     graph_kernel::ParameterList,
@@ -112,6 +113,7 @@ pub fn vgpuLaunchEx(
     let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
     if let ([only], Some(launch)) = (list.as_slice(), t.driver.cuLaunchCooperativeKernel)
         && is_cooperative(&only.0)
+        && vgpuStreamIsCapturing(t, stream) != Ok(capture::NONE)
         && let Some(mut pointers) = cooperative_parameters(t, function, parameters, n)?
     {
         // SAFETY: as in `vgpuLaunch`; the list has a pointer for each of the kernel's parameters.
@@ -138,8 +140,8 @@ fn is_cooperative(attribute: &[u8; launch_attribute::SIZE]) -> bool {
         && attribute[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
 }
 
-/// The parameters for a cooperative launch: the driver does not capture one whose parameters come as a buffer. `None` if it does not
-/// tell where they lie, which drivers before CUDA 12.4 do not.
+/// The parameters for a cooperative launch into a capture: the driver does not capture one whose parameters come as a buffer. `None` if
+/// it does not tell where they lie, which drivers before CUDA 12.4 do not.
 fn cooperative_parameters(
     t: &Thread,
     function: u64,
