@@ -8,7 +8,7 @@ use super::{
     callback::CALLBACKS,
     error::{CudaError, NOT_SUPPORTED, check},
     graph::{EdgeData, dependencies},
-    graph_edges::{Edges, neighbours as all_neighbours},
+    graph_edges::{Edges, neighbours},
     graph_node::{HOST, MEMCPY, type_of},
     thread::Thread,
     user_object,
@@ -19,7 +19,7 @@ use std::{
 };
 use vgpu_spec::plain::Blob8;
 
-/// Neighbours that are looked at: a helper has one.
+/// Neighbours of a copy that are looked at: a helper is the only one on its side.
 const FEW: usize = 64;
 /// CU_GRAPH_USER_OBJECT_MOVE.
 const MOVE: u32 = 1;
@@ -93,24 +93,14 @@ pub fn role(t: &Thread, node: u64) -> Option<Role> {
     Some(if found.argument.addr() & 1 == 0 { Role::Before } else { Role::After })
 }
 
-/// Some of a node's neighbours: those after it, or those before it.
-fn neighbours(t: &Thread, node: u64, after: bool) -> Vec<u64> {
-    let ask = if after { t.driver.cuGraphNodeGetDependentNodes } else { t.driver.cuGraphNodeGetDependencies };
-    let Some(ask) = ask else { return Vec::new() };
-    let (mut nodes, mut count) = (vec![0_u64; FEW], FEW);
-    // SAFETY: a live node, and as much room as the count says.
-    if unsafe { ask(node, nodes.as_mut_ptr(), &raw mut count) } != 0 {
-        return Vec::new();
-    }
-    nodes.truncate(count);
-    nodes
-}
-
 /// The node that the program knows for `node`: of a helper, its copy.
 pub fn shown(t: &Thread, node: u64) -> u64 {
     match role(t, node) {
         None => node,
-        Some(role) => neighbours(t, node, role == Role::Before).first().copied().unwrap_or(node),
+        Some(role) => neighbours(t, node, role == Role::Before)
+            .ok()
+            .and_then(|found| found.nodes.first().copied())
+            .unwrap_or(node),
     }
 }
 
@@ -119,7 +109,8 @@ pub fn helper(t: &Thread, copy: u64, wanted: Role) -> Option<u64> {
     if !recorded() || type_of(t, copy)? != MEMCPY {
         return None;
     }
-    neighbours(t, copy, wanted == Role::After).into_iter().find(|&n| role(t, n) == Some(wanted))
+    let found = neighbours(t, copy, wanted == Role::After).ok()?;
+    found.nodes.into_iter().take(FEW).find(|&n| role(t, n) == Some(wanted))
 }
 
 impl Thread {
@@ -270,7 +261,7 @@ pub fn make_helpers(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> R
 fn insert_helper(t: &Thread, copy: u64, role: Role) -> Result<(), CudaError> {
     let graph = t.graph_of(copy);
     RECORDED.store(true, Ordering::Release);
-    let others = all_neighbours(t, copy, role == Role::After)?;
+    let others = neighbours(t, copy, role == Role::After)?;
     let helper = add_helper(t, graph, &[], 0, role)?;
     let single = (vec![helper], vec![EdgeData::default()]);
     let (helpers, copies) = (vec![helper; others.nodes.len()], vec![copy; others.nodes.len()]);
