@@ -203,6 +203,14 @@ fn add_helper(t: &Thread, graph: u64, after: &[u64], callback: u64, role: Role) 
     Ok(node)
 }
 
+/// Takes a node just made, of which no number is known, out of its graph.
+fn discard(t: &Thread, node: u64) {
+    if let Some(destroy) = t.driver.cuGraphDestroyNode {
+        // SAFETY: a node that only this call knows.
+        unsafe { destroy(node) };
+    }
+}
+
 /// Adds a copy with its helpers; `add` adds the copy itself.
 pub fn add(
     t: &Thread,
@@ -217,23 +225,18 @@ pub fn add(
         return add(list, n);
     }
     RECORDED.store(true, Ordering::Release);
-    let destroy = |node: u64| {
-        if let Some(destroy) = t.driver.cuGraphDestroyNode {
-            // SAFETY: the node just made, of which no number is known.
-            unsafe { destroy(node) };
-        }
-    };
     let list = after.and_then(|a| a.get(..n)).unwrap_or_default();
     let before = match callbacks.before {
         0 => None,
         callback => Some(add_helper(t, graph, list, callback, Role::Before)?),
     };
     let list = before.as_ref().map_or(list, std::slice::from_ref);
-    let copy = add(list.as_ptr(), list.len()).inspect_err(|_| before.into_iter().for_each(destroy))?;
+    let copy = add(list.as_ptr(), list.len())
+        .inspect_err(|_| before.into_iter().for_each(|node| discard(t, node)))?;
     if callbacks.after != 0 {
         add_helper(t, graph, &[copy], callbacks.after, Role::After).inspect_err(|_| {
-            destroy(copy);
-            before.into_iter().for_each(destroy);
+            discard(t, copy);
+            before.into_iter().for_each(|node| discard(t, node));
         })?;
     }
     retain(t, graph, callbacks.release);
@@ -263,27 +266,17 @@ fn insert_helper(t: &Thread, copy: u64, role: Role) -> Result<(), CudaError> {
     RECORDED.store(true, Ordering::Release);
     let others = neighbours(t, copy, role == Role::After)?;
     let helper = add_helper(t, graph, &[], 0, role)?;
-    let single = (vec![helper], vec![EdgeData::default()]);
-    let (helpers, copies) = (vec![helper; others.nodes.len()], vec![copy; others.nodes.len()]);
-    let data = others.data;
-    let (outer, inner, old) = match role {
-        Role::Before => (
-            Edges { from: others.nodes.clone(), to: helpers, data: data.clone() },
-            Edges { from: single.0, to: vec![copy], data: single.1 },
-            Edges { from: others.nodes, to: copies, data },
-        ),
-        Role::After => (
-            Edges { from: helpers, to: others.nodes.clone(), data: data.clone() },
-            Edges { from: vec![copy], to: single.0, data: single.1 },
-            Edges { from: copies, to: others.nodes, data },
-        ),
+    let edges = |far: Vec<u64>, near: Vec<u64>, data: Vec<EdgeData>| match role {
+        Role::Before => Edges { from: far, to: near, data },
+        Role::After => Edges { from: near, to: far, data },
     };
+    let count = others.nodes.len();
+    let outer = edges(others.nodes.clone(), vec![helper; count], others.data.clone());
+    let inner = edges(vec![helper], vec![copy], vec![EdgeData::default()]);
+    let old = edges(others.nodes, vec![copy; count], others.data);
     // New edges first: should the old ones stay, the order is still right.
     if let Err(error) = outer.add(t, graph).and_then(|()| inner.add(t, graph)) {
-        if let Some(destroy) = t.driver.cuGraphDestroyNode {
-            // SAFETY: the node just made, of which no number is known.
-            unsafe { destroy(helper) };
-        }
+        discard(t, helper);
         return Err(error);
     }
     old.remove(t, graph)
