@@ -1,13 +1,7 @@
 /* The management library: versions, device, identity and memory, the same that the driver API reports. */
-#define _GNU_SOURCE
-#include <cuda.h>
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "nvml.h"
 
-/* Declared here: the header of the management library comes in a package of its own. */
-typedef struct device *device_t;
+/* Declared here, as device_t is. */
 struct memory {
     unsigned long long total, free, used;
 };
@@ -17,51 +11,17 @@ struct pci {
     char bus_id[32];
 };
 
-static void *library;
-
-#define FAIL(...)                                                                                            \
-    do {                                                                                                     \
-        printf("FAIL " PROGRAM ": " __VA_ARGS__);                                                            \
-        putchar('\n');                                                                                       \
-        exit(1);                                                                                             \
-    } while (0)
-
-static void *symbol(const char *name)
-{
-    void *address = dlsym(library, name);
-    if (address == NULL)
-        FAIL("%s is missing", name);
-    return address;
-}
-
-/* Calls function `name` of the management library with these parameter types. */
-#define NVML(expected, name, types, ...)                                                                     \
-    do {                                                                                                     \
-        int got_ = ((int (*) types)symbol(name))(__VA_ARGS__);                                               \
-        if (got_ != (expected))                                                                              \
-            FAIL("line %d: %s returned %d, expected %d", __LINE__, name, got_, (expected));                   \
-    } while (0)
-#define CUDA(call)                                                                                           \
-    do {                                                                                                     \
-        int got_ = (call);                                                                                   \
-        if (got_ != 0)                                                                                       \
-            FAIL("line %d: %s returned %d", __LINE__, #call, got_);                                           \
-    } while (0)
-
 int main(void)
 {
     unsigned count = 0;
     int cuda_version = 0, cuda_count = 0;
     char driver[96] = "", name[96] = "", uuid[96] = "", cuda_name[96] = "", cuda_bus_id[32] = "";
-    device_t device = NULL;
     struct memory memory = {0, 0, 0};
     struct pci pci;
     CUuuid cuda_uuid;
     CUdevice cuda_device;
     memset(&pci, 0, sizeof pci);
-    library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
-    if (library == NULL)
-        FAIL("%s", dlerror());
+    load();
     NVML(1, "nvmlDeviceGetCount_v2", (unsigned *), &count); /* not initialised */
     NVML(0, "nvmlInit_v2", (void));
     NVML(0, "nvmlSystemGetDriverVersion", (char *, unsigned), driver, sizeof driver);
@@ -80,12 +40,12 @@ int main(void)
     if (error == NULL || error[0] == 0)
         FAIL("nvmlErrorString has no text for error 2");
 
-    CUDA(cuInit(0));
-    CUDA(cuDeviceGetCount(&cuda_count));
-    CUDA(cuDeviceGet(&cuda_device, 0));
-    CUDA(cuDeviceGetName(cuda_name, sizeof cuda_name, cuda_device));
-    CUDA(cuDeviceGetUuid(&cuda_uuid, cuda_device));
-    CUDA(cuDeviceGetPCIBusId(cuda_bus_id, sizeof cuda_bus_id, cuda_device));
+    CHECK(cuInit(0));
+    CHECK(cuDeviceGetCount(&cuda_count));
+    CHECK(cuDeviceGet(&cuda_device, 0));
+    CHECK(cuDeviceGetName(cuda_name, sizeof cuda_name, cuda_device));
+    CHECK(cuDeviceGetUuid(&cuda_uuid, cuda_device));
+    CHECK(cuDeviceGetPCIBusId(cuda_bus_id, sizeof cuda_bus_id, cuda_device));
     if (count < (unsigned)cuda_count)
         FAIL("%u devices, CUDA has %d", count, cuda_count);
     if (strcmp(name, cuda_name) != 0)

@@ -1,15 +1,8 @@
 /* The management library's live side: memory and processes that follow what this process does, figures of the moment, event sets, and
    the codes for small buffers and old structures. */
-#define _GNU_SOURCE
-#include <cuda.h>
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#include "nvml.h"
 
-/* Declared here: the header of the management library comes in a package of its own. */
-typedef struct device *device_t;
+/* Declared here, as device_t is. */
 typedef struct event_set *event_set_t;
 struct memory {
     unsigned version;
@@ -36,40 +29,6 @@ struct event {
 #define MIB (1ull << 20)
 
 enum { INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, TIMEOUT = 10, FUNCTION_NOT_FOUND = 13, OLD_VERSION = 25 };
-
-static void *library;
-
-#define FAIL(...)                                                                                            \
-    do {                                                                                                     \
-        printf("FAIL " PROGRAM ": " __VA_ARGS__);                                                            \
-        putchar('\n');                                                                                       \
-        exit(1);                                                                                             \
-    } while (0)
-
-static void *symbol(const char *name)
-{
-    void *address = dlsym(library, name);
-    if (address == NULL)
-        FAIL("%s is missing", name);
-    return address;
-}
-
-/* What function `name` of the management library, with these parameter types, returns. */
-#define CALL(name, types, ...) (((int (*) types)symbol(name))(__VA_ARGS__))
-#define NVML(expected, name, types, ...)                                                                     \
-    do {                                                                                                     \
-        int got_ = CALL(name, types, __VA_ARGS__);                                                           \
-        if (got_ != (expected))                                                                              \
-            FAIL("line %d: %s returned %d, expected %d", __LINE__, name, got_, (expected));                   \
-    } while (0)
-#define CUDA(call)                                                                                           \
-    do {                                                                                                     \
-        int got_ = (call);                                                                                   \
-        if (got_ != 0)                                                                                       \
-            FAIL("line %d: %s returned %d", __LINE__, #call, got_);                                           \
-    } while (0)
-
-static device_t device;
 
 static struct memory memory_now(void)
 {
@@ -121,7 +80,7 @@ static void memory_and_processes(int whole)
     struct process processes[64];
     unsigned count = 0;
     CUdeviceptr place;
-    CUDA(cuMemAlloc(&place, 64 * MIB));
+    CHECK(cuMemAlloc(&place, 64 * MIB));
     after = memory_now();
     if (after.used < before.used + 63 * MIB || after.free > before.free - 63 * MIB)
         FAIL("64 MiB more: used from %llu to %llu, free from %llu to %llu", before.used, after.used, before.free, after.free);
@@ -144,7 +103,7 @@ static void memory_and_processes(int whole)
     /* In a container with process numbers of its own the native library may list none of them. */
     if (whole && !found)
         FAIL("this process is not among %u", count);
-    CUDA(cuMemFree(place));
+    CHECK(cuMemFree(place));
 }
 
 static void event_sets(void)
@@ -160,13 +119,8 @@ static void event_sets(void)
 int main(void)
 {
     char name[96] = "";
-    CUcontext context;
-    library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
-    if (library == NULL)
-        FAIL("%s", dlerror());
-    CUDA(cuInit(0));
-    CUDA(cuDevicePrimaryCtxRetain(&context, 0));
-    CUDA(cuCtxSetCurrent(context));
+    load();
+    start();
     NVML(0, "nvmlInit_v2", (void));
     NVML(0, "nvmlDeviceGetHandleByIndex_v2", (unsigned, device_t *), 0, &device);
     NVML(0, "nvmlDeviceGetName", (device_t, char *, unsigned), device, name, sizeof name);

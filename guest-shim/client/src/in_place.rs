@@ -185,10 +185,8 @@ fn replace(address: u64, len: u64, file: impl AsFd, offset: u64) -> Result<(), r
 pub fn give_back(connection: &Arc<Connection>, taken: &InPlace) {
     if let Some(replaced) = &taken.replaced {
         replaced.entry.give();
-        if crate::fork::forked() || !put_back(taken, replaced) {
-            return;
-        }
-    } else if crate::fork::forked() {
+    }
+    if crate::fork::forked() || taken.replaced.as_ref().is_some_and(|replaced| !put_back(taken, replaced)) {
         return;
     }
     if let Err(error) = connection.window_free(taken.number) {

@@ -3,7 +3,7 @@
 //! The worker knows a callback by a number; function and argument stay here. The thread has a lane of its own, since what other
 //! threads wait for may be waiting for it. It asks only while there is a callback that could become due.
 
-use crate::{calls, capture, client, error, handles};
+use crate::{calls, capture, client, error, handles, thread};
 use std::{
     collections::HashMap,
     ffi::c_void,
@@ -95,18 +95,7 @@ fn start_thread() -> error::Result {
         vgpu_client::warn!("running callbacks: no lane is left for their thread: {e}");
         error::lane(&e)
     })?;
-    // A program's signals are for the program's threads.
-    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: both sets are places of our own; `old` is filled by the first call before the second reads it.
-    let started = unsafe {
-        let mut all = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, old.as_mut_ptr());
-        let started = std::thread::Builder::new().name("vgpu-callbacks".into()).spawn(move || serve(&lane));
-        libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut());
-        started
-    };
-    started.map(drop).map_err(|e| {
+    thread::spawn("vgpu-callbacks", &[], move || serve(&lane)).map_err(|e| {
         vgpu_client::warn!("running callbacks: starting their thread: {e}");
         error::OUT_OF_MEMORY
     })

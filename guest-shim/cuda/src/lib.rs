@@ -68,6 +68,7 @@ mod stream;
 mod stream_memory_operation;
 mod tensor_map;
 mod texture_reference;
+mod thread;
 mod trace;
 mod unsupported;
 mod user_object;

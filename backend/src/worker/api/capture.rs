@@ -14,7 +14,7 @@ use vgpu_spec::plain::Blob1;
 /// CU_STREAM_CAPTURE_MODE_RELAXED.
 const RELAXED: u32 = 2;
 /// CU_STREAM_CAPTURE_STATUS_NONE.
-const NONE: u32 = 0;
+pub const NONE: u32 = 0;
 /// CU_STREAM_LEGACY.
 const LEGACY: u64 = 1;
 /// CU_EVENT_DISABLE_TIMING.

@@ -4,6 +4,7 @@
 use super::{
     callback::{argument, host_function_address},
     error::{CudaError, INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED, check},
+    graph_edges::{Neighbours, neighbours},
     graph_pageable::{self, Role},
     thread::Thread,
 };
@@ -292,28 +293,16 @@ pub fn vgpuGraphNodeGetNeighbours(
     _: usize,
     _: usize,
 ) -> Result<(Vec<u64>, Vec<EdgeData>, usize), CudaError> {
-    let d = t.driver;
-    let (with_data, plain) = match which {
-        0 => (d.cuGraphNodeGetDependencies_v2, d.cuGraphNodeGetDependencies),
-        1 => (d.cuGraphNodeGetDependentNodes_v2, d.cuGraphNodeGetDependentNodes),
+    let (side, after) = match which {
+        0 => (Role::Before, false),
+        1 => (Role::After, true),
         _ => return Err(INVALID_VALUE),
     };
-    let mut data = vec![EdgeData::default(); room.min(MAX_LIST)];
     let graph = t.graph_of(node);
-    let side = if which == 0 { Role::Before } else { Role::After };
     let node = graph_pageable::helper(t, node, side).unwrap_or(node);
-    let (nodes, count) = match with_data {
-        Some(ask) => list(room, false, |nodes, count| {
-            let data = if nodes.is_null() { std::ptr::null_mut() } else { data.as_mut_ptr() };
-            // SAFETY: a live node; the lists have as much room as the count says, which is at most `room`.
-            unsafe { ask(node, nodes, data, count) }
-        }),
-        None => {
-            let ask = plain.ok_or(NOT_SUPPORTED)?;
-            // SAFETY: as above.
-            list(room, false, |nodes, count| unsafe { ask(node, nodes, count) })
-        }
-    }?;
+    let Neighbours { mut nodes, mut data } = neighbours(t, node, after)?;
+    let count = nodes.len();
+    nodes.truncate(room.min(MAX_LIST));
     data.truncate(nodes.len());
     Ok((numbers(t, graph, &nodes)?, data, count))
 }

@@ -5,7 +5,7 @@ use super::{
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     graph::dependencies,
-    kernel::layout,
+    kernel::{layout, places},
     launch::{BUFFER_POINTER, BUFFER_SIZE, END},
     thread::Thread,
 };
@@ -45,16 +45,8 @@ fn layout_of(t: &Thread, function: u64, kernel: u64) -> Result<Vec<(usize, usize
         _ => (t.driver.cuFuncGetParamInfo, function),
     };
     let ask = ask.ok_or(NOT_SUPPORTED)?;
-    let mut found = Vec::new();
-    for index in 0..MAX_PARAMETERS {
-        let (mut offset, mut size) = (0_usize, 0_usize);
-        // SAFETY: a live function or kernel, and places that outlive the call.
-        if unsafe { ask(real, index, &raw mut offset, &raw mut size) } != 0 {
-            break;
-        }
-        found.push((offset, size));
-    }
-    Ok(found)
+    // SAFETY: a live function or kernel, and places that outlive the call.
+    places(MAX_PARAMETERS, |i, offset, size| unsafe { ask(real, i, offset, size) })
 }
 
 /// A kernel's parameters, and the pointers to them that the driver takes.

@@ -8,7 +8,7 @@ use super::{
     callback::CALLBACKS,
     error::{CudaError, NOT_SUPPORTED, check},
     graph::{EdgeData, dependencies},
-    graph_edges::{Edges, neighbours as all_neighbours},
+    graph_edges::{Edges, neighbours},
     graph_node::{HOST, MEMCPY, type_of},
     thread::Thread,
     user_object,
@@ -19,7 +19,7 @@ use std::{
 };
 use vgpu_spec::plain::Blob8;
 
-/// Neighbours that are looked at: a helper has one.
+/// Neighbours of a copy that are looked at: a helper is the only one on its side.
 const FEW: usize = 64;
 /// CU_GRAPH_USER_OBJECT_MOVE.
 const MOVE: u32 = 1;
@@ -93,24 +93,14 @@ pub fn role(t: &Thread, node: u64) -> Option<Role> {
     Some(if found.argument.addr() & 1 == 0 { Role::Before } else { Role::After })
 }
 
-/// Some of a node's neighbours: those after it, or those before it.
-fn neighbours(t: &Thread, node: u64, after: bool) -> Vec<u64> {
-    let ask = if after { t.driver.cuGraphNodeGetDependentNodes } else { t.driver.cuGraphNodeGetDependencies };
-    let Some(ask) = ask else { return Vec::new() };
-    let (mut nodes, mut count) = (vec![0_u64; FEW], FEW);
-    // SAFETY: a live node, and as much room as the count says.
-    if unsafe { ask(node, nodes.as_mut_ptr(), &raw mut count) } != 0 {
-        return Vec::new();
-    }
-    nodes.truncate(count);
-    nodes
-}
-
 /// The node that the program knows for `node`: of a helper, its copy.
 pub fn shown(t: &Thread, node: u64) -> u64 {
     match role(t, node) {
         None => node,
-        Some(role) => neighbours(t, node, role == Role::Before).first().copied().unwrap_or(node),
+        Some(role) => neighbours(t, node, role == Role::Before)
+            .ok()
+            .and_then(|found| found.nodes.first().copied())
+            .unwrap_or(node),
     }
 }
 
@@ -119,7 +109,8 @@ pub fn helper(t: &Thread, copy: u64, wanted: Role) -> Option<u64> {
     if !recorded() || type_of(t, copy)? != MEMCPY {
         return None;
     }
-    neighbours(t, copy, wanted == Role::After).into_iter().find(|&n| role(t, n) == Some(wanted))
+    let found = neighbours(t, copy, wanted == Role::After).ok()?;
+    found.nodes.into_iter().take(FEW).find(|&n| role(t, n) == Some(wanted))
 }
 
 impl Thread {
@@ -212,6 +203,14 @@ fn add_helper(t: &Thread, graph: u64, after: &[u64], callback: u64, role: Role) 
     Ok(node)
 }
 
+/// Takes a node just made, of which no number is known, out of its graph.
+fn discard(t: &Thread, node: u64) {
+    if let Some(destroy) = t.driver.cuGraphDestroyNode {
+        // SAFETY: a node that only this call knows.
+        unsafe { destroy(node) };
+    }
+}
+
 /// Adds a copy with its helpers; `add` adds the copy itself.
 pub fn add(
     t: &Thread,
@@ -226,23 +225,18 @@ pub fn add(
         return add(list, n);
     }
     RECORDED.store(true, Ordering::Release);
-    let destroy = |node: u64| {
-        if let Some(destroy) = t.driver.cuGraphDestroyNode {
-            // SAFETY: the node just made, of which no number is known.
-            unsafe { destroy(node) };
-        }
-    };
     let list = after.and_then(|a| a.get(..n)).unwrap_or_default();
     let before = match callbacks.before {
         0 => None,
         callback => Some(add_helper(t, graph, list, callback, Role::Before)?),
     };
     let list = before.as_ref().map_or(list, std::slice::from_ref);
-    let copy = add(list.as_ptr(), list.len()).inspect_err(|_| before.into_iter().for_each(destroy))?;
+    let copy = add(list.as_ptr(), list.len())
+        .inspect_err(|_| before.into_iter().for_each(|node| discard(t, node)))?;
     if callbacks.after != 0 {
         add_helper(t, graph, &[copy], callbacks.after, Role::After).inspect_err(|_| {
-            destroy(copy);
-            before.into_iter().for_each(destroy);
+            discard(t, copy);
+            before.into_iter().for_each(|node| discard(t, node));
         })?;
     }
     retain(t, graph, callbacks.release);
@@ -270,29 +264,19 @@ pub fn make_helpers(t: &Thread, exec: u64, copy: u64, callbacks: Callbacks) -> R
 fn insert_helper(t: &Thread, copy: u64, role: Role) -> Result<(), CudaError> {
     let graph = t.graph_of(copy);
     RECORDED.store(true, Ordering::Release);
-    let others = all_neighbours(t, copy, role == Role::After)?;
+    let others = neighbours(t, copy, role == Role::After)?;
     let helper = add_helper(t, graph, &[], 0, role)?;
-    let single = (vec![helper], vec![EdgeData::default()]);
-    let (helpers, copies) = (vec![helper; others.nodes.len()], vec![copy; others.nodes.len()]);
-    let data = others.data;
-    let (outer, inner, old) = match role {
-        Role::Before => (
-            Edges { from: others.nodes.clone(), to: helpers, data: data.clone() },
-            Edges { from: single.0, to: vec![copy], data: single.1 },
-            Edges { from: others.nodes, to: copies, data },
-        ),
-        Role::After => (
-            Edges { from: helpers, to: others.nodes.clone(), data: data.clone() },
-            Edges { from: vec![copy], to: single.0, data: single.1 },
-            Edges { from: copies, to: others.nodes, data },
-        ),
+    let edges = |far: Vec<u64>, near: Vec<u64>, data: Vec<EdgeData>| match role {
+        Role::Before => Edges { from: far, to: near, data },
+        Role::After => Edges { from: near, to: far, data },
     };
+    let count = others.nodes.len();
+    let outer = edges(others.nodes.clone(), vec![helper; count], others.data.clone());
+    let inner = edges(vec![helper], vec![copy], vec![EdgeData::default()]);
+    let old = edges(others.nodes, vec![copy; count], others.data);
     // New edges first: should the old ones stay, the order is still right.
     if let Err(error) = outer.add(t, graph).and_then(|()| inner.add(t, graph)) {
-        if let Some(destroy) = t.driver.cuGraphDestroyNode {
-            // SAFETY: the node just made, of which no number is known.
-            unsafe { destroy(helper) };
-        }
+        discard(t, helper);
         return Err(error);
     }
     old.remove(t, graph)

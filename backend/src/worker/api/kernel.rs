@@ -2,27 +2,39 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, INVALID_HANDLE, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
 use std::ffi::{CStr, c_void};
 
-/// Layout of a kernel's parameters and its length: per parameter offset and size, u32 each, little-endian, in at most `room` bytes.
+/// Offset and size of each of a kernel's parameters, of `most` at most.
 ///
 /// `ask(index, offset, size)` is cuFuncGetParamInfo or cuKernelGetParamInfo; CUDA_ERROR_INVALID_VALUE ends the list, and any other error is
 /// one: a layout cut short would launch kernels without their parameters.
+pub fn places(
+    most: usize,
+    mut ask: impl FnMut(usize, &mut usize, &mut usize) -> u32,
+) -> Result<Vec<(usize, usize)>, CudaError> {
+    let mut found = Vec::new();
+    for index in 0..most {
+        let (mut offset, mut size) = (0_usize, 0_usize);
+        match check(ask(index, &mut offset, &mut size)) {
+            Ok(()) => found.push((offset, size)),
+            Err(INVALID_VALUE) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Layout of a kernel's parameters and its length: per parameter offset and size, u32 each, little-endian, in at most `room` bytes. `ask` is
+/// as for [`places`].
 pub fn layout(
     room: usize,
-    mut ask: impl FnMut(usize, &mut usize, &mut usize) -> u32,
+    ask: impl FnMut(usize, &mut usize, &mut usize) -> u32,
 ) -> Result<(Vec<u8>, u64), CudaError> {
     let mut bytes = Vec::new();
-    for index in 0..room / 8 {
-        let (mut offset, mut size) = (0_usize, 0_usize);
-        match ask(index, &mut offset, &mut size) {
-            0 => {}
-            1 => break,
-            status => return Err(CudaError(status)),
-        }
+    for (offset, size) in places(room / 8, ask)? {
         bytes.extend_from_slice(&(offset as u32).to_le_bytes());
         bytes.extend_from_slice(&(size as u32).to_le_bytes());
     }
@@ -76,6 +88,20 @@ pub fn vgpuKernelGetFunction(t: &mut Thread, function: u64, kernel: u64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_parameters_ends_with_an_invalid_value_and_no_other_error() {
+        let ask = |after_two: u32| {
+            move |index: usize, offset: &mut usize, size: &mut usize| {
+                (*offset, *size) = (8 * index, 4);
+                if index < 2 { 0 } else { after_two }
+            }
+        };
+        assert_eq!(places(9, ask(1)), Ok(vec![(0, 4), (8, 4)]));
+        assert_eq!(places(1, ask(1)), Ok(vec![(0, 4)]));
+        assert_eq!(places(9, ask(400)), Err(INVALID_HANDLE));
+        assert_eq!(layout(16, ask(400)), Ok((vec![0, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0, 4, 0, 0, 0], 16)));
+    }
 
     #[test]
     fn names_stop_at_the_room_and_go_on_from_any_number() {

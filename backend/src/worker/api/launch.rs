@@ -2,6 +2,7 @@
 #![allow(non_snake_case)]
 
 use super::{
+    capture::{self, vgpuStreamIsCapturing},
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     graph_kernel::ParameterList,
@@ -49,6 +50,12 @@ impl Extra {
     }
 }
 
+/// The parameters, which must be `n` bytes.
+fn whole(parameters: Option<&[u8]>, n: usize) -> Result<&[u8], CudaError> {
+    let parameters = parameters.unwrap_or_default();
+    if parameters.len() == n { Ok(parameters) } else { Err(INVALID_VALUE) }
+}
+
 /// Launches a kernel.
 #[allow(clippy::too_many_arguments)] // the message's parameters
 pub fn vgpuLaunch(
@@ -66,10 +73,7 @@ pub fn vgpuLaunch(
     n: usize,
 ) -> Result<(), CudaError> {
     let launch = t.driver.cuLaunchKernel.ok_or(NOT_SUPPORTED)?;
-    let parameters = parameters.unwrap_or_default();
-    if parameters.len() != n {
-        return Err(INVALID_VALUE);
-    }
+    let parameters = whole(parameters, n)?;
     let mut extra = Extra::new();
     // SAFETY: a live function and stream of this client; parameters are a private copy that outlives the call, and the driver
     // checks their size against the kernel's.
@@ -109,10 +113,12 @@ pub fn vgpuLaunchEx(
     n: usize,
 ) -> Result<(), CudaError> {
     let mut list = attribute_list(t, attributes.unwrap_or_default())?;
+    let parameters = whole(parameters, n)?;
     let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
     if let ([only], Some(launch)) = (list.as_slice(), t.driver.cuLaunchCooperativeKernel)
         && is_cooperative(&only.0)
-        && let Some(mut pointers) = cooperative_parameters(t, function, parameters, n)?
+        && vgpuStreamIsCapturing(t, stream) != Ok(capture::NONE)
+        && let Some(mut pointers) = cooperative_parameters(t, function, parameters)?
     {
         // SAFETY: as in `vgpuLaunch`; the list has a pointer for each of the kernel's parameters.
         return check(unsafe {
@@ -130,7 +136,7 @@ pub fn vgpuLaunchEx(
             )
         });
     }
-    launch_with(t, function, shape, stream, &mut list, parameters, n)
+    launch_with(t, function, shape, stream, &mut list, parameters)
 }
 
 fn is_cooperative(attribute: &[u8; launch_attribute::SIZE]) -> bool {
@@ -138,18 +144,13 @@ fn is_cooperative(attribute: &[u8; launch_attribute::SIZE]) -> bool {
         && attribute[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
 }
 
-/// The parameters for a cooperative launch: the driver does not capture one whose parameters come as a buffer. `None` if it does not
-/// tell where they lie, which drivers before CUDA 12.4 do not.
+/// The parameters for a cooperative launch into a capture: the driver does not capture one whose parameters come as a buffer. `None` if
+/// it does not tell where they lie, which drivers before CUDA 12.4 do not.
 fn cooperative_parameters(
     t: &Thread,
     function: u64,
-    parameters: Option<&[u8]>,
-    n: usize,
+    parameters: &[u8],
 ) -> Result<Option<ParameterList>, CudaError> {
-    let parameters = parameters.unwrap_or_default();
-    if parameters.len() != n {
-        return Err(INVALID_VALUE);
-    }
     if t.driver.cuFuncGetParamInfo.is_none() || t.driver.cuKernelGetParamInfo.is_none() {
         return Ok(None);
     }
@@ -167,14 +168,9 @@ fn launch_with(
     (grid, block, shared): Shape,
     stream: u64,
     list: &mut [Attribute],
-    parameters: Option<&[u8]>,
-    n: usize,
+    parameters: &[u8],
 ) -> Result<(), CudaError> {
     let launch = t.driver.cuLaunchKernelEx.ok_or(NOT_SUPPORTED)?;
-    let parameters = parameters.unwrap_or_default();
-    if parameters.len() != n {
-        return Err(INVALID_VALUE);
-    }
     let config = LaunchConfig {
         grid,
         block,
@@ -211,7 +207,7 @@ pub fn vgpuLaunchUpdatable(
     let given = attributes.unwrap_or_default();
     let mut list = attribute_list(t, given)?;
     let shape = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
-    launch_with(t, function, shape, stream, &mut list, parameters, n)?;
+    launch_with(t, function, shape, stream, &mut list, whole(parameters, n)?)?;
     // The program's own numbers of events stay; what the driver has written is the device's handle of the node.
     let mut written = given.to_vec();
     for (place, attribute) in written.chunks_exact_mut(launch_attribute::SIZE).zip(&list) {

@@ -3,6 +3,7 @@
 
 use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    numbers::Numbers,
     thread::Thread,
 };
 use std::ffi::CStr;
@@ -22,18 +23,20 @@ impl Thread {
         self.session.texture_references.number_in(real, 0, self.current_context())
     }
 
+    fn forget_found(&self, find: impl Fn(&Numbers) -> Vec<u64>) {
+        for numbers in [&self.session.texture_references, &self.session.surface_references] {
+            find(numbers).into_iter().for_each(|real| numbers.forget(real));
+        }
+    }
+
     /// Ends the numbers of the references in the driver's context, which end with it.
     pub fn forget_context_references(&self, context: u64) {
-        for numbers in [&self.session.texture_references, &self.session.surface_references] {
-            numbers.of_context(context).into_iter().for_each(|real| numbers.forget(real));
-        }
+        self.forget_found(|numbers| numbers.of_context(context));
     }
 
     /// Ends the numbers of the references in the driver's module.
     pub fn forget_references(&self, module: u64) {
-        for numbers in [&self.session.texture_references, &self.session.surface_references] {
-            numbers.owned_by(module).into_iter().for_each(|real| numbers.forget(real));
-        }
+        self.forget_found(|numbers| numbers.owned_by(module));
     }
 }
 

@@ -4,6 +4,7 @@
 //! there was nothing for long. The thread that copies always works itself, so a copy goes on without any of them.
 
 use super::job::Job;
+use crate::thread;
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -140,20 +141,9 @@ impl Pool {
 
 /// Starts a helper; without one the copy is slower, no more.
 fn spawn(pool: &'static Pool) -> bool {
-    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // A program's signals are for the program's threads, but for what a piece itself raises: a page that the program handles.
-    // SAFETY: both sets are places of our own; `old` is filled by the first call before the second reads it.
-    let started = unsafe {
-        let mut blocked = std::mem::zeroed();
-        libc::sigfillset(&raw mut blocked);
-        for own in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
-            libc::sigdelset(&raw mut blocked, own);
-        }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, old.as_mut_ptr());
-        let started = std::thread::Builder::new().name("vgpu-copy".into()).spawn(move || pool.help());
-        libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut());
-        started
-    };
+    // What a piece itself raises is the program's to handle: a page that the program protects, say.
+    let open = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+    let started = thread::spawn("vgpu-copy", &open, move || pool.help());
     if let Err(e) = &started {
         vgpu_client::warn!("copying: starting a thread: {e}");
     }
