@@ -71,7 +71,7 @@ pub fn refuse_capturing(stream: u64) -> error::Result {
 /// captures, so it has to come from the copy itself, not from a question.
 #[inline]
 pub fn may_refuse(stream: u64) -> bool {
-    stream <= LEGACY && COUNT.load(Ordering::Acquire) > 0
+    stream <= LEGACY && any()
 }
 
 /// Whether a copy in `stream` is captured; in the default stream none is.
@@ -83,7 +83,7 @@ pub fn captures_copy(stream: u64) -> error::Result<bool> {
 /// Whether something in this process captures, and there is a context in which the driver can be asked what that means.
 #[inline]
 fn is_relevant() -> bool {
-    COUNT.load(Ordering::Acquire) > 0 && context::require().is_ok()
+    any() && context::require().is_ok()
 }
 
 /// Refuses a call that is unsafe during a capture, unless this thread's mode allows it. The captures that forbid it end by it; which
@@ -118,7 +118,7 @@ pub fn captures(stream: u64) -> error::Result<bool> {
 #[inline]
 fn status(stream: u64) -> error::Result<u32> {
     let mut status = NONE;
-    if COUNT.load(Ordering::Acquire) > 0 {
+    if any() {
         calls::vgpuStreamIsCapturing(stream, &mut status)?;
     }
     Ok(status)
@@ -242,7 +242,7 @@ unsafe fn info(stream: u64, status_out: *mut u32, places: &Places) -> error::Res
     }
     let (mut status, mut id, mut graph, mut count) = (NONE, 0, 0, 0);
     let (mut nodes, mut edges) = (Vec::new(), Vec::new());
-    if COUNT.load(Ordering::Acquire) > 0 {
+    if any() {
         let mut room = FEW;
         loop {
             nodes = vec![0; room];
