@@ -16,9 +16,6 @@ use vgpu_spec::{
     wire::args::{Reader, Writer, bytes_len},
 };
 
-/// CU_STREAM_PER_THREAD.
-const PER_THREAD_STREAM: u64 = 2;
-
 /// Runs an exported function's body. Nothing unwinds into the program. `arguments` is asked for when calls are traced.
 #[inline]
 pub fn enter<A: AsRef<[u64]>>(
@@ -165,7 +162,7 @@ fn flatten<T>(result: Result<Result<T, LaneError>, LaneError>) -> error::Result<
 /// What stream 0 means in a `_ptsz` symbol.
 #[inline]
 pub fn per_thread(stream: u64) -> u64 {
-    if stream == 0 { PER_THREAD_STREAM } else { stream }
+    if stream == 0 { handles::PER_THREAD } else { stream }
 }
 
 /// Bytes of an array on the wire, which may be NULL.
