@@ -245,7 +245,6 @@ fn check_for(context: u64, null: u32) -> error::Result {
 }
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
-    client::get()?;
     check_for(ctx, error::INVALID_VALUE)?;
     push(ctx);
     Ok(())
@@ -257,7 +256,6 @@ pub unsafe fn cuCtxPushCurrent(ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut u64) -> error::Result {
-    client::get()?;
     if current() == 0 {
         return Err(error::INVALID_CONTEXT);
     }
@@ -276,7 +274,6 @@ pub unsafe fn cuCtxPopCurrent(pctx: *mut u64) -> error::Result {
 
 /// Replaces the top of the stack; NULL takes it off.
 pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
-    client::get()?;
     if ctx == 0 {
         if current() != 0 {
             pop();
@@ -293,13 +290,11 @@ pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxGetCurrent(pctx: *mut u64) -> error::Result {
-    client::get()?;
     // SAFETY: the program's pointer.
     unsafe { put(pctx, current()) }
 }
 
 pub unsafe fn cuCtxGetApiVersion(ctx: u64, version: *mut u32) -> error::Result {
-    client::get()?;
     if ctx != 0 {
         check_for(ctx, error::INVALID_CONTEXT)?;
     }
@@ -314,7 +309,6 @@ pub fn id_of(context: u64) -> error::Result<u64> {
 }
 
 pub unsafe fn cuCtxGetId(ctx: u64, ctxId: *mut u64) -> error::Result {
-    client::get()?;
     let id = id_of(ctx)?;
     // SAFETY: the program's pointer.
     unsafe { put(ctxId, id) }
@@ -354,7 +348,6 @@ pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
 
 /// NULL is the current context.
 pub unsafe fn cuCtxSynchronize_v2(ctx: u64) -> error::Result {
-    client::get()?;
     calls::cuCtxSynchronize_v2(resolve(ctx)?)
 }
 
@@ -369,7 +362,6 @@ fn told() -> error::Result<(u64, i32, u32)> {
 }
 
 pub unsafe fn cuCtxGetDevice(device: *mut i32) -> error::Result {
-    client::get()?;
     let (_, ordinal, _) = told()?;
     // SAFETY: the program's pointer.
     unsafe { put(device, ordinal) }

@@ -3,7 +3,7 @@
 //! A program knows a green context by its context, as in the driver: cuCtxFromGreenCtx gives back what it is given. The worker's name
 //! for it is another handle, which the context's words lead to (context.rs); its own first word is the primary context.
 
-use crate::{call, call::put, calls, client, context, device, error, handles, primary_context, stream};
+use crate::{call, call::put, calls, context, device, error, handles, primary_context, stream};
 use vgpu_spec::{handle::Kind, plain::Blob4, result::CudaError};
 
 /// CU_GREEN_CTX_DEFAULT_STREAM, the only flag, which must be given.
@@ -36,7 +36,6 @@ pub unsafe fn cuDevSmResourceSplitByCount(
     useFlags: u32,
     minCount: u32,
 ) -> error::Result {
-    client::get()?;
     // SAFETY: the program's pointers, or NULL.
     let (count, input) = unsafe { (nbGroups.as_mut(), input.as_ref()) };
     let (Some(count), Some(&input)) = (count, input) else { return Err(error::INVALID_VALUE) };
@@ -114,7 +113,6 @@ fn create(primary: u64, description: u64, device: i32, host: i32, flags: u32) ->
 }
 
 pub unsafe fn cuGreenCtxDestroy(hCtx: u64) -> error::Result {
-    client::get()?;
     let Green { green, context } = find(hCtx)?;
     let device = context::device_of(context)?;
     let result = calls::vgpuGreenContextDestroy(green, context);
@@ -140,7 +138,6 @@ fn find(context: u64) -> error::Result<Green> {
 }
 
 pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result {
-    client::get()?;
     if pContext.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -150,7 +147,6 @@ pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result 
 }
 
 pub unsafe fn cuGreenCtxGetDevResource(hCtx: u64, resource: *mut Resource, type_: u32) -> error::Result {
-    client::get()?;
     let Green { green, .. } = find(hCtx)?;
     // SAFETY: the program's pointer, or NULL.
     let place = unsafe { resource.as_mut() }.ok_or(error::INVALID_VALUE)?;
@@ -158,7 +154,6 @@ pub unsafe fn cuGreenCtxGetDevResource(hCtx: u64, resource: *mut Resource, type_
 }
 
 pub unsafe fn cuGreenCtxGetId(greenCtx: u64, greenCtxId: *mut u64) -> error::Result {
-    client::get()?;
     let Green { context, .. } = find(greenCtx)?;
     // SAFETY: the program's pointer.
     unsafe { put(greenCtxId, context::id_of(context)?) }
@@ -194,14 +189,12 @@ fn same_context(context: u64, event: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxRecordEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
     handles::check_context(hCtx)?;
     same_context(hCtx, hEvent)?;
     calls::cuCtxRecordEvent(hCtx, hEvent)
 }
 
 pub unsafe fn cuCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
     handles::check_context(hCtx)?;
     handles::check_event(hEvent)?;
     calls::cuCtxWaitEvent(hCtx, hEvent)

@@ -111,7 +111,6 @@ pub unsafe fn cuMemCreate(
     prop: *const Blob8<32>,
     flags: u64,
 ) -> error::Result {
-    client::get()?;
     if handle.is_null() || size == 0 || flags != 0 {
         return Err(error::INVALID_VALUE);
     }
@@ -143,7 +142,6 @@ pub unsafe fn cuMemRelease(handle: u64) -> error::Result {
 /// The handle of what is mapped at an address, which is to be released once more: the program's own, or a new one if it has released
 /// that.
 pub unsafe fn cuMemRetainAllocationHandle(handle: *mut u64, addr: *mut c_void) -> error::Result {
-    client::get()?;
     let address = addr.expose_provenance() as u64;
     let (known, device) = memory::mapping(address).ok_or(error::INVALID_VALUE)?;
     if handle.is_null() {
@@ -209,7 +207,6 @@ pub unsafe fn cuMemGetAllocationGranularity(
     prop: *const Blob8<32>,
     option: u32,
 ) -> error::Result {
-    client::get()?;
     if granularity.is_null() || prop.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -243,7 +240,6 @@ pub unsafe fn cuMemExportToShareableHandle(
     handleType: u32,
     flags: u64,
 ) -> error::Result {
-    client::get()?;
     if shareableHandle.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -268,7 +264,6 @@ pub unsafe fn cuMemImportFromShareableHandle(
     osHandle: *mut c_void,
     shHandleType: u32,
 ) -> error::Result {
-    client::get()?;
     if handle.is_null() {
         return Err(error::INVALID_VALUE);
     }
