@@ -193,7 +193,7 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u6
     let (Some(flags), Some(&place)) = (flags, place) else { return Err(error::INVALID_VALUE) };
     let mut place = [place];
     // Here the driver takes what is no location for a device that is not there.
-    if !(location::DEVICE..=location::LAST).contains(&word(&place[0].0, 0)) {
+    if !location::is_one(&place[0].0) {
         return Err(error::INVALID_DEVICE);
     }
     location::to_host(&mut place[0].0, 0)?;
