@@ -193,7 +193,6 @@ pub unsafe fn slice<'a, T: Plain>(values: *const T, count: usize) -> Option<&'a 
 ///
 /// # Safety
 /// `values` is NULL or points to room for `count` values, for the life of the call.
-#[allow(dead_code)] // for derived exports with arrays
 pub unsafe fn slice_mut<'a, T: Plain>(values: *mut T, count: usize) -> Option<&'a mut [T]> {
     // SAFETY: the caller's promise; the length is one that a slice can have.
     fits::<T>(values, count).then(|| unsafe { slice::from_raw_parts_mut(values, count) })
