@@ -27,11 +27,7 @@ fn beyond(array: u64, offset: usize, n: usize) -> bool {
 }
 
 fn finish(sure: bool, stream: u64, wait: bool) -> error::Result {
-    match (wait, sure) {
-        (true, _) => calls::cuStreamSynchronize(stream),
-        (false, true) if !capture::may_refuse(stream) => Ok(()),
-        _ => call::settle(),
-    }
+    if wait { calls::cuStreamSynchronize(stream) } else { copy::settle_unless(sure, stream) }
 }
 
 /// Adds a copy between pageable memory and an array's first row to what `stream` captures: kinds, address or array, offsets in bytes.

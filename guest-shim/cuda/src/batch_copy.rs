@@ -66,7 +66,7 @@ unsafe fn batch(
 ) -> error::Result {
     handles::check_stream(stream)?;
     // The legacy default stream is refused by the driver too.
-    if stream <= 1 || count == 0 || attr_count == 0 || attr_count > count {
+    if handles::is_default_stream(stream) || count == 0 || attr_count == 0 || attr_count > count {
         return Err(error::INVALID_VALUE);
     }
     // SAFETY: the program's arrays, of the lengths that it gives.
@@ -244,7 +244,7 @@ unsafe fn batch_3d(
     const { assert!(size_of::<Operation>() == 112) };
     handles::check_stream(stream)?;
     // The legacy default stream is refused by the driver too.
-    if stream <= 1 || count == 0 || flags != 0 {
+    if handles::is_default_stream(stream) || count == 0 || flags != 0 {
         return Err(error::INVALID_VALUE);
     }
     // SAFETY: the caller's promise.

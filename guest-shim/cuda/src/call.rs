@@ -16,9 +16,6 @@ use vgpu_spec::{
     wire::args::{Reader, Writer, bytes_len},
 };
 
-/// CU_STREAM_PER_THREAD.
-const PER_THREAD_STREAM: u64 = 2;
-
 /// Runs an exported function's body. Nothing unwinds into the program. `arguments` is asked for when calls are traced.
 #[inline]
 pub fn enter<A: AsRef<[u64]>>(
@@ -165,7 +162,7 @@ fn flatten<T>(result: Result<Result<T, LaneError>, LaneError>) -> error::Result<
 /// What stream 0 means in a `_ptsz` symbol.
 #[inline]
 pub fn per_thread(stream: u64) -> u64 {
-    if stream == 0 { PER_THREAD_STREAM } else { stream }
+    if stream == 0 { handles::PER_THREAD } else { stream }
 }
 
 /// Bytes of an array on the wire, which may be NULL.
@@ -196,7 +193,6 @@ pub unsafe fn slice<'a, T: Plain>(values: *const T, count: usize) -> Option<&'a 
 ///
 /// # Safety
 /// `values` is NULL or points to room for `count` values, for the life of the call.
-#[allow(dead_code)] // for derived exports with arrays
 pub unsafe fn slice_mut<'a, T: Plain>(values: *mut T, count: usize) -> Option<&'a mut [T]> {
     // SAFETY: the caller's promise; the length is one that a slice can have.
     fits::<T>(values, count).then(|| unsafe { slice::from_raw_parts_mut(values, count) })

@@ -13,8 +13,6 @@ use std::{
 };
 use vgpu_spec::{plain::Blob1, result::CudaError};
 
-/// CU_STREAM_LEGACY, which with the default stream cannot capture.
-const LEGACY: u64 = 1;
 /// CU_STREAM_CAPTURE_STATUS_NONE.
 const NONE: u32 = 0;
 /// CU_STREAM_CAPTURE_MODE_GLOBAL, _THREAD_LOCAL and _RELAXED are 0, 1 and 2.
@@ -38,7 +36,7 @@ static BEGUN: Mutex<Option<HashSet<(u64, u32)>>> = Mutex::new(None);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 fn key(stream: u64) -> (u64, u32) {
-    (stream, if stream == 2 { vgpu_client::lanes::thread_number() } else { 0 })
+    (stream, if stream == handles::PER_THREAD { vgpu_client::lanes::thread_number() } else { 0 })
 }
 
 fn note(stream: u64, begun: bool) {
@@ -60,7 +58,7 @@ pub fn any() -> bool {
 
 /// Refuses what a capturing stream does not allow, which ends the capture: so does a query.
 pub fn refuse_capturing(stream: u64) -> error::Result {
-    if stream <= LEGACY || !captures(stream)? {
+    if handles::is_default_stream(stream) || !captures(stream)? {
         return Ok(());
     }
     calls::cuStreamQuery(stream)?;
@@ -71,13 +69,13 @@ pub fn refuse_capturing(stream: u64) -> error::Result {
 /// captures, so it has to come from the copy itself, not from a question.
 #[inline]
 pub fn may_refuse(stream: u64) -> bool {
-    stream <= LEGACY && any()
+    handles::is_default_stream(stream) && any()
 }
 
 /// Whether a copy in `stream` is captured; in the default stream none is.
 #[inline]
 pub fn captures_copy(stream: u64) -> error::Result<bool> {
-    if stream <= LEGACY { Ok(false) } else { captures(stream) }
+    if handles::is_default_stream(stream) { Ok(false) } else { captures(stream) }
 }
 
 /// Whether something in this process captures, and there is a context in which the driver can be asked what that means.
@@ -106,7 +104,7 @@ pub fn wait_for_device() -> error::Result {
 
 /// Refuses what no captured stream can have, and what cannot run in the default stream now. The capture ends by it.
 pub fn refuse_in(stream: u64) -> error::Result {
-    if stream <= LEGACY { refuse_legacy() } else { refuse_capturing(stream) }
+    if handles::is_default_stream(stream) { refuse_legacy() } else { refuse_capturing(stream) }
 }
 
 /// Whether a stream captures. Any can once one has begun: capture spreads by event waits.
@@ -174,7 +172,7 @@ pub unsafe fn cuStreamBeginCaptureToGraph(
         return Err(CudaError::IllegalState as u32);
     }
     handles::check_graph(hGraph)?;
-    if hStream <= LEGACY {
+    if handles::is_default_stream(hStream) {
         return Err(CudaError::StreamCaptureUnsupported as u32);
     }
     // SAFETY: the program's arrays of so many elements, or NULL.

@@ -1,8 +1,9 @@
 //! Contexts: the stack of each thread is kept here, and each message names the current one.
 //!
-//! A context's words in the handle table: device ordinal, flags.
+//! A context's words in the handle table: device ordinal, and flags; a green context has the flags of the primary context, and the
+//! worker's name for it in their place.
 
-use crate::{call::put, calls, client, coredump, error, export_table, handles};
+use crate::{call::put, calls, client, coredump, error, export_table, green_context, handles};
 use std::{
     cell::{Cell, RefCell},
     sync::{Mutex, PoisonError},
@@ -25,8 +26,6 @@ const COREDUMP: u32 = 0x20;
 const USER_COREDUMP: u32 = 0x40;
 /// CU_CTX_MAP_HOST, which primary contexts have.
 const MAP_HOST: u32 = 0x8;
-/// In a context's second word: it is a green context's, and has the primary context's flags.
-const GREEN: u64 = 1 << 32;
 
 thread_local! {
     /// The current context; apart from the stack, since every call reads it.
@@ -113,15 +112,21 @@ pub fn forget(context: u64) {
     export_table::context_destroyed(context);
 }
 
-/// Makes a handle for the context of a green context.
-pub fn new_green(device: i32) -> error::Result<u64> {
-    handles::create_with(Kind::Context, u64::from(device.cast_unsigned()), GREEN)
+/// Makes a handle for the context of the green context that the worker knows as `green`.
+pub fn new_green(device: i32, green: u64) -> error::Result<u64> {
+    handles::create_with(Kind::Context, u64::from(device.cast_unsigned()), green)
+}
+
+/// The worker's name for the green context that this is of; `None` for an ordinary context. Flags have 32 bits, and no handle so few.
+#[inline]
+pub fn green(context: u64) -> Option<u64> {
+    handles::words(Kind::Context, context).ok().map(|w| w.1).filter(|&word| u32::try_from(word).is_err())
 }
 
 /// Whether this is the context of a green context.
 #[inline]
 pub fn is_green(context: u64) -> bool {
-    handles::words(Kind::Context, context).is_ok_and(|w| w.1 & GREEN != 0)
+    green(context).is_some()
 }
 
 /// Takes `context` off this thread's stack if it is current.
@@ -240,7 +245,6 @@ fn check_for(context: u64, null: u32) -> error::Result {
 }
 
 pub unsafe fn cuCtxPushCurrent_v2(ctx: u64) -> error::Result {
-    client::get()?;
     check_for(ctx, error::INVALID_VALUE)?;
     push(ctx);
     Ok(())
@@ -252,7 +256,6 @@ pub unsafe fn cuCtxPushCurrent(ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxPopCurrent_v2(pctx: *mut u64) -> error::Result {
-    client::get()?;
     if current() == 0 {
         return Err(error::INVALID_CONTEXT);
     }
@@ -271,7 +274,6 @@ pub unsafe fn cuCtxPopCurrent(pctx: *mut u64) -> error::Result {
 
 /// Replaces the top of the stack; NULL takes it off.
 pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
-    client::get()?;
     if ctx == 0 {
         if current() != 0 {
             pop();
@@ -288,13 +290,11 @@ pub unsafe fn cuCtxSetCurrent(ctx: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxGetCurrent(pctx: *mut u64) -> error::Result {
-    client::get()?;
     // SAFETY: the program's pointer.
     unsafe { put(pctx, current()) }
 }
 
 pub unsafe fn cuCtxGetApiVersion(ctx: u64, version: *mut u32) -> error::Result {
-    client::get()?;
     if ctx != 0 {
         check_for(ctx, error::INVALID_CONTEXT)?;
     }
@@ -309,7 +309,6 @@ pub fn id_of(context: u64) -> error::Result<u64> {
 }
 
 pub unsafe fn cuCtxGetId(ctx: u64, ctxId: *mut u64) -> error::Result {
-    client::get()?;
     let id = id_of(ctx)?;
     // SAFETY: the program's pointer.
     unsafe { put(ctxId, id) }
@@ -349,20 +348,21 @@ pub unsafe fn cuCtxDetach(ctx: u64) -> error::Result {
 
 /// NULL is the current context.
 pub unsafe fn cuCtxSynchronize_v2(ctx: u64) -> error::Result {
-    client::get()?;
     calls::cuCtxSynchronize_v2(resolve(ctx)?)
 }
 
-/// Device and flags of the current context, which may have been destroyed: it tells these still (measured).
-fn words() -> error::Result<(i32, u64)> {
-    let context = crate::green_context::owner(current());
-    let words = handles::last_words(Kind::Context, context).ok_or(error::INVALID_CONTEXT)?;
-    Ok((i32::try_from(words.0).map_err(|_| error::INVALID_CONTEXT)?, words.1))
+/// The current context, or the primary one of a green context, with device and flags. It may have been destroyed: it tells these still
+/// (measured).
+fn told() -> error::Result<(u64, i32, u32)> {
+    let context = green_context::owner(current());
+    let (device, flags) = handles::last_words(Kind::Context, context).ok_or(error::INVALID_CONTEXT)?;
+    let device = i32::try_from(device).map_err(|_| error::INVALID_CONTEXT)?;
+    // A green context that has ended does not lead to the primary one any more, and has no flags.
+    Ok((context, device, u32::try_from(flags).unwrap_or(0)))
 }
 
 pub unsafe fn cuCtxGetDevice(device: *mut i32) -> error::Result {
-    client::get()?;
-    let (ordinal, _) = words()?;
+    let (_, ordinal, _) = told()?;
     // SAFETY: the program's pointer.
     unsafe { put(device, ordinal) }
 }
@@ -375,10 +375,10 @@ pub unsafe fn cuCtxGetDevice_v2(device: *mut i32, ctx: u64) -> error::Result {
 
 pub unsafe fn cuCtxGetFlags(flags: *mut u32) -> error::Result {
     let devices = &client::get()?.devices;
-    let (device, value) = words()?;
-    let is_primary = devices.primary(device)? == crate::green_context::owner(current());
+    let (context, device, value) = told()?;
+    let is_primary = devices.primary(device)? == context;
     // SAFETY: the program's pointer.
-    unsafe { put(flags, value as u32 | if is_primary { MAP_HOST } else { 0 }) }
+    unsafe { put(flags, value | if is_primary { MAP_HOST } else { 0 }) }
 }
 
 pub unsafe fn cuCtxSetFlags(flags: u32) -> error::Result {
@@ -387,7 +387,7 @@ pub unsafe fn cuCtxSetFlags(flags: u32) -> error::Result {
     }
     calls::cuCtxSetFlags(flags)?;
     let kept = flags & !(COREDUMP | USER_COREDUMP) | MAP_HOST;
-    handles::set_word(crate::green_context::owner(current()), 1, u64::from(kept));
+    handles::set_word(green_context::owner(current()), 1, u64::from(kept));
     Ok(())
 }
 

@@ -75,8 +75,7 @@ unsafe fn host_to_device(dst: u64, src: *const u8, n: usize, stream: u64, wait: 
     let bytes = unsafe { std::slice::from_raw_parts(src, n) };
     calls::vgpuCopyInlineToDevice(dst, bytes, n, stream)?;
     count(n);
-    // An address that is not known may be wrong: the program learns it from this call, as natively.
-    if memory::known(dst, n as u64) && !capture::may_refuse(stream) { Ok(()) } else { call::settle() }
+    settle_unless(memory::known(dst, n as u64), stream)
 }
 
 /// Device to host.
@@ -158,10 +157,17 @@ fn device_to_device(dst: u64, src: u64, n: usize, stream: u64) -> error::Result 
     settle_unless_known(dst, src, n, stream)
 }
 
-/// An address that is not known may be wrong, and captures forbid the default stream: the program learns it from this call, as natively.
+/// Ends a copy that was posted. What is not sure to be right may be wrong, and captures forbid the default stream: the program learns it
+/// from this call, as natively.
+#[inline]
+pub fn settle_unless(sure: bool, stream: u64) -> error::Result {
+    if sure && !capture::may_refuse(stream) { Ok(()) } else { call::settle() }
+}
+
+/// As [`settle_unless`]: an address that is not known may be wrong.
 pub fn settle_unless_known(dst: u64, src: u64, n: usize, stream: u64) -> error::Result {
     let known = |address| memory::known(address, n as u64);
-    if known(dst) && known(src) && !capture::may_refuse(stream) { Ok(()) } else { call::settle() }
+    settle_unless(known(dst) && known(src), stream)
 }
 
 pub unsafe fn cuMemcpy(dst: u64, src: u64, ByteCount: usize, stream: u64) -> error::Result {

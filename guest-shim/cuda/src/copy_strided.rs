@@ -185,10 +185,10 @@ unsafe fn copy(dst: Place, src: Place, e: Extent, how: How) -> error::Result {
             let sure = how.peer.is_none() && dst.certain(e) && src.certain(e);
             post(dst, src, e, how)?;
             let on_host = dst.side() == Side::Pinned || src.side() == Side::Pinned;
-            match (how.wait && on_host, sure) {
-                (true, _) => calls::cuStreamSynchronize(how.stream),
-                (false, true) if !capture::may_refuse(how.stream) => Ok(()),
-                _ => call::settle(),
+            if how.wait && on_host {
+                calls::cuStreamSynchronize(how.stream)
+            } else {
+                copy::settle_unless(sure, how.stream)
             }
         }
     }

@@ -7,8 +7,8 @@ use vgpu_spec::plain::Blob8;
 /// As the messages have it.
 const MEMORY: u32 = 0;
 const SEMAPHORE: u32 = 1;
-const SIGNAL: u32 = 0;
-const WAIT: u32 = 1;
+pub const SIGNAL: u32 = 0;
+pub const WAIT: u32 = 1;
 /// The last of CUexternalMemoryHandleType, _DMABUF_FD, and of CUexternalSemaphoreHandleType, _TIMELINE_SEMAPHORE_WIN32; the first are 1.
 const LAST_MEMORY: u32 = 9;
 const LAST_SEMAPHORE: u32 = 10;

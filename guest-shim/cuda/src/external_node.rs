@@ -2,14 +2,15 @@
 
 use crate::{
     call::{self, put},
-    calls, error, handles, unsupported,
+    calls, error,
+    external::{SIGNAL, WAIT},
+    graph_node::node_type,
+    handles, unsupported,
 };
 use vgpu_spec::plain::Blob8;
 
 /// CUgraphNodeType of a node that signals and of one that waits, by what the messages call `wait`.
-const TYPES: [u32; 2] = [8, 9];
-const SIGNAL: u32 = 0;
-const WAIT: u32 = 1;
+const TYPES: [u32; 2] = [node_type::EXT_SEMAS_SIGNAL, node_type::EXT_SEMAS_WAIT];
 
 /// CUDA_EXT_SEM_SIGNAL_NODE_PARAMS and CUDA_EXT_SEM_WAIT_NODE_PARAMS.
 pub type Parameters = Blob8<24>;

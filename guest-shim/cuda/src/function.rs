@@ -49,6 +49,8 @@ pub struct Info {
 
 /// The most bytes of a layout: the room that the messages have.
 pub const LAYOUT_ROOM: usize = 32768;
+/// The most bytes of a name.
+const NAME_ROOM: usize = 4096;
 /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.
 const MAX_DYNAMIC_SHARED: u32 = 8;
 
@@ -81,9 +83,7 @@ impl Info {
 
     #[cold]
     fn ask(&self) -> error::Result<&Parameters> {
-        let (mut layout, mut len) = (vec![0; LAYOUT_ROOM], 0);
-        calls::vgpuKernelLayout(self.kernel, &mut layout, &mut len)?;
-        layout.truncate(usize::try_from(len).unwrap_or(0));
+        let (_, layout) = describe(self.kernel)?;
         Ok(self.parameters.get_or_init(|| Parameters::new(&layout)))
     }
 
@@ -117,6 +117,15 @@ pub fn info(callable: u64) -> error::Result<&'static Info> {
     let address = std::ptr::with_exposed_provenance::<Info>(word as usize);
     // SAFETY: the first word of functions and kernels is always the address of a leaked Info, or 0.
     unsafe { address.as_ref() }.ok_or(error::INVALID_HANDLE)
+}
+
+/// Name and layout of a function or kernel, as the worker knows them.
+pub fn describe(callable: u64) -> error::Result<(CString, Vec<u8>)> {
+    let (mut name, mut layout, mut len) = (vec![0; NAME_ROOM], vec![0; LAYOUT_ROOM], 0);
+    calls::vgpuDescribeCallable(callable, &mut name, NAME_ROOM, &mut layout, LAYOUT_ROOM, &mut len)?;
+    layout.truncate(usize::try_from(len).unwrap_or(0));
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    Ok((name.to_owned(), layout))
 }
 
 /// The layout of parameter `index`.

@@ -9,7 +9,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    ffi::{CStr, c_void},
+    ffi::c_void,
     sync::{Mutex, PoisonError},
 };
 use vgpu_spec::{
@@ -17,9 +17,8 @@ use vgpu_spec::{
     plain::Blob8,
 };
 
-/// The largest parameter area of a kernel, and the most bytes of a name.
+/// The largest parameter area of a kernel.
 const MAX_PARAMETERS: usize = 32764;
-const NAME_ROOM: usize = 4096;
 
 /// CUDA_KERNEL_NODE_PARAMS; the first version ends before `kernel`.
 #[repr(C)]
@@ -157,11 +156,8 @@ fn info_of(number: u64) -> error::Result<&'static Info> {
     if let Ok(info) = function::info(number) {
         return Ok(info);
     }
-    let (mut name, mut layout, mut len) = (vec![0; NAME_ROOM], vec![0; function::LAYOUT_ROOM], 0);
-    calls::vgpuDescribeCallable(number, &mut name, NAME_ROOM, &mut layout, function::LAYOUT_ROOM, &mut len)?;
-    layout.truncate(usize::try_from(len).unwrap_or(0));
-    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
-    handles::set_word(number, 0, Info::new(name, &layout).word());
+    let (name, layout) = function::describe(number)?;
+    handles::set_word(number, 0, Info::new(&name, &layout).word());
     function::info(number)
 }
 

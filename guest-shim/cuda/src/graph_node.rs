@@ -88,7 +88,7 @@ pub unsafe fn cuGraphHostNodeGetParams(hNode: u64, nodeParams: *mut Blob8<16>) -
 }
 
 /// CUgraphNodeType.
-mod node_type {
+pub mod node_type {
     pub const KERNEL: u32 = 0;
     pub const MEMCPY: u32 = 1;
     pub const MEMSET: u32 = 2;

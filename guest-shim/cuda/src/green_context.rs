@@ -1,10 +1,9 @@
 //! Green contexts: contexts that use only a part of a device.
 //!
-//! A program knows a green context by its context, as in the driver: cuCtxFromGreenCtx gives back what it is given. That context has
-//! a mark of its own among its flags (context.rs). The worker's name for it is another handle, with these words in the table: the
-//! context, the primary context.
+//! A program knows a green context by its context, as in the driver: cuCtxFromGreenCtx gives back what it is given. The worker's name
+//! for it is another handle, which the context's words lead to (context.rs); its own first word is the primary context.
 
-use crate::{call, call::put, calls, client, context, device, error, handles, primary_context, stream};
+use crate::{call, call::put, calls, context, device, error, handles, primary_context, stream};
 use vgpu_spec::{handle::Kind, plain::Blob4, result::CudaError};
 
 /// CU_GREEN_CTX_DEFAULT_STREAM, the only flag, which must be given.
@@ -21,21 +20,10 @@ pub fn shown(context: u64) -> u64 {
     if context::is_green(context) { context } else { 0 }
 }
 
-/// The worker's name for the green context that `context` is of; 0 for an ordinary context.
-fn of_context(context: u64) -> u64 {
-    if !context::is_green(context) {
-        return 0;
-    }
-    let is_its = |&green: &u64| handles::words(Kind::GreenContext, green).is_ok_and(|w| w.0 == context);
-    handles::all(Kind::GreenContext).into_iter().find(is_its).unwrap_or(0)
-}
-
 /// The primary context whose memory and modules an ordinary or green context uses: itself, for an ordinary one.
 pub fn owner(context: u64) -> u64 {
-    match of_context(context) {
-        0 => context,
-        green => handles::words(Kind::GreenContext, green).map_or(context, |w| w.1),
-    }
+    let words = context::green(context).and_then(|green| handles::words(Kind::GreenContext, green).ok());
+    words.map_or(context, |w| w.0)
 }
 
 /// # Safety
@@ -48,7 +36,6 @@ pub unsafe fn cuDevSmResourceSplitByCount(
     useFlags: u32,
     minCount: u32,
 ) -> error::Result {
-    client::get()?;
     // SAFETY: the program's pointers, or NULL.
     let (count, input) = unsafe { (nbGroups.as_mut(), input.as_ref()) };
     let (Some(count), Some(&input)) = (count, input) else { return Err(error::INVALID_VALUE) };
@@ -115,27 +102,24 @@ pub unsafe fn cuGreenCtxCreate(phCtx: *mut u64, desc: u64, dev: i32, flags: u32)
 
 /// What a program gets for a new green context.
 fn create(primary: u64, description: u64, device: i32, host: i32, flags: u32) -> error::Result<u64> {
-    let context = context::new_green(device)?;
-    let green = handles::create_with(Kind::GreenContext, context, primary).inspect_err(|_| {
-        handles::remove(context);
-    })?;
+    let green = handles::create_with(Kind::GreenContext, primary, 0)?;
+    let context = context::new_green(device, green).inspect_err(|_| handles::remove(green))?;
     if let Err(status) = calls::vgpuGreenContextCreate(green, context, description, host, flags) {
-        handles::remove(green);
         handles::remove(context);
+        handles::remove(green);
         return Err(status);
     }
     Ok(context)
 }
 
 pub unsafe fn cuGreenCtxDestroy(hCtx: u64) -> error::Result {
-    client::get()?;
     let Green { green, context } = find(hCtx)?;
     let device = context::device_of(context)?;
     let result = calls::vgpuGreenContextDestroy(green, context);
     context::leave(context);
     stream::end_of_context(context);
-    handles::remove(green);
     handles::remove(context);
+    handles::remove(green);
     result.and(primary_context::release(device))
 }
 
@@ -149,14 +133,11 @@ struct Green {
 /// The green context that a program means.
 fn find(context: u64) -> error::Result<Green> {
     handles::check_context(context)?;
-    match of_context(context) {
-        0 => Err(error::CONTEXT_IS_DESTROYED),
-        green => Ok(Green { green, context }),
-    }
+    let green = context::green(context).ok_or(error::CONTEXT_IS_DESTROYED)?;
+    Ok(Green { green, context })
 }
 
 pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result {
-    client::get()?;
     if pContext.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -166,7 +147,6 @@ pub unsafe fn cuCtxFromGreenCtx(pContext: *mut u64, hCtx: u64) -> error::Result 
 }
 
 pub unsafe fn cuGreenCtxGetDevResource(hCtx: u64, resource: *mut Resource, type_: u32) -> error::Result {
-    client::get()?;
     let Green { green, .. } = find(hCtx)?;
     // SAFETY: the program's pointer, or NULL.
     let place = unsafe { resource.as_mut() }.ok_or(error::INVALID_VALUE)?;
@@ -174,7 +154,6 @@ pub unsafe fn cuGreenCtxGetDevResource(hCtx: u64, resource: *mut Resource, type_
 }
 
 pub unsafe fn cuGreenCtxGetId(greenCtx: u64, greenCtxId: *mut u64) -> error::Result {
-    client::get()?;
     let Green { context, .. } = find(greenCtx)?;
     // SAFETY: the program's pointer.
     unsafe { put(greenCtxId, context::id_of(context)?) }
@@ -210,14 +189,12 @@ fn same_context(context: u64, event: u64) -> error::Result {
 }
 
 pub unsafe fn cuCtxRecordEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
     handles::check_context(hCtx)?;
     same_context(hCtx, hEvent)?;
     calls::cuCtxRecordEvent(hCtx, hEvent)
 }
 
 pub unsafe fn cuCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
-    client::get()?;
     handles::check_context(hCtx)?;
     handles::check_event(hEvent)?;
     calls::cuCtxWaitEvent(hCtx, hEvent)
@@ -233,4 +210,26 @@ pub unsafe fn cuGreenCtxWaitEvent(hCtx: u64, hEvent: u64) -> error::Result {
     let Green { green, .. } = find(hCtx)?;
     handles::check_event(hEvent)?;
     calls::cuGreenCtxWaitEvent(green, hEvent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_green_context_leads_to_its_primary_one_until_it_ends() {
+        let primary = handles::create_with(Kind::Context, 0, u64::from(u32::MAX)).unwrap();
+        let green = handles::create_with(Kind::GreenContext, primary, 0).unwrap();
+        let context = context::new_green(0, green).unwrap();
+        assert_eq!(
+            (context::green(context), owner(context), shown(context)),
+            (Some(green), primary, context)
+        );
+        assert_eq!(find(context).map(|found| found.green), Ok(green));
+        assert_eq!((context::green(primary), owner(primary), shown(primary)), (None, primary, 0));
+        assert_eq!(find(primary).map(|found| found.green), Err(error::CONTEXT_IS_DESTROYED));
+        handles::remove(context);
+        handles::remove(green);
+        assert_eq!((context::is_green(context), owner(context)), (false, context));
+    }
 }

@@ -261,7 +261,7 @@ pub fn is_special_stream(number: u64) -> bool {
     number <= SPECIAL_STREAMS
 }
 
-/// Whether the stream is the one that waits for all others.
+/// Whether the stream is the one that waits for all others; it cannot capture.
 #[inline]
 pub fn is_default_stream(number: u64) -> bool {
     number <= LEGACY

@@ -186,11 +186,10 @@ pub unsafe fn cuLinkAddFile(
 
 /// What is no link cannot be linked (measured).
 pub unsafe fn cuLinkComplete(state: u64, cubinOut: *mut *mut c_void, sizeOut: *mut usize) -> error::Result {
-    handles::check_linkstate(state)?;
+    handles::check_linkstate(state).map_err(|e| if state == 0 { e } else { error::UNKNOWN })?;
     if cubinOut.is_null() {
         return Err(error::INVALID_VALUE);
     }
-    handles::check_linkstate(state).map_err(|e| if state == 0 { e } else { error::UNKNOWN })?;
     let (address, len) = with(state, |link| {
         let mut len = 0;
         link.options.ask(|o| {

@@ -7,7 +7,7 @@ use vgpu_spec::plain::Blob4;
 /// CU_MEM_LOCATION_TYPE_DEVICE.
 pub const DEVICE: u32 = 1;
 /// The last of them.
-pub const LAST: u32 = 4;
+const LAST: u32 = 4;
 /// CU_MEM_LOCATION_TYPE_HOST, _HOST_NUMA and _HOST_NUMA_CURRENT: the host's memory is not the guest's.
 const HOST: std::ops::RangeInclusive<u32> = 2..=LAST;
 
@@ -21,6 +21,11 @@ pub fn set_word(bytes: &mut [u8], at: usize, value: u32) {
     if let Some(place) = bytes.get_mut(at..at + 4) {
         place.copy_from_slice(&value.to_le_bytes());
     }
+}
+
+/// Whether the bytes begin with a location, of a device or not.
+pub fn is_one(bytes: &[u8]) -> bool {
+    (DEVICE..=LAST).contains(&word(bytes, 0))
 }
 
 /// The program's ordinal of the device location at `at`.
@@ -64,7 +69,7 @@ pub unsafe fn descriptions(list: *const Blob4<12>, count: usize, none: u32) -> e
     for i in 0..count {
         // SAFETY: the caller's promise.
         let mut description = unsafe { list.wrapping_add(i).read_unaligned() };
-        if !(DEVICE..=LAST).contains(&word(&description.0, 0)) {
+        if !is_one(&description.0) {
             return Err(none);
         }
         to_host(&mut description.0, 0)?;

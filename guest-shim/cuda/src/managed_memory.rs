@@ -176,9 +176,6 @@ pub unsafe fn cuMemPrefetchAsync_v2(
     prefetch(devPtr, count, place(&location, error::INVALID_DEVICE)?)
 }
 
-/// CU_STREAM_LEGACY, the default stream's other name.
-const LEGACY: u64 = 1;
-
 /// The ranges of a batch, all of them in managed memory. The default stream takes no batches.
 ///
 /// # Safety
@@ -193,7 +190,7 @@ unsafe fn ranges<'a>(
     // SAFETY: the caller's promise.
     let (addresses, sizes) = unsafe { (call::slice(addresses, count), call::slice(sizes, count)) };
     let (Some(addresses), Some(sizes)) = (addresses, sizes) else { return Err(error::INVALID_VALUE) };
-    if count == 0 || flags != 0 || stream <= LEGACY {
+    if count == 0 || flags != 0 || handles::is_default_stream(stream) {
         return Err(error::INVALID_VALUE);
     }
     check_stream(stream)?;

@@ -342,7 +342,6 @@ pub unsafe fn cuMemPoolImportFromShareableHandle(
     handleType: u32,
     flags: u64,
 ) -> error::Result {
-    client::get()?;
     if pool_out.is_null() || flags != 0 {
         return Err(error::INVALID_VALUE);
     }
@@ -373,7 +372,6 @@ pub unsafe fn cuMemPoolImportFromShareableHandle(
 }
 
 pub unsafe fn cuMemPoolExportPointer(shareData_out: *mut Blob1<64>, ptr: u64) -> error::Result {
-    client::get()?;
     if shareData_out.is_null() {
         return Err(error::INVALID_VALUE);
     }

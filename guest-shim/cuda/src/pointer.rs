@@ -1,7 +1,7 @@
 //! Pointer attributes, answered from what this process knows of its memory.
 
 use crate::{
-    client, context, error, handles, host_memory,
+    context, error, handles, host_memory,
     memory::{self, Origin},
     memory_pool,
 };
@@ -119,7 +119,6 @@ fn sync_memops(known: &Known) -> bool {
 }
 
 pub unsafe fn cuPointerSetAttribute(value: *mut c_void, attribute: u32, ptr: u64) -> error::Result {
-    client::get()?;
     if value.is_null() || attribute != attribute::SYNC_MEMOPS || context::is_destroyed() {
         return Err(error::INVALID_VALUE);
     }
@@ -194,7 +193,6 @@ unsafe fn write(place: *mut c_void, value: u64, len: usize) {
 }
 
 pub unsafe fn cuPointerGetAttribute(data: *mut c_void, attribute: u32, ptr: u64) -> error::Result {
-    client::get()?;
     if data.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -213,7 +211,6 @@ pub unsafe fn cuPointerGetAttributes(
     data: *mut *mut c_void,
     ptr: u64,
 ) -> error::Result {
-    client::get()?;
     if numAttributes == 0 || attributes.is_null() || data.is_null() {
         return Err(error::INVALID_VALUE);
     }

@@ -1,10 +1,7 @@
 //! Functions that are not supported: each exists, refuses, and is named once in the log. Those that first check their arguments as the
 //! driver does are in the files of their nouns, and refuse with CUDA_ERROR_NOT_SUPPORTED.
 
-use crate::{
-    capture, client, context, error,
-    trace::{self, Site},
-};
+use crate::{call, capture, client, context, error, trace::Site};
 use std::{collections::HashSet, sync::Mutex, sync::PoisonError};
 
 static SEEN: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
@@ -25,18 +22,16 @@ pub fn note(what: &'static str, reason: &'static str) {
 /// CUDA_ERROR_NOT_SUPPORTED, and a line for the first call of the function; as any function, CUDA_ERROR_NOT_INITIALIZED before cuInit.
 /// `unsafe_in_capture`: a capture may be in its way, as the driver finds before anything else.
 pub fn report(site: &'static Site, unsafe_in_capture: bool) -> u32 {
-    let began = trace::begin();
-    note(site.name, site.reason);
-    vgpu_client::record::call(site.name);
-    let refusal = match site.reason {
-        NARROW => context::require().err().unwrap_or(error::INVALID_CONTEXT),
-        _ => error::NOT_SUPPORTED,
+    let refuse = || {
+        client::get()?;
+        if unsafe_in_capture {
+            capture::refuse_unsafe()?;
+        }
+        if site.reason == NARROW {
+            context::require()?;
+            return Err(error::INVALID_CONTEXT);
+        }
+        Err(error::NOT_SUPPORTED)
     };
-    let captured = || if unsafe_in_capture { capture::refuse_unsafe().err() } else { None };
-    let status = client::get().err().or_else(captured).unwrap_or(refusal);
-    crate::logs::returned(site.name, status);
-    if let Some(began) = began {
-        trace::end(began, site, &[], status);
-    }
-    status
+    call::enter(site, false, || [0; 0], refuse)
 }

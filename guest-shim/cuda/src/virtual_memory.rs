@@ -111,7 +111,6 @@ pub unsafe fn cuMemCreate(
     prop: *const Blob8<32>,
     flags: u64,
 ) -> error::Result {
-    client::get()?;
     if handle.is_null() || size == 0 || flags != 0 {
         return Err(error::INVALID_VALUE);
     }
@@ -143,7 +142,6 @@ pub unsafe fn cuMemRelease(handle: u64) -> error::Result {
 /// The handle of what is mapped at an address, which is to be released once more: the program's own, or a new one if it has released
 /// that.
 pub unsafe fn cuMemRetainAllocationHandle(handle: *mut u64, addr: *mut c_void) -> error::Result {
-    client::get()?;
     let address = addr.expose_provenance() as u64;
     let (known, device) = memory::mapping(address).ok_or(error::INVALID_VALUE)?;
     if handle.is_null() {
@@ -195,7 +193,7 @@ pub unsafe fn cuMemGetAccess(flags: *mut u64, location: *const Blob4<8>, ptr: u6
     let (Some(flags), Some(&place)) = (flags, place) else { return Err(error::INVALID_VALUE) };
     let mut place = [place];
     // Here the driver takes what is no location for a device that is not there.
-    if !(location::DEVICE..=location::LAST).contains(&word(&place[0].0, 0)) {
+    if !location::is_one(&place[0].0) {
         return Err(error::INVALID_DEVICE);
     }
     location::to_host(&mut place[0].0, 0)?;
@@ -209,7 +207,6 @@ pub unsafe fn cuMemGetAllocationGranularity(
     prop: *const Blob8<32>,
     option: u32,
 ) -> error::Result {
-    client::get()?;
     if granularity.is_null() || prop.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -243,7 +240,6 @@ pub unsafe fn cuMemExportToShareableHandle(
     handleType: u32,
     flags: u64,
 ) -> error::Result {
-    client::get()?;
     if shareableHandle.is_null() {
         return Err(error::INVALID_VALUE);
     }
@@ -268,7 +264,6 @@ pub unsafe fn cuMemImportFromShareableHandle(
     osHandle: *mut c_void,
     shHandleType: u32,
 ) -> error::Result {
-    client::get()?;
     if handle.is_null() {
         return Err(error::INVALID_VALUE);
     }

@@ -57,7 +57,7 @@ fn worker_killed_while_warm_is_replaced() {
     for _ in 0..5 {
         let warm = host.workers()[0];
         kill(warm, libc::SIGKILL);
-        eventually("another worker is warm", || host.workers().len() == 1 && host.workers()[0] != warm);
+        eventually("another worker is warm", || matches!(host.workers()[..], [other] if other != warm));
         host.client(&["compute-once"]).succeed();
         host.settle();
     }

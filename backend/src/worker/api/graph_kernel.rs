@@ -268,7 +268,7 @@ unsafe fn extra_bytes(extra: *mut *mut c_void) -> Result<Vec<u8>, CudaError> {
     Ok(bytes)
 }
 
-/// Name and layout of a function or kernel that the guest did not ask for by name.
+/// Name and layout of a function or kernel that the guest did not ask for by name, or of a kernel that gave no layout at first.
 pub fn vgpuDescribeCallable(
     t: &mut Thread,
     number: u64,

@@ -43,7 +43,7 @@ pub fn layout(
 }
 
 /// A kernel's layout and its length, as [`layout`].
-pub fn vgpuKernelLayout(t: &mut Thread, kernel: u64, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
+pub fn kernel_layout(t: &mut Thread, kernel: u64, room: usize) -> Result<(Vec<u8>, u64), CudaError> {
     let ask = t.driver.cuKernelGetParamInfo.ok_or(NOT_SUPPORTED)?;
     // SAFETY: a live kernel, and places that outlive the call.
     layout(room, |i, offset, size| unsafe { ask(kernel, i, offset, size) })

@@ -5,7 +5,7 @@ use super::{
     error::{CudaError, NOT_SUPPORTED, check},
     image::{Image, Wrapper},
     jit::{Options, Told},
-    kernel::{names, vgpuKernelLayout},
+    kernel::{kernel_layout, names},
     module::log_failure,
     thread::Thread,
 };
@@ -80,7 +80,7 @@ pub fn vgpuLibraryGetKernel(
     check(unsafe { get(&raw mut real, library, name.as_ptr()) })?;
     t.insert_kernel(kernel, real)?;
     // The kernel is there all the same: it is asked again when its parameters are needed.
-    Ok(vgpuKernelLayout(t, real, room).unwrap_or((Vec::new(), u64::MAX)))
+    Ok(kernel_layout(t, real, room).unwrap_or((Vec::new(), u64::MAX)))
 }
 
 /// Whether there is a managed variable of this name; where it is would be of no use to a guest.
