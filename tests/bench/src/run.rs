@@ -115,9 +115,9 @@ fn process(plan: &Plan, side: Side, choice: &Choice, stats: bool) -> Result<Outp
     let mut command = Command::new(program);
     command.arg("measure").args(choice.quick.then_some("--quick"));
     match &choice.only {
-        Only::Parts(parts) => parts.iter().for_each(|part| drop(command.arg("--only").arg(part))),
-        Only::Name(name) => drop(command.arg("--name").arg(name)),
-    }
+        Only::Parts(parts) => command.args(parts.iter().flat_map(|part| ["--only", part])),
+        Only::Name(name) => command.arg("--name").arg(name),
+    };
     let path = match side {
         Side::Native => plan.native_path.as_ref(),
         Side::Virtual => Some(&plan.virtual_path),
