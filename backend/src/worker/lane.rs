@@ -16,7 +16,7 @@ use super::api;
 use super::deps::Waited;
 use super::executor::{ClientState, Executor};
 use super::message;
-use super::ring::{Chain, LaneRing, Popped};
+use super::ring::{Chain, LaneRing, Popped, ReplyPlace};
 use crate::log::Limit;
 
 /// CUDA_ERROR_INVALID_VALUE.
@@ -25,6 +25,10 @@ const INVALID_VALUE: u32 = 1;
 const BROKEN_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Looks at the ring between looks at the clock.
 const SPINS: u32 = 64;
+/// Looks without a pause instruction: a few microseconds, as long as the next call of a busy thread may take to come.
+const EAGER: u32 = 2000;
+/// A lane that has polled for so long lets other threads run between looks.
+const ALONE: Duration = Duration::from_micros(50);
 
 /// The eventfds of a ring.
 #[derive(Debug)]
@@ -250,12 +254,7 @@ impl Server {
     }
 
     /// Answers a message that is not executed; without a reply it becomes the lane's error.
-    fn refuse(
-        &mut self,
-        ring: &LaneRing,
-        reply: Option<(vm_memory::GuestAddress, u32)>,
-        function: u32,
-    ) -> u32 {
+    fn refuse(&mut self, ring: &LaneRing, reply: Option<ReplyPlace>, function: u32) -> u32 {
         self.body.clear();
         match reply {
             Some(place) => self.write_reply(ring, place, INVALID_VALUE, 0, function),
@@ -270,7 +269,7 @@ impl Server {
     fn write_reply(
         &mut self,
         ring: &LaneRing,
-        (address, room): (vm_memory::GuestAddress, u32),
+        (address, room): ReplyPlace,
         status: u32,
         flags: u32,
         function: u32,
@@ -300,24 +299,42 @@ impl Server {
 
     /// Polls for a while, then sleeps until there is something to look at.
     fn wait(&self, ring: &mut LaneRing) {
-        if !self.polling.is_zero() {
-            let start = Instant::now();
-            while start.elapsed() < self.polling {
-                for _ in 0..SPINS {
-                    if ring.has_more() {
-                        return;
-                    }
-                    std::hint::spin_loop();
-                }
-                if self.shared.stop.load(Ordering::Acquire) {
-                    return;
-                }
-            }
+        if self.poll(ring) {
+            return;
         }
         if !ring.enable_kicks() {
             self.sleep(None);
         }
         ring.disable_kicks();
+    }
+
+    /// Whether there was something to look at before the time for polling was over.
+    fn poll(&self, ring: &LaneRing) -> bool {
+        if self.polling.is_zero() {
+            return false;
+        }
+        if (0..EAGER).any(|_| ring.has_more()) {
+            return true;
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..SPINS {
+                if ring.has_more() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            let waited = start.elapsed();
+            if waited >= self.polling {
+                return false;
+            }
+            if self.shared.stop.load(Ordering::Acquire) {
+                return true;
+            }
+            if waited > ALONE {
+                thread::yield_now();
+            }
+        }
     }
 
     fn wait_broken(&mut self, ring: &mut LaneRing) {

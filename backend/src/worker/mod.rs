@@ -9,6 +9,7 @@ pub mod lane;
 pub mod link;
 pub mod message;
 pub mod output;
+pub mod page;
 pub mod ring;
 pub mod start;
 pub mod windows;

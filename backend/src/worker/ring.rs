@@ -1,19 +1,28 @@
-//! A lane's ring as its worker thread sees it: one page of guest memory, and nothing else.
+//! A lane's ring as its worker thread sees it: the device side of a split virtqueue (virtio 1.2, 2.7) in one page of guest memory.
 //!
-//! SECURITY: the guest's process can write the page at any time. Guest addresses are resolved against a memory that
-//! consists of this page only; what is used is copied first.
+//! The queues that the broker serves are the virtio-queue crate's. A lane's is served here: each message waits for what this code does,
+//! and addresses need no look-up, being offsets in the one page.
+//!
+//! SECURITY: what is used is read once, or copied first; see [`Page`].
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
-use vgpu_spec::wire::HUGE_PAGE;
-use vgpu_spec::wire::lane::{Layout, MAX_MESSAGE, MAX_QUEUE_SIZE, Status};
-use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
-use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vgpu_spec::wire::lane::{Layout, MAX_MESSAGE, Status};
 
+use super::page::Page;
 use crate::link::message::LaneStart;
+
+/// Flags of a descriptor.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+/// Flag of the available and of the used ring, without VIRTIO_F_EVENT_IDX: no notifications wanted.
+const NO_NOTIFICATION: u16 = 1;
+
+/// Cache lines at the start of the command area in which a driver that waits for each reply has reply and message, if they are short.
+const COMMAND_LINES: u64 = 4;
+const LINE: u64 = 64;
 
 /// Why a lane's ring cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +30,7 @@ pub enum RingError {
     #[error("a ring of {0} entries")]
     Size(u16),
     #[error("mapping the page {page:#x}")]
-    Map { page: u64, source: MmapRegionError },
-    #[error("the page {0:#x} is not a region of memory")]
-    Page(u64),
-    #[error("setting up the ring")]
-    Queue(#[source] QueueError),
+    Map { page: u64, source: rustix::io::Errno },
 }
 
 /// Why a chain was refused.
@@ -41,12 +46,15 @@ pub enum ChainError {
     Memory,
 }
 
+/// Where a reply goes: offset in the page, and bytes.
+pub type ReplyPlace = (u64, u32);
+
 /// A chain taken from the ring.
 #[derive(Debug)]
 pub struct Chain {
     head: u16,
-    /// Where the reply goes, if the call waits.
-    pub reply: Option<(GuestAddress, u32)>,
+    /// If the call waits.
+    pub reply: Option<ReplyPlace>,
     pub error: Option<ChainError>,
 }
 
@@ -59,134 +67,191 @@ pub enum Popped {
     Broken,
 }
 
+struct Descriptor {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
 pub struct LaneRing {
-    memory: GuestMemoryMmap,
-    queue: Queue,
-    status: GuestAddress,
+    page: Page,
+    layout: Layout,
+    event_idx: bool,
+    /// The available entry to take next, and the used entry to write next, free-running.
+    next_avail: u16,
+    next_used: u16,
+    /// The descriptor that a driver which uses them in order, as the shim does, takes for its next chain.
+    next_descriptor: u16,
 }
 
 impl LaneRing {
     /// Maps the page and sets the queue up as the broker says.
     pub fn new(page: OwnedFd, start: &LaneStart) -> Result<Self, RingError> {
         let layout = Layout::new(start.size).ok_or(RingError::Size(start.size))?;
-        let region = MmapRegionBuilder::new(HUGE_PAGE as usize)
-            .with_file_offset(FileOffset::new(File::from(page), start.offset))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_POPULATE)
-            .build()
-            .map_err(|source| RingError::Map { page: start.page, source })?;
-        // Addresses in a lane are offsets in its page: the guest's process does not learn where in its RAM the page lies.
-        let region = GuestRegionMmap::new(region, GuestAddress(0)).ok_or(RingError::Page(start.page))?;
-        let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|_| RingError::Page(start.page))?;
-        let mut queue = Queue::new(MAX_QUEUE_SIZE).map_err(RingError::Queue)?;
-        queue.try_set_size(start.size).map_err(RingError::Queue)?;
-        queue.try_set_desc_table_address(GuestAddress(layout.desc)).map_err(RingError::Queue)?;
-        queue.try_set_avail_ring_address(GuestAddress(layout.avail)).map_err(RingError::Queue)?;
-        queue.try_set_used_ring_address(GuestAddress(layout.used)).map_err(RingError::Queue)?;
-        queue.set_event_idx(start.event_idx != 0);
-        queue.set_next_avail(start.next);
-        queue.set_next_used(start.next);
-        queue.set_ready(true);
-        Ok(LaneRing { memory, queue, status: GuestAddress(layout.status) })
+        let page =
+            Page::map(page, start.offset).map_err(|source| RingError::Map { page: start.page, source })?;
+        Ok(LaneRing {
+            page,
+            layout,
+            event_idx: start.event_idx != 0,
+            next_avail: start.next,
+            next_used: start.next,
+            next_descriptor: 0,
+        })
     }
 
-    /// Whether the driver has made something available.
+    /// Ring slot or descriptor number of a free-running index.
+    fn slot(&self, index: u16) -> u64 {
+        u64::from(index & (self.layout.size - 1))
+    }
+
+    fn avail_idx(&self, order: Ordering) -> u16 {
+        u16::from_le(self.page.u16(self.layout.avail + 2).load(order))
+    }
+
+    /// Where the driver says which available entry it put where.
+    fn avail_entry(&self, index: u16) -> u64 {
+        self.layout.avail + 4 + 2 * self.slot(index)
+    }
+
+    fn descriptor(&self, number: u16) -> Descriptor {
+        let at = self.layout.desc + 16 * self.slot(number);
+        let addr = u64::from_le(self.page.u64(at).load(Ordering::Relaxed));
+        // Length, flags and next, in the order of their addresses.
+        let rest = u64::from_le(self.page.u64(at + 8).load(Ordering::Relaxed));
+        Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+
+    /// Whether the driver has made something available; if so it is about to be taken.
+    #[inline]
     pub fn has_more(&self) -> bool {
-        match self.queue.avail_idx(&self.memory, Ordering::Acquire) {
-            Ok(index) => index.0 != self.queue.next_avail(),
-            Err(_) => false,
+        let more = self.avail_idx(Ordering::Acquire) != self.next_avail;
+        if more {
+            self.prefetch_chain();
+        }
+        more
+    }
+
+    /// Fetches what the first chain after a pause probably consists of all at once: each line comes from another processor's cache, and
+    /// otherwise where the next one is would only be known when the one before is here. A wrong guess costs nothing but time.
+    fn prefetch_chain(&self) {
+        self.page.prefetch(self.avail_entry(self.next_avail));
+        self.page.prefetch(self.layout.desc + 16 * self.slot(self.next_descriptor));
+        for line in 0..COMMAND_LINES {
+            self.page.prefetch(self.layout.commands + LINE * line);
         }
     }
 
     /// Takes the next chain; the bytes of its readable descriptor replace those of `message`.
     pub fn pop(&mut self, message: &mut Vec<u8>) -> Popped {
-        message.clear();
-        let Ok(avail) = self.queue.avail_idx(&self.memory, Ordering::Acquire) else { return Popped::Broken };
-        match avail.0.wrapping_sub(self.queue.next_avail()) {
+        match self.avail_idx(Ordering::Acquire).wrapping_sub(self.next_avail) {
             0 => return Popped::Nothing,
-            // SECURITY: the queue would refuse it for ever; not to be waited for in a busy loop.
-            n if n > self.queue.size() => return Popped::Broken,
+            // SECURITY: not to be waited for in a busy loop.
+            n if n > self.layout.size => return Popped::Broken,
             _ => {}
         }
-        let Some(chain) = self.queue.pop_descriptor_chain(&self.memory) else { return Popped::Broken };
-        let mut taken = Chain { head: chain.head_index(), reply: None, error: None };
-        if let Err(error) = read_chain(&self.memory, chain, message, &mut taken) {
+        let head = u16::from_le(self.page.u16(self.avail_entry(self.next_avail)).load(Ordering::Relaxed));
+        self.next_avail = self.next_avail.wrapping_add(1);
+        let mut chain = Chain { head, reply: None, error: None };
+        if let Err(error) = self.read_chain(&mut chain, message) {
             message.clear();
-            taken.error = Some(error);
+            chain.error = Some(error);
         }
-        Popped::Chain(taken)
+        self.next_descriptor = head.wrapping_add(if chain.reply.is_some() { 2 } else { 1 });
+        Popped::Chain(chain)
+    }
+
+    fn read_chain(&self, chain: &mut Chain, message: &mut Vec<u8>) -> Result<(), ChainError> {
+        let first = self.linked(chain.head)?;
+        if first.flags & WRITE != 0 {
+            return Err(ChainError::NotReadable);
+        }
+        if first.flags & NEXT != 0 {
+            let second = self.linked(first.next)?;
+            if second.flags & (WRITE | NEXT) != WRITE {
+                return Err(ChainError::Shape);
+            }
+            chain.reply = Some((second.addr, second.len));
+        }
+        // SECURITY: checked before anything of that size is allocated.
+        if first.len as usize > MAX_MESSAGE {
+            return Err(ChainError::TooLong(first.len));
+        }
+        if self.page.read(first.addr, first.len as usize, message) { Ok(()) } else { Err(ChainError::Memory) }
+    }
+
+    /// The descriptor that the driver names.
+    fn linked(&self, number: u16) -> Result<Descriptor, ChainError> {
+        if number >= self.layout.size {
+            return Err(ChainError::Shape);
+        }
+        let descriptor = self.descriptor(number);
+        if descriptor.flags & INDIRECT != 0 { Err(ChainError::Shape) } else { Ok(descriptor) }
     }
 
     /// Puts the chain that was taken last back: it will be taken again.
     pub fn put_back(&mut self) {
-        self.queue.go_to_previous_position();
+        self.next_avail = self.next_avail.wrapping_sub(1);
     }
 
     /// Writes at the start of a chain's writable descriptor.
-    pub fn write_reply(&self, address: GuestAddress, bytes: &[u8]) -> bool {
-        self.memory.write_slice(bytes, address).is_ok()
+    pub fn write_reply(&self, address: u64, bytes: &[u8]) -> bool {
+        self.page.write(address, bytes)
     }
 
     /// Gives a chain back with `len` bytes written. True if the driver wants to be notified.
     pub fn complete(&mut self, chain: &Chain, len: u32) -> bool {
+        let entry = self.layout.used + 4 + 8 * self.slot(self.next_used);
         // SECURITY: a head out of bounds cannot be given back; some entry must be, or the indices run apart.
-        let head = chain.head % self.queue.size();
-        if self.queue.add_used(&self.memory, head, len).is_err() {
-            return false;
+        let head = chain.head & (self.layout.size - 1);
+        self.page.u32(entry).store(u32::from(head).to_le(), Ordering::Relaxed);
+        self.page.u32(entry + 4).store(len.to_le(), Ordering::Relaxed);
+        let index = self.next_used;
+        self.next_used = index.wrapping_add(1);
+        self.page.u16(self.layout.used + 2).store(self.next_used.to_le(), Ordering::Release);
+        // The driver says what it wants, then looks at the index: one of the two sees the other (virtio 1.2, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event = self.layout.avail + 4 + 2 * u64::from(self.layout.size);
+            u16::from_le(self.page.u16(event).load(Ordering::Relaxed)) == index
+        } else {
+            u16::from_le(self.page.u16(self.layout.avail).load(Ordering::Relaxed)) & NO_NOTIFICATION == 0
         }
-        self.queue.needs_notification(&self.memory).unwrap_or(true)
     }
 
     /// Asks the driver to kick for the next chain. True if there is one already.
     pub fn enable_kicks(&mut self) -> bool {
-        self.queue.enable_notification(&self.memory).unwrap_or(false)
+        if self.event_idx {
+            let event = self.layout.used + 4 + 8 * u64::from(self.layout.size);
+            self.page.u16(event).store(self.next_avail.to_le(), Ordering::Relaxed);
+        } else {
+            self.page.u16(self.layout.used).store(0, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+        self.avail_idx(Ordering::Acquire) != self.next_avail
     }
 
-    /// Tells the driver not to kick: this thread is looking.
+    /// Tells the driver not to kick: this thread is looking. With VIRTIO_F_EVENT_IDX it kicks once, for the entry that was named.
     pub fn disable_kicks(&mut self) {
-        let _ = self.queue.disable_notification(&self.memory);
+        if !self.event_idx {
+            self.page.u16(self.layout.used).store(NO_NOTIFICATION.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// The index at which another would go on.
     pub fn next(&self) -> u16 {
-        self.queue.next_avail()
+        self.next_avail
     }
 
     /// Reports an error of a call without reply; `count` is the number of such errors with this one.
     pub fn report(&self, count: u32, error: u32, function: u32) {
-        let at = |offset: usize| GuestAddress(self.status.0 + offset as u64);
         let store = |value: u32, offset: usize, order| {
-            let _ = self.memory.store(value.to_le(), at(offset), order);
+            self.page.u32(self.layout.status + offset as u64).store(value.to_le(), order);
         };
         store(error, std::mem::offset_of!(Status, error), Ordering::Relaxed);
         store(function, std::mem::offset_of!(Status, error_function), Ordering::Relaxed);
         // After the two: who sees the new count sees them.
         store(count, std::mem::offset_of!(Status, error_count), Ordering::Release);
     }
-}
-
-fn read_chain(
-    memory: &GuestMemoryMmap,
-    mut chain: virtio_queue::DescriptorChain<&GuestMemoryMmap>,
-    message: &mut Vec<u8>,
-    taken: &mut Chain,
-) -> Result<(), ChainError> {
-    let first = chain.next().ok_or(ChainError::Shape)?;
-    if first.is_write_only() {
-        return Err(ChainError::NotReadable);
-    }
-    if first.has_next() {
-        let second = chain.next().ok_or(ChainError::Shape)?;
-        if !second.is_write_only() || second.has_next() {
-            return Err(ChainError::Shape);
-        }
-        taken.reply = Some((second.addr(), second.len()));
-    }
-    // SECURITY: checked before anything of that size is allocated.
-    let len = first.len() as usize;
-    if len > MAX_MESSAGE {
-        return Err(ChainError::TooLong(first.len()));
-    }
-    message.resize(len, 0);
-    memory.read_slice(message, first.addr()).map_err(|_| ChainError::Memory)
 }

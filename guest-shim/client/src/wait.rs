@@ -1,13 +1,24 @@
 //! How long a thread polls before it sleeps.
+//!
+//! The end of a sleep comes tens of microseconds late: a wait that is polled to its end does not pay that. The driver itself polls without
+//! end by default (CU_CTX_SCHED_AUTO); here a thread gives its CPU up after a bounded time.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Environment variable: microseconds of polling before sleep.
 pub const VARIABLE: &str = "VGPU_SPIN_US";
-const DEFAULT: Duration = Duration::from_micros(50);
+/// With CPUs to spare: longer than most steps of a program take on the GPU.
+const MANY_CPUS: Duration = Duration::from_millis(2);
+const FEW_CPUS: Duration = Duration::from_micros(50);
 /// With one CPU, polling keeps the other side from running: long enough for a reply that is there already, no more.
 const SINGLE_CPU: Duration = Duration::from_micros(2);
+/// From so many CPUs on, one is to spare beside those of the program's thread and of its worker.
+const MANY: u32 = 4;
+/// A thread that has polled for so long lets others run between looks.
+const ALONE: Duration = Duration::from_micros(50);
+/// Looks without a pause instruction, which takes as long as a short reply's last part: a few microseconds.
+const EAGER: u32 = 2000;
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 32;
 
@@ -24,16 +35,19 @@ impl Spin {
         static LIMIT: OnceLock<Duration> = OnceLock::new();
         let limit = *LIMIT.get_or_init(|| {
             let wanted = std::env::var(VARIABLE).ok().and_then(|text| text.trim().parse().ok());
-            let wanted = wanted.map_or(DEFAULT, |us: u64| Duration::from_micros(us.min(1_000_000)));
-            let cpus = rustix::thread::sched_getaffinity(None).map_or(2, |set| set.count());
-            if cpus < 2 { wanted.min(SINGLE_CPU) } else { wanted }
+            let wanted = wanted.map(|us: u64| Duration::from_micros(us.min(1_000_000)));
+            match rustix::thread::sched_getaffinity(None).map_or(2, |set| set.count()) {
+                ..=1 => wanted.unwrap_or(SINGLE_CPU).min(SINGLE_CPU),
+                2..MANY => wanted.unwrap_or(FEW_CPUS),
+                _ => wanted.unwrap_or(MANY_CPUS),
+            }
         });
         Spin { limit, now: limit }
     }
 
     /// Polls `done` for a bounded time; whether it came true.
     pub fn until(&mut self, mut done: impl FnMut() -> bool) -> bool {
-        if done() {
+        if self.now > SINGLE_CPU && (0..EAGER).any(|_| done()) {
             return true;
         }
         let start = Instant::now();
@@ -44,8 +58,12 @@ impl Spin {
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() >= self.now {
-                return false;
+            let waited = start.elapsed();
+            if waited >= self.now {
+                return done();
+            }
+            if waited > ALONE {
+                std::thread::yield_now();
             }
         }
     }

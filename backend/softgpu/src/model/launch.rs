@@ -7,7 +7,7 @@ use super::function::Function;
 use super::graph::{self, Op};
 use super::stream::Stream;
 use super::work::Core;
-use super::{CudaError, Result, state, usage};
+use super::{CudaError, Result, output, state, usage};
 use crate::exec;
 
 /// Most blocks in x, y and z.
@@ -112,7 +112,7 @@ impl LaunchWork {
 /// Says on stderr what happened; a failed device assert prints what the real driver prints.
 fn report(fault: &exec::Fault) {
     match fault {
-        exec::Fault::Assert { message, .. } => eprintln!("{message}"),
+        exec::Fault::Assert { message, .. } => output::write_error(message),
         exec::Fault::Unsupported { kernel, line, text, reason } => {
             eprintln!("softgpu: kernel {kernel}: line {line}: `{text}`: not supported ({reason})");
         }

@@ -6,8 +6,8 @@
 use std::sync::{Mutex, PoisonError};
 
 unsafe extern "C" {
-    /// The C library's standard output.
     static stdout: *mut libc::FILE;
+    static stderr: *mut libc::FILE;
 }
 
 /// Text kept at most before it is written at once.
@@ -37,9 +37,23 @@ impl Output {
 }
 
 fn write(text: &[u8]) {
-    // SAFETY: the C library's stdout is open or fails with an error, and the text's pointer and length belong together.
+    // SAFETY: the C library's stdout is a stream for the life of the process.
+    unsafe { write_to(stdout, text) }
+}
+
+/// Writes a line to the C library's `stderr`, at once: what a failed assertion says.
+pub fn write_error(line: &str) {
+    let line = format!("{line}\n");
+    // SAFETY: the C library's stderr is a stream for the life of the process.
+    unsafe { write_to(stderr, line.as_bytes()) }
+}
+
+/// # Safety
+/// `file` is a stream of the C library.
+unsafe fn write_to(file: *mut libc::FILE, text: &[u8]) {
+    // SAFETY: the caller's promise; the text's pointer and length belong together.
     unsafe {
-        libc::fwrite(text.as_ptr().cast(), 1, text.len(), stdout);
-        libc::fflush(stdout);
+        libc::fwrite(text.as_ptr().cast(), 1, text.len(), file);
+        libc::fflush(file);
     }
 }

@@ -5,11 +5,13 @@ use super::{
     dispatch::{self, Results},
     driver::{self, Driver},
     error::{self, Outcome, check},
-    output,
     session::Session,
     snapshot,
 };
-use crate::worker::executor::{ClientState, Executor, Message};
+use crate::worker::{
+    executor::{ClientState, Executor, Message},
+    output,
+};
 use std::sync::{Arc, atomic::Ordering};
 use vgpu_spec::wire::{args::Reader, lane::reply_flags};
 
@@ -81,7 +83,7 @@ impl Executor for Thread {
     }
 
     fn reply_flags(&mut self) -> u32 {
-        if output::pending(&self.client) { reply_flags::OUTPUT } else { 0 }
+        if output::pending() { reply_flags::OUTPUT } else { 0 }
     }
 }
 
