@@ -2,6 +2,7 @@
 
 use crate::{
     error::{self, NvmlError},
+    event,
     identity::Device,
     reading::Readings,
 };
@@ -151,6 +152,7 @@ pub fn nvmlShutdown() -> error::Result {
     state.references = state.references.checked_sub(1).ok_or(NvmlError::Uninitialized)?;
     if state.references == 0 {
         state.library = None;
+        event::end();
     }
     Ok(())
 }
