@@ -108,7 +108,7 @@ program_runs() {
         [ "$arguments" != - ] || arguments=
         for variant in ${variants//,/ }; do
             case $variant in
-                static13 | driver) printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$guest" "$arguments" ;;
+                static13 | driver | loader) printf '%s\t%s\t%s\t%s\n' "$name" "$limit" "$guest" "$arguments" ;;
                 *) printf '%s\t%s\t%s\t%s\n' "$name.$variant" "$limit" "$guest" "$arguments" ;;
             esac
         done

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use vgpu_spec::wire::control::FIRST_LANE;
+
+use crate::identity::{self, Identities, IdentityError, Setting};
 
 /// vhost-user-backend keeps queues in a `u64` mask.
 pub const MAX_QUEUES: u16 = 64;
@@ -18,6 +20,9 @@ Examples:
 
   Serve two VMs from a machine without a GPU:
     vgpu-backend --softgpu --socket /tmp/a.sock --socket /tmp/b.sock
+
+  Show the first of them a part of the memory, and the other a device of its own name:
+    vgpu-backend --socket /tmp/a.sock --device-memory 16384 --socket /tmp/b.sock --device-name \"GPU of B\"
 
   Start QEMU on the socket (the memory backend must be shared; the vIOMMU lets the guest
   drive the device through vfio-pci):
@@ -70,6 +75,17 @@ struct BrokerArgs {
     /// Load libcuda.so from this folder (overrides --softgpu)
     #[arg(long, value_name = "DIR")]
     cuda_dir: Option<PathBuf>,
+    /// Name that the VM is shown of device N (0 if left out), at most 95 printable ASCII characters
+    ///
+    /// This and the two options below count for the --socket before them, or for all VMs if before the first.
+    #[arg(long = "device-name", value_name = "[N=]NAME", value_parser = identity::parse_name)]
+    device_names: Vec<Setting<String>>,
+    /// UUID that the VM is shown of device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
+    #[arg(long = "device-uuid", value_name = "[N=]UUID", value_parser = identity::parse_uuid)]
+    device_uuids: Vec<Setting<[u8; 16]>>,
+    /// Memory in MiB that the VM is shown of device N; allocating more is not refused
+    #[arg(long = "device-memory", value_name = "[N=]MIB", value_parser = identity::parse_memory)]
+    device_memories: Vec<Setting<u64>>,
     /// Workers to keep started ahead, each with a CUDA context
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     warm: u16,
@@ -132,11 +148,18 @@ pub enum Command {
     Monitor(MonitorOptions),
 }
 
+/// Settings of one VM.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    pub socket: PathBuf,
+    /// What it is shown of the devices.
+    pub identities: Identities,
+}
+
 /// Settings of the broker. Can be built by hand (tests).
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// A VM each.
-    pub sockets: Vec<PathBuf>,
+    pub vms: Vec<VmConfig>,
     /// Folder from which workers load libcuda, if not the system's.
     pub cuda_dir: Option<PathBuf>,
     pub warm: usize,
@@ -156,6 +179,8 @@ pub enum ConfigError {
     PollTime(String),
     #[error("--softgpu: finding the folder of this executable")]
     NoExecutable(#[source] std::io::Error),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("--socket {0}: given twice")]
     Twice(PathBuf),
     #[error("--socket {path}: the path has {len} bytes, but a socket's path has at most 107")]
@@ -164,13 +189,14 @@ pub enum ConfigError {
 
 /// Parses the command line; on a wrong one prints what is wrong and exits with status 2.
 pub fn parse() -> Command {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
         Some(Hidden::Worker(options)) => return Command::Worker(options),
         Some(Hidden::Monitor(options)) => return Command::Monitor(options),
         None => {}
     }
-    match Config::try_from(cli.broker) {
+    match Config::new(cli.broker, &matches) {
         Ok(config) => Command::Broker(config),
         Err(error) => {
             eprintln!("vgpu-backend: {}", crate::log::chain(&error));
@@ -179,18 +205,16 @@ pub fn parse() -> Command {
     }
 }
 
-impl TryFrom<BrokerArgs> for Config {
-    type Error = ConfigError;
-
-    fn try_from(args: BrokerArgs) -> Result<Self, ConfigError> {
+impl Config {
+    /// `matches` are those that the arguments come from: where each stood.
+    fn new(args: BrokerArgs, matches: &ArgMatches) -> Result<Self, ConfigError> {
         check_sockets(&args.sockets)?;
-        let cuda_dir = match (args.cuda_dir, args.softgpu) {
-            (Some(dir), _) => Some(driver_folder("cuda-dir", &dir)?),
+        let cuda_dir = match (&args.cuda_dir, args.softgpu) {
+            (Some(dir), _) => Some(driver_folder("cuda-dir", dir)?),
             (None, true) => Some(driver_folder("softgpu", &softgpu_folder()?)?),
             (None, false) => None,
         };
         Ok(Config {
-            sockets: args.sockets,
             cuda_dir,
             warm: usize::from(args.warm),
             queues: args.queues,
@@ -199,9 +223,34 @@ impl TryFrom<BrokerArgs> for Config {
                 Some(us) => us,
                 None => default_poll_us()?,
             })),
-            log: args.log,
+            log: args.log.clone(),
+            vms: vms(args, matches)?,
         })
     }
+}
+
+/// A VM for each socket, with what is said of its devices.
+fn vms(args: BrokerArgs, matches: &ArgMatches) -> Result<Vec<VmConfig>, ConfigError> {
+    let places = |id| matches.indices_of(id).into_iter().flatten().collect::<Vec<usize>>();
+    let sockets = places("sockets");
+    // Of the options: the number of the VM from 1 on, 0 for all.
+    let vms = |id| {
+        places(id).into_iter().map(|place| sockets.iter().filter(|&&s| s < place).count()).collect::<Vec<_>>()
+    };
+    let mut identities = vec![Identities::default(); sockets.len() + 1];
+    for (vm, name) in vms("device_names").into_iter().zip(args.device_names) {
+        identities.get_mut(vm).map_or(Ok(()), |i| i.set_name(name))?;
+    }
+    for (vm, uuid) in vms("device_uuids").into_iter().zip(args.device_uuids) {
+        identities.get_mut(vm).map_or(Ok(()), |i| i.set_uuid(uuid))?;
+    }
+    for (vm, memory) in vms("device_memories").into_iter().zip(args.device_memories) {
+        identities.get_mut(vm).map_or(Ok(()), |i| i.set_memory(memory))?;
+    }
+    let mut identities = identities.into_iter();
+    let common = identities.next().unwrap_or_default();
+    let vm = |(socket, own): (PathBuf, Identities)| VmConfig { socket, identities: own.over(&common) };
+    Ok(args.sockets.into_iter().zip(identities).map(vm).collect())
 }
 
 fn check_sockets(sockets: &[PathBuf]) -> Result<(), ConfigError> {
@@ -250,12 +299,12 @@ fn default_poll_us() -> Result<u32, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn config(args: &[&str]) -> Result<Config, String> {
-        let cli =
-            Cli::try_parse_from(std::iter::once(&"vgpu-backend").chain(args)).map_err(|e| e.to_string())?;
-        Config::try_from(cli.broker).map_err(|e| e.to_string())
+        let arguments = std::iter::once(&"vgpu-backend").chain(args);
+        let matches = Cli::command().try_get_matches_from(arguments).map_err(|e| e.to_string())?;
+        let cli = Cli::from_arg_matches(&matches).map_err(|e| e.to_string())?;
+        Config::new(cli.broker, &matches).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -274,6 +323,10 @@ mod tests {
             (&["--socket", "/tmp/a", "--log", "info,=x=y"], "--log"),
             (&["--socket", "/tmp/a", "--clients", "0"], "1..=1024"),
             (&["--socket", "/tmp/a", "--wram", "1"], "--warm"),
+            (&["--socket", "/tmp/a", "--device-name", ""], "--device-name"),
+            (&["--socket", "/tmp/a", "--device-uuid", "GPU-1"], "8-4-4-4-12"),
+            (&["--socket", "/tmp/a", "--device-memory", "1=0"], "--device-memory"),
+            (&["--socket", "/tmp/a", "--device-memory", "1", "--device-memory", "0=2"], "given twice"),
         ] {
             let error = config(args).expect_err("accepted");
             assert!(error.contains(expected), "{args:?} gave: {error}");
@@ -283,9 +336,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_devices_counts_for_the_socket_before_it_or_for_all() {
+        let config = config(&[
+            "--device-name=all",
+            "--socket=/tmp/a",
+            "--device-memory=1=5",
+            "--socket=/tmp/b",
+            "--device-name=mine",
+            "--device-memory=1=6",
+        ]);
+        let config = config.unwrap();
+        let memories: Vec<_> = config.vms.iter().map(|vm| vm.identities.memory(1)).collect();
+        assert_eq!(memories, [Some(5 << 20), Some(6 << 20)]);
+        let mut wanted = Identities::default();
+        wanted.set_name(identity::parse_name("all").unwrap()).unwrap();
+        wanted.set_memory(identity::parse_memory("1=5").unwrap()).unwrap();
+        assert_eq!(config.vms[0].identities, wanted);
+    }
+
+    #[test]
     fn defaults_are_those_of_the_help() {
         let config = config(&["--socket", "/tmp/a"]).unwrap();
         assert_eq!((config.warm, config.queues, config.clients), (1, 64, 64));
         assert_eq!(config.cuda_dir, None);
+        assert!(config.vms.iter().all(|vm| vm.identities.is_empty()));
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod config;
+pub mod identity;
 pub mod link;
 pub mod log;
 pub mod monitor;

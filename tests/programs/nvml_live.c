@@ -2,6 +2,8 @@
    the codes for small buffers and old structures. */
 #include "nvml.h"
 
+#include <time.h>
+
 /* Declared here, as device_t is. */
 typedef struct event_set *event_set_t;
 struct memory {
@@ -106,12 +108,38 @@ static void memory_and_processes(int whole)
     CHECK(cuMemFree(place));
 }
 
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* A wait in which nothing happens takes its time, and no longer. */
+static void quiet_wait(const char *name, event_set_t set, unsigned milliseconds)
+{
+    struct event event;
+    double began = seconds();
+    NVML(TIMEOUT, name, (event_set_t, struct event *, unsigned), set, &event, milliseconds);
+    double took = (seconds() - began) * 1000;
+    if (took < milliseconds || took > milliseconds + 5000)
+        FAIL("%s of %u ms took %.1f", name, milliseconds, took);
+}
+
+/* What a device supports can be registered for, and nothing else. In a VM that is nothing. */
 static void event_sets(void)
 {
     event_set_t set = NULL;
-    struct event event;
+    unsigned long long types = ~0ull;
     NVML(0, "nvmlEventSetCreate", (event_set_t *), &set);
-    NVML(TIMEOUT, "nvmlEventSetWait_v2", (event_set_t, struct event *, unsigned), set, &event, 20);
+    NVML(0, "nvmlDeviceGetSupportedEventTypes", (device_t, unsigned long long *), device, &types);
+    NVML(0, "nvmlDeviceRegisterEvents", (device_t, unsigned long long, event_set_t), device, types, set);
+    int code = CALL("nvmlDeviceRegisterEvents", (device_t, unsigned long long, event_set_t), device, ~types, set);
+    if (code != NOT_SUPPORTED && code != INVALID_ARGUMENT)
+        FAIL("registering for what is not supported returned %d", code);
+    quiet_wait("nvmlEventSetWait_v2", set, 20);
+    quiet_wait("nvmlEventSetWait", set, 20);
+    quiet_wait("nvmlEventSetWait_v2", set, 0);
     NVML(0, "nvmlEventSetFree", (event_set_t), set);
     NVML(INVALID_ARGUMENT, "nvmlEventSetCreate", (event_set_t *), NULL);
 }

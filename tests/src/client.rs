@@ -24,9 +24,14 @@ impl ClientCommand {
     pub fn new(artifacts: &Artifacts, socket: &Path, scenario: &[&str]) -> Self {
         let mut command = Command::new(&artifacts.client);
         command.args(scenario).env("LD_LIBRARY_PATH", &artifacts.shim).env("VGPU_AGENT_SOCKET", socket);
-        for name in
-            ["CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "VGPU_LOG", "VGPU_LOG_FILE", "VGPU_STATS"]
-        {
+        for name in [
+            "CUDA_VISIBLE_DEVICES",
+            "CUDA_DEVICE_ORDER",
+            "CUDA_LAUNCH_BLOCKING",
+            "VGPU_LOG",
+            "VGPU_LOG_FILE",
+            "VGPU_STATS",
+        ] {
             command.env_remove(name);
         }
         process::end_with_this_thread(&mut command);

@@ -196,7 +196,7 @@ fn hello(vm: &Vm, request: &Hello) -> Result<Vec<u8>, Refusal> {
 
 fn snapshot(vm: &Vm) -> Result<Vec<u8>, Refusal> {
     let snapshot = vm.pool.snapshot();
-    let bytes = snapshot.map(|s| s.encode());
+    let bytes = snapshot.map(|s| vm.identities.shown(&s).encode());
     bytes
         .filter(|b| b.len() <= MAX_REPLY - size_of::<ReplyHeader>())
         .ok_or_else(|| Refusal::new(status::NO_WORKER, "there is no snapshot"))
@@ -222,11 +222,12 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         client: number,
         pid: request.pid,
         uid: request.uid,
-        reserved: 0,
+        own_memory: vm.identities.memory_mask(),
         name: request.name,
     };
     let weak = vm.weak();
     worker.on_request(move |pid, packet| match weak.upgrade() {
+        Some(vm) if packet.header.kind == message::kind::MEMORY => reading::memory(&vm, &packet),
         Some(vm) => sharing::serve(&vm, number, pid, packet),
         None => sharing::Asked::Broken,
     });

@@ -20,10 +20,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vgpu_spec::wire::snapshot::Snapshot;
+use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
 
-use crate::config::Config;
-use crate::log::chain;
+use crate::config::{Config, VmConfig};
+use crate::identity::IdentityError;
+use crate::log::{chain, printable};
 use pool::{Pool, PoolError};
 use socket::{SocketError, VmSocket};
 
@@ -39,6 +40,8 @@ pub enum BrokerError {
     Thread(#[source] std::io::Error),
     #[error(transparent)]
     Worker(#[from] PoolError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("waiting for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -73,25 +76,30 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
     // Before any thread, so that all inherit it and only `wait_signal` takes them.
     let signals = block_signals().map_err(BrokerError::Signals)?;
     raise_descriptor_limit();
-    let sockets = config.sockets.iter().map(|path| VmSocket::bind(path)).collect::<Result<Vec<_>, _>>()?;
+    let bind = |vm: &VmConfig| VmSocket::bind(&vm.socket, vm.identities.clone());
+    let sockets = config.vms.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let config = Arc::new(config);
     let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread)?;
-    let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| remove(config.sockets.iter()))?;
+    let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| remove(&config.vms))?;
     log_devices(&snapshot);
+    for vm in &config.vms {
+        vm.identities.check(&snapshot).inspect_err(|_| remove(&config.vms))?;
+        log_shown(vm, &snapshot);
+    }
     for socket in sockets {
         tracing::info!("listening on {}", socket.path().display());
         socket.serve(Arc::clone(&config), Arc::clone(&pool)).map_err(BrokerError::Thread)?;
     }
     let signal = wait_signal(&signals).map_err(BrokerError::Signals);
-    remove(config.sockets.iter());
+    remove(&config.vms);
     // Workers die with this process (PR_SET_PDEATHSIG).
     signal
 }
 
 /// Removes the sockets, all of which this process has bound.
-fn remove<'a>(paths: impl Iterator<Item = &'a std::path::PathBuf>) {
-    for path in paths {
-        let _ = std::fs::remove_file(path);
+fn remove(vms: &[VmConfig]) {
+    for vm in vms {
+        let _ = std::fs::remove_file(&vm.socket);
     }
 }
 
@@ -100,10 +108,26 @@ fn log_devices(snapshot: &Snapshot) {
     for (i, device) in snapshot.devices.iter().enumerate() {
         tracing::info!(
             "device {i}: {}, {} MiB, CUDA {}.{}",
-            crate::log::printable(device.name().as_bytes()),
+            printable(device.name().as_bytes()),
             device.record.total_memory >> 20,
             version / 1000,
             version % 1000 / 10
+        );
+    }
+}
+
+/// Says what a VM is shown, if that is not what the host says.
+fn log_shown(vm: &VmConfig, host: &Snapshot) {
+    if vm.identities.is_empty() {
+        return;
+    }
+    for (i, device) in vm.identities.shown(host).devices.iter().enumerate() {
+        tracing::info!(
+            vm = %vm.socket.display(),
+            "shown device {i}: {}, GPU-{}, {} MiB",
+            printable(device.name().as_bytes()),
+            uuid_text(&device.record.uuid),
+            device.record.total_memory >> 20
         );
     }
 }

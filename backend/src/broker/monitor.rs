@@ -52,7 +52,14 @@ type Last = HashMap<Uuid, (Instant, Arc<Reading>)>;
 
 struct Request {
     device: Uuid,
-    done: SyncSender<()>,
+    wanted: Wanted,
+}
+
+enum Wanted {
+    /// A reading that is not too old. Says when it is there.
+    Reading(SyncSender<()>),
+    /// The processes of this moment.
+    Processes(SyncSender<Reading>),
 }
 
 /// The last reading of the device, unless it is too old.
@@ -91,10 +98,17 @@ impl Monitor {
             return Some(reading);
         }
         let (done, wait) = sync_channel(1);
-        if self.requests.send(Request { device, done }).is_ok() {
+        if self.requests.send(Request { device, wanted: Wanted::Reading(done) }).is_ok() {
             let _ = wait.recv_timeout(PATIENCE);
         }
         lock(&self.readings).get(&device).map(|(_, reading)| Arc::clone(reading))
+    }
+
+    /// Which processes use the device at this moment: a reading without figures. `None` if the host does not tell.
+    pub fn processes(&self, device: Uuid) -> Option<Reading> {
+        let (done, wait) = sync_channel(1);
+        self.requests.send(Request { device, wanted: Wanted::Processes(done) }).ok()?;
+        wait.recv_timeout(PATIENCE).ok()
     }
 }
 
@@ -113,33 +127,44 @@ impl Runner {
         if let Err(error) = self.spawn() {
             self.failed(&error);
         }
-        while let Ok(request) = requests.recv() {
-            self.serve(request.device);
-            let _ = request.done.try_send(());
+        while let Ok(Request { device, wanted }) = requests.recv() {
+            match wanted {
+                Wanted::Reading(done) => {
+                    self.read(device);
+                    let _ = done.try_send(());
+                }
+                // If there are none to tell, the caller sees its channel end.
+                Wanted::Processes(done) => {
+                    if let Some(processes) = self.ask(kind::READ_PROCESSES, device) {
+                        let _ = done.try_send(processes);
+                    }
+                }
+            }
         }
     }
 
-    fn serve(&mut self, device: Uuid) {
+    fn read(&mut self, device: Uuid) {
         // Several may have waited for the same.
         if fresh(&self.readings, device).is_some() {
             return;
         }
+        if let Some(reading) = self.ask(kind::READ, device) {
+            lock(&self.readings).insert(device, (Instant::now(), Arc::new(reading)));
+        }
+    }
+
+    /// Asks the process, which is started if there is none; `None` if it cannot tell.
+    fn ask(&mut self, kind: u32, device: Uuid) -> Option<Reading> {
         if self.process.is_none() {
             if self.hopeless || self.not_before.is_some_and(|t| Instant::now() < t) {
-                return;
+                return None;
             }
-            if let Err(error) = self.spawn() {
-                return self.failed(&error);
-            }
+            self.spawn().map_err(|error| self.failed(&error)).ok()?;
         }
-        match self.ask(device) {
-            Ok(Some(reading)) => {
-                lock(&self.readings).insert(device, (Instant::now(), Arc::new(reading)));
-            }
-            // The host's NVML does not know the device.
-            Ok(None) => {}
-            Err(error) => self.failed(&error),
-        }
+        self.answer(kind, device).unwrap_or_else(|error| {
+            self.failed(&error);
+            None
+        })
     }
 
     /// Starts the process and waits until it has loaded NVML.
@@ -153,9 +178,10 @@ impl Runner {
         }
     }
 
-    fn ask(&self, device: Uuid) -> Result<Option<Reading>, MonitorError> {
+    /// The process's answer; none for a device that the host's NVML does not know.
+    fn answer(&self, kind: u32, device: Uuid) -> Result<Option<Reading>, MonitorError> {
         let Some(process) = &self.process else { return Ok(None) };
-        let header = Header { kind: kind::READ, ..Header::default() };
+        let header = Header { kind, ..Header::default() };
         process.link.send_now(header, Read { uuid: device }.as_bytes(), &[])?;
         let packet = receive(process, ANSWER_TIMEOUT)?;
         match (packet.header.kind, packet.header.status) {

@@ -5,9 +5,14 @@ use std::collections::HashMap;
 use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::reading::{ProcessUse, Reading, ReadingRequest, UNKNOWN_MEMORY, UNKNOWN_SHARE};
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::control::Refusal;
 use super::lock;
+use super::sharing::{Answer, Asked};
 use super::vm::Vm;
+use crate::link::Packet;
+use crate::link::message::{MemoryOf, VmMemory};
 
 /// Answers READING.
 pub fn serve(vm: &Vm, request: &ReadingRequest) -> Result<Vec<u8>, Refusal> {
@@ -19,6 +24,20 @@ pub fn serve(vm: &Vm, request: &ReadingRequest) -> Result<Vec<u8>, Refusal> {
         device.ok_or_else(|| Refusal::new(status::INVALID, format!("device {ordinal} is not there")))?;
     let host = vm.pool.monitor().read(device.record.uuid);
     Ok(of_vm(host.as_deref(), &clients(vm)).encode())
+}
+
+/// Answers a worker that asks what the VM is shown and uses of a device's memory at this moment.
+pub fn memory(vm: &Vm, packet: &Packet) -> Asked {
+    let Ok(MemoryOf { device, .. }) = MemoryOf::read_from_bytes(&packet.body) else { return Asked::Broken };
+    let host = vm.pool.snapshot().and_then(|snapshot| {
+        let device = usize::try_from(device).ok().and_then(|i| snapshot.devices.get(i))?;
+        vm.pool.monitor().processes(device.record.uuid)
+    });
+    let memory = VmMemory {
+        total: vm.identities.memory(device).unwrap_or(u64::MAX),
+        used: of_vm(host.as_ref(), &clients(vm)).memory_used,
+    };
+    Asked::Answer(Answer { status: 0, body: memory.as_bytes().to_vec(), file: None })
 }
 
 /// The guest's process number of each client, by its worker's.

@@ -14,8 +14,10 @@ use vhost_user_backend::{VhostUserDaemon, VringEpollHandler};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::pool::Pool;
+use super::ring::Memory;
 use super::vm::Vm;
 use crate::config::Config;
+use crate::identity::Identities;
 
 /// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +33,14 @@ pub enum SocketError {
 /// A bound socket.
 pub struct VmSocket {
     path: PathBuf,
+    /// What its VM is shown of the devices.
+    identities: Identities,
     listener: UnixListener,
 }
 
 impl VmSocket {
     /// Binds `path`; a socket that nobody listens on any more is replaced.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    pub fn bind(path: &Path, identities: Identities) -> Result<Self, SocketError> {
         let failed = |hint, source| SocketError::Bind { path: path.to_owned(), hint, source };
         match std::fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotSocket(path.to_owned())),
@@ -59,7 +63,7 @@ impl VmSocket {
             ErrorKind::AddrInUse => SocketError::Busy(path.to_owned()),
             _ => failed("binding", e),
         })?;
-        Ok(VmSocket { path: path.to_owned(), listener })
+        Ok(VmSocket { path: path.to_owned(), identities, listener })
     }
 
     pub fn path(&self) -> &Path {
@@ -72,7 +76,10 @@ impl VmSocket {
             let mut listener = Listener::from(self.listener);
             let name = self.path.display().to_string();
             loop {
-                if let Err(error) = serve_one(&name, &mut listener, &config, &pool) {
+                let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
+                let (config, pool) = (Arc::clone(&config), Arc::clone(&pool));
+                let vm = Vm::new(name.clone(), self.identities.clone(), config, pool, memory.clone());
+                if let Err(error) = serve_one(&vm, memory, &mut listener) {
                     tracing::error!(vm = name, "serving the socket: {error}");
                     // Out of descriptors, for example: not in a busy loop.
                     std::thread::sleep(Duration::from_secs(1));
@@ -84,26 +91,19 @@ impl VmSocket {
 }
 
 /// Serves one front end until it disconnects, and cleans up after it.
-fn serve_one(
-    name: &str,
-    listener: &mut Listener,
-    config: &Arc<Config>,
-    pool: &Arc<Pool>,
-) -> Result<(), String> {
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
-    let vm = Vm::new(name.to_owned(), Arc::clone(config), Arc::clone(pool), memory.clone());
+fn serve_one(vm: &Arc<Vm>, memory: Memory, listener: &mut Listener) -> Result<(), String> {
+    let name = &vm.name;
     // A new daemon for each: the library refuses a second SET_OWNER.
     let mut daemon =
-        VhostUserDaemon::new("vhost-user".into(), Arc::clone(&vm), memory).map_err(|e| e.to_string())?;
+        VhostUserDaemon::new("vhost-user".into(), Arc::clone(vm), memory).map_err(|e| e.to_string())?;
     let handlers = daemon.get_epoll_handlers();
-    let started =
-        adopt_epoll(&vm, &handlers).and_then(|()| daemon.start(listener).map_err(|e| e.to_string()));
+    let started = adopt_epoll(vm, &handlers).and_then(|()| daemon.start(listener).map_err(|e| e.to_string()));
     if started.is_ok() {
         tracing::info!(vm = name, "front end connected");
         match daemon.wait() {
             // A front end that goes away in the middle of a message is an ordinary end.
             Ok(()) => tracing::info!(vm = name, "front end disconnected"),
-            Err(error) if without_memory(&vm, &error.to_string()) => tracing::warn!(
+            Err(error) if without_memory(vm, &error.to_string()) => tracing::warn!(
                 vm = name,
                 "front end disconnected: {error}: it gave no shared memory; QEMU needs \
                  -object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem"
@@ -113,7 +113,7 @@ fn serve_one(
     }
     vm.closing.store(true, Ordering::Release);
     vm.drop_clients("the front end is gone");
-    end_ring_thread(&vm, handlers);
+    end_ring_thread(vm, handlers);
     // What the ring thread had begun meanwhile.
     vm.drop_clients("the front end is gone");
     started

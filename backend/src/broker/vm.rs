@@ -25,6 +25,7 @@ use super::windows::Windows;
 use super::worker_link::Worker;
 use super::{control, events, lending};
 use crate::config::Config;
+use crate::identity::Identities;
 use crate::log::Limit;
 
 /// The most entries of a queue.
@@ -85,6 +86,8 @@ pub struct State {
 pub struct Vm {
     /// The socket's path, for the log.
     pub name: String,
+    /// What it is shown of the devices.
+    pub identities: Identities,
     pub config: Arc<Config>,
     pub pool: Arc<Pool>,
     pub memory: Memory,
@@ -99,10 +102,17 @@ pub struct Vm {
 }
 
 impl Vm {
-    pub fn new(name: String, config: Arc<Config>, pool: Arc<Pool>, memory: Memory) -> Arc<Self> {
+    pub fn new(
+        name: String,
+        identities: Identities,
+        config: Arc<Config>,
+        pool: Arc<Pool>,
+        memory: Memory,
+    ) -> Arc<Self> {
         let lanes = (0..config.queues).map(|_| None).collect();
         Arc::new_cyclic(|me| Vm {
             name,
+            identities,
             config,
             pool,
             memory,

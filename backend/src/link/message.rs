@@ -21,6 +21,8 @@ pub mod kind {
     pub const EXIT: u32 = 7;
     /// Broker → monitor: [`super::Read`]; the reply's body is a reading (`vgpu_spec::wire::reading`) with the host's process numbers.
     pub const READ: u32 = 8;
+    /// As `READ`, for the processes alone.
+    pub const READ_PROCESSES: u32 = 9;
 
     /// Answer to the request `seq` of the other side.
     pub const REPLY: u32 = 100;
@@ -34,6 +36,8 @@ pub mod kind {
     pub const FETCH: u32 = 104;
     /// Worker → broker: a `Token`. The only request without a reply.
     pub const UNSHARE: u32 = 105;
+    /// Worker → broker: [`super::MemoryOf`]; the reply's body is [`super::VmMemory`].
+    pub const MEMORY: u32 = 106;
 }
 
 /// Statuses of a reply that are not CUresults.
@@ -78,7 +82,8 @@ pub struct Assign {
     pub client: u32,
     pub pid: u32,
     pub uid: u32,
-    pub reserved: u32,
+    /// The devices (bit N: device N) of which the VM is shown a memory size of its own: [`kind::MEMORY`] tells it.
+    pub own_memory: u32,
     pub name: [u8; 16],
 }
 
@@ -144,6 +149,24 @@ pub struct Extent {
 pub struct WindowUnmap {
     pub address: u64,
     pub len: u64,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryOf {
+    /// The host's ordinal.
+    pub device: u32,
+    pub reserved: u32,
+}
+
+/// A VM's part of a device's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VmMemory {
+    /// What it is shown; `u64::MAX` if that is the whole device.
+    pub total: u64,
+    /// What its processes use now; `vgpu_spec::wire::reading::UNKNOWN_MEMORY` if the host does not tell.
+    pub used: u64,
 }
 
 /// Sorts of shares: `Share::kind`, `Fetch::kind`.

@@ -112,6 +112,12 @@ impl Library {
         Some(Reading { memory_used: 0, figures, processes: process::list(self.caller(device)) })
     }
 
+    /// A reading of the processes alone.
+    pub fn read_processes(&self, uuid: [u8; 16]) -> Option<Reading> {
+        let device = self.device(uuid)?;
+        Some(Reading { memory_used: 0, figures: Vec::new(), processes: process::list(self.caller(device)) })
+    }
+
     fn device(&self, uuid: [u8; 16]) -> Option<Word> {
         // SAFETY: its type.
         let by_uuid: ByUuid = unsafe { self.function("nvmlDeviceGetHandleByUUID") }?;

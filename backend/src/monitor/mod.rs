@@ -67,9 +67,10 @@ pub fn run(options: &MonitorOptions) -> ExitCode {
 }
 
 fn answer(library: &mut Library, packet: &Packet) -> Option<Reading> {
-    if packet.header.kind != kind::READ {
-        return None;
-    }
     let request = message::Read::read_from_bytes(&packet.body).ok()?;
-    library.read(request.uuid)
+    match packet.header.kind {
+        kind::READ => library.read(request.uuid),
+        kind::READ_PROCESSES => library.read_processes(request.uuid),
+        _ => None,
+    }
 }

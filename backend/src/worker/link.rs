@@ -132,7 +132,8 @@ impl Control {
         let name = printable(&request.name);
         crate::log::set_prefix(format!("worker {} for {name}[{}]: ", std::process::id(), request.pid));
         tracing::debug!(client = request.client, uid = request.uid, "assigned");
-        self.client = Some(Arc::new(ClientState::new(name, request.pid, Arc::clone(&self.broker))));
+        let broker = Arc::clone(&self.broker);
+        self.client = Some(Arc::new(ClientState::new(name, request.pid, request.own_memory, broker)));
         Ok(())
     }
 

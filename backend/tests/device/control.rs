@@ -1,11 +1,13 @@
 //! Queue 0 and its bad input.
 
-use crate::broker::Broker;
+use std::path::Path;
+
+use crate::broker::{Broker, Folder};
 use crate::guest::*;
 use vgpu_spec::wire::VERSION;
 use vgpu_spec::wire::control::*;
 use vgpu_spec::wire::reading::{Reading, ReadingRequest};
-use vgpu_spec::wire::snapshot::Snapshot;
+use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
 use zerocopy::IntoBytes;
 
 #[test]
@@ -31,6 +33,29 @@ fn agent_gets_limits_snapshot_and_a_client() {
     assert_eq!(guest.request(kind::CLIENT_OPEN, open_body(3).as_bytes()).0, status::LIMIT);
     assert_eq!(guest.close(1), status::OK);
     guest.open(3);
+}
+
+#[test]
+fn each_vm_is_shown_the_device_as_its_options_say() {
+    let folder = Folder::new("shown");
+    let second = folder.path().join("second.sock");
+    let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+    let broker = Broker::start(
+        "identity",
+        &["--device-name=of the first", "--socket", second.to_str().unwrap(), "--device-uuid", uuid],
+    );
+    broker.wait_log("second.sock");
+    let shown = |socket: &Path| {
+        let mut guest = Guest::connect(socket);
+        guest.hello();
+        let snapshot = Snapshot::decode(&guest.request(kind::SNAPSHOT, &[]).1).unwrap();
+        let device = &snapshot.devices[0];
+        assert_eq!(device.attribute(33), Some(7), "the rest is the host's");
+        (device.name(), uuid_text(&device.record.uuid))
+    };
+    let own = uuid_text(b"vgpu-null-device");
+    assert_eq!(shown(&broker.socket), ("of the first".into(), own));
+    assert_eq!(shown(&second), ("vgpu null device".into(), uuid.into()));
 }
 
 /// The null driver has no NVML: there are no figures, but the VM's own processes are known.

@@ -1,6 +1,10 @@
 //! This process as a client: the connection to the agent and what hangs on it, made by cuInit.
 
-use crate::{device::Devices, error, export_table, host_tables, logs, memory, visible};
+use crate::{
+    device::Devices,
+    error, export_table, host_tables, logs, memory,
+    visible::{self, Wish},
+};
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
@@ -91,11 +95,14 @@ fn connect() -> error::Result<Client> {
         vgpu_client::error!("{e}{}", error::sources(&e));
         error::NO_DEVICE
     })?;
-    let wish = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let visible = visible::select(wish.as_deref(), &connection.snapshot);
+    let wish = Wish::of_environment();
+    let visible = visible::select(&wish, &connection.snapshot);
     if visible.is_empty() {
         let count = connection.snapshot.devices.len();
-        vgpu_client::warn!("no device is visible: the host has {count}, CUDA_VISIBLE_DEVICES is {wish:?}");
+        vgpu_client::warn!(
+            "no device is visible: the host has {count}, CUDA_VISIBLE_DEVICES is {:?}",
+            wish.devices
+        );
         return Err(error::NO_DEVICE);
     }
     let reservation = reserve::reserve(&connection.device_ranges);

@@ -1,4 +1,8 @@
-//! Event sets. The host tells a guest of no events yet, so there is none to register for, and a wait ends by its time.
+//! Event sets. A device of a VM has no events to register for, and a wait ends by its time.
+//!
+//! The host's NVML reports errors (Xid), clock and power changes by device, without the process: which VM's an error was cannot be told,
+//! and one VM's errors are not another's to see. Programs that watch health (NVIDIA's device plugin for Kubernetes) register for what
+//! [`nvmlDeviceGetSupportedEventTypes`] says, and get along with none.
 
 use crate::{
     abi::EventData,
@@ -50,6 +54,12 @@ pub fn nvmlEventSetFree(_: &Library, set: u64) -> error::Result {
     let gone = sets().remove(&number);
     FREED.notify_all();
     if gone { Ok(()) } else { Err(NvmlError::InvalidArgument) }
+}
+
+/// Frees all sets: the library ends. Waits for them end.
+pub fn end() {
+    sets().clear();
+    FREED.notify_all();
 }
 
 pub fn nvmlDeviceGetSupportedEventTypes(_: &Library, _: &Device, eventTypes: Out<u64>) -> error::Result {

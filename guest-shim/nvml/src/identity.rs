@@ -23,6 +23,8 @@ pub mod attribute {
 #[derive(Debug)]
 pub struct Device {
     pub index: u32,
+    /// In the snapshot, by which the agent knows it.
+    pub ordinal: u32,
     pub name: String,
     /// As `GPU-8-4-4-4-12` lower-case hexadecimal digits.
     pub uuid: String,
@@ -35,10 +37,11 @@ pub struct Device {
 
 impl Device {
     /// `guest` is the address of the guest's device; the host's is shown if the guest has none.
-    pub fn new(index: u32, snapshot: snapshot::Device, guest: PciAddress) -> Self {
+    pub fn new(index: u32, ordinal: u32, snapshot: snapshot::Device, guest: PciAddress) -> Self {
         let record = &snapshot.record;
         Device {
             index,
+            ordinal,
             name: snapshot.name(),
             uuid: format!("GPU-{}", snapshot::uuid_text(&record.uuid)),
             uuid_bytes: record.uuid,
@@ -98,7 +101,7 @@ pub mod tests {
 
     #[test]
     fn an_attribute_that_the_host_lacks_is_not_supported() {
-        let device = Device::new(0, h100(0), PciAddress::default());
+        let device = Device::new(0, 0, h100(0), PciAddress::default());
         assert_eq!(device.attribute(attribute::MULTIPROCESSOR_COUNT), Ok(132));
         assert_eq!(device.attribute(attribute::MULTI_GPU_BOARD_GROUP_ID), Err(NvmlError::NotSupported));
         assert_eq!(device.attribute(9999), Err(NvmlError::NotSupported));

@@ -2,6 +2,7 @@
 
 use crate::{
     error::{self, NvmlError},
+    event,
     identity::Device,
     reading::Readings,
 };
@@ -49,14 +50,19 @@ pub struct Library {
 }
 
 impl Library {
-    /// `pci` is the address of the guest's device, if it has one of its own.
+    /// `pci` is the address of the guest's device, if it has one of its own. Devices are in the order of the host's PCI addresses, as
+    /// natively, whatever the driver API's order is.
     pub fn new(snapshot: &Snapshot, pci: PciAddress) -> Self {
         let header = &snapshot.header;
-        let devices = snapshot.devices.iter().cloned().zip(0..);
+        let mut devices: Vec<(u32, &snapshot::Device)> = (0..).zip(&snapshot.devices).collect();
+        devices.sort_by_key(|(_, device)| device.record.pci_address());
+        let device = |(index, (ordinal, device)): (u32, (u32, &snapshot::Device))| {
+            Device::new(index, ordinal, device.clone(), pci)
+        };
         Library {
             cuda_version: header.driver_version.min(NEWEST),
             driver_version: driver_version(header),
-            devices: devices.map(|(device, index)| Device::new(index, device, pci)).collect(),
+            devices: (0..).zip(devices).map(device).collect(),
             readings: Readings::default(),
         }
     }
@@ -146,6 +152,7 @@ pub fn nvmlShutdown() -> error::Result {
     state.references = state.references.checked_sub(1).ok_or(NvmlError::Uninitialized)?;
     if state.references == 0 {
         state.library = None;
+        event::end();
     }
     Ok(())
 }
@@ -190,6 +197,16 @@ pub mod tests {
         };
         let devices = (0..count).map(|i| h100(u8::try_from(i).unwrap())).collect();
         Library::new(&Snapshot { header, devices }, PciAddress::default())
+    }
+
+    #[test]
+    fn devices_are_in_the_order_of_the_hosts_addresses() {
+        let header = SnapshotHeader { driver_version: 13000, device_count: 2, driver_name: [0; 32] };
+        let snapshot = Snapshot { header, devices: vec![h100(3), h100(1)] };
+        let library = Library::new(&snapshot, PciAddress::default());
+        let devices: Vec<_> =
+            library.devices().iter().map(|d| (d.index, d.ordinal, d.uuid_bytes[0])).collect();
+        assert_eq!(devices, [(0, 1, 0xa1), (1, 0, 0xa3)]);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Outputs {
 impl Library {
     /// What `device` does at the moment.
     pub fn reading(&self, device: &Device) -> error::Result<Arc<Reading>> {
-        self.readings.get(device.index)
+        self.readings.get(device.ordinal)
     }
 
     /// What the host's NVML answered when it was asked for `function`, its selecting arguments being `selectors`, each with what it is

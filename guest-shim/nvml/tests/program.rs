@@ -70,13 +70,16 @@ fn a_program_uses_the_library_from_before_init_to_after_shutdown() {
     devices(&nvml);
     live(&nvml);
     every_unsupported_function_refuses(&nvml);
+    let sets = event_sets(&nvml);
     assert_eq!(shutdown(), 0);
     devices(&nvml);
+    assert_eq!((sets > 0, event_sets(&nvml)), (true, 0), "they live on");
     assert_eq!(shutdown(), 0);
     before_init(&nvml);
     assert_eq!(shutdown(), UNINITIALIZED, "more often than nvmlInit");
     assert_eq!(init(), 0);
     devices(&nvml);
+    assert_eq!(event_sets(&nvml), sets, "they ended with the library");
 
     drop(nvml);
     let called = std::fs::read_to_string(&calls).unwrap();
@@ -147,6 +150,15 @@ fn devices(nvml: &Nvml) {
         assert_eq!(info(handle, pci.as_mut_ptr()), 0);
         assert!(pci[36..].iter().all(|&byte| byte == 0xee));
     }
+}
+
+/// Makes as many event sets as there can be, and says how many.
+fn event_sets(nvml: &Nvml) -> usize {
+    let mut set = 0_u64;
+    // SAFETY: the function has this type; the place outlives the calls.
+    let create = unsafe { nvml.get::<unsafe extern "C" fn(*mut u64) -> u32>("nvmlEventSetCreate") };
+    // SAFETY: as above.
+    (0..1000).take_while(|_| unsafe { create(&raw mut set) } == 0).count()
 }
 
 /// Figures of the moment, all from one question to the agent.

@@ -77,16 +77,20 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     capacities(out, f)?;
     let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| is_output(p)).collect();
     if f.by_hand_in_worker {
-        let scalar_output = |p: &&Parameter| is_output(p) && p.count.is_none();
-        let args: Vec<String> =
-            f.parameters.iter().filter(|p| !scalar_output(p)).map(|p| identifier(&p.name)).collect();
+        let single_output = |p: &Parameter| is_output(p) && p.count.is_none();
+        let arg = |p: &Parameter| match identifier(&p.name) {
+            name if !single_output(p) => Some(name),
+            name if p.optional => Some(format!("want_{name}")),
+            _ => None,
+        };
+        let args: Vec<String> = f.parameters.iter().filter_map(arg).collect();
         let names: Vec<String> = outs.iter().map(|p| identifier(&p.name)).collect();
         let pattern = match names.len() {
             0 => "()".to_string(),
             1 => names[0].clone(),
             _ => format!("({})", names.join(", ")),
         };
-        // An array output is passed as its room in elements; all outputs come back as values.
+        // An array output is passed as its room in elements, an optional one as whether it is wanted; all come back as values.
         let _ = writeln!(
             out,
             "            let {pattern} = super::{}::{}(t, {})?;",

@@ -89,6 +89,13 @@ impl Snapshot {
     }
 }
 
+impl DeviceRecord {
+    /// The host's PCI address, by which devices are ordered: domain, bus, device.
+    pub fn pci_address(&self) -> (u32, u32, u32) {
+        (self.pci_domain, self.pci_bus, self.pci_device)
+    }
+}
+
 impl Device {
     /// The device's name, up to its NUL.
     pub fn name(&self) -> String {

@@ -29,6 +29,7 @@ fn check(binary: &Path, cases: &[(&[&str], i32, &str)]) {
 #[test]
 fn wrong_flags_of_the_broker_are_named() {
     let long = format!("/tmp/{}", "x".repeat(120));
+    let name = "x".repeat(96);
     check(
         &Artifacts::find().broker,
         &[
@@ -46,6 +47,11 @@ fn wrong_flags_of_the_broker_are_named() {
             (&["--socket", "/nonexistent/folder/a", "--softgpu"], 1, "folder"),
             (&["--socket", "/dev/null", "--softgpu"], 1, "not a socket"),
             (&["--socket", "/tmp/a", "surplus"], 2, "surplus"),
+            (&["--socket", "/tmp/a", "--device-name", &name], 2, "at most 95"),
+            (&["--socket", "/tmp/a", "--device-uuid", "1=GPU-12"], 2, "8-4-4-4-12"),
+            (&["--socket", "/tmp/a", "--device-memory", "0"], 2, "without memory"),
+            (&["--socket", "/tmp/a", "--device-memory", "99=1"], 2, "99"),
+            (&["--socket", "/tmp/a", "--device-name", "a", "--device-name", "b"], 2, "given twice"),
         ],
     );
 }

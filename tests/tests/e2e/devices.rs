@@ -1,4 +1,4 @@
-//! CUDA_VISIBLE_DEVICES.
+//! CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
 use vgpu_tests::host::Host;
 
@@ -34,6 +34,22 @@ fn visible_devices_are_those_that_the_environment_names() {
         let said = host.client(&["devices"]).env("CUDA_VISIBLE_DEVICES", none).succeed();
         assert_eq!(said, ["cuInit: 100"], "{none:?}");
     }
+}
+
+/// The PCI addresses of softgpu's devices are in the other order.
+#[test]
+fn order_by_address_renumbers_the_devices() {
+    let host = Host::options().env("VGPU_SOFTGPU_DEVICES", "2").start();
+    let by_address = |devices: Option<&str>| {
+        let client = host.client(&["devices"]).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+        devices.into_iter().fold(client, |client, value| client.env("CUDA_VISIBLE_DEVICES", value)).succeed()
+    };
+    assert_eq!(by_address(None), [SECOND, FIRST]);
+    assert_eq!(by_address(Some("0")), [SECOND]);
+    assert_eq!(by_address(Some("1,0")), [FIRST, SECOND]);
+    assert_eq!(by_address(Some("GPU-76677075-2d73-6f66-7467-707500000000")), [FIRST]);
+    let fastest = host.client(&["devices"]).env("CUDA_DEVICE_ORDER", "FASTEST_FIRST").succeed();
+    assert_eq!(fastest, [FIRST, SECOND]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod doctor;
 mod errors;
 mod garbage_lane;
 mod garbage_socket;
+mod identity;
 mod install;
 mod life;
 mod no_agent;

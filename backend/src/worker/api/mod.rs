@@ -30,6 +30,7 @@ mod kernel;
 mod launch;
 mod library;
 mod link;
+mod memory;
 mod memory_pool;
 mod module;
 mod numbers;

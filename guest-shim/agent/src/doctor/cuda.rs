@@ -120,7 +120,7 @@ fn good(subject: &Subject, answer: &Answer, report: &mut Report) {
             report.error(
                 "memory-zero",
                 format!("{} shows no memory", device.name),
-                "see the broker's log: is it set to 0 for this VM?",
+                "the host's driver shows none: see the broker's log",
             );
         } else if device.free < 64 << 20 {
             report.warning(

@@ -91,4 +91,35 @@ mod tests {
             );
         }
     }
+
+    /// All of doctor's source.
+    fn source(folder: &std::path::Path) -> String {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let text = |path: std::path::PathBuf| match path.extension() {
+            Some(end) if end == "rs" => std::fs::read_to_string(path).unwrap(),
+            _ if path.is_dir() => source(&path),
+            _ => String::new(),
+        };
+        entries.map(text).collect()
+    }
+
+    #[test]
+    fn the_document_of_ollama_has_doctors_words() {
+        let crate_folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let document = std::fs::read_to_string(crate_folder.join("../../docs/ollama.md")).unwrap();
+        let source = source(&crate_folder.join("src/doctor"));
+        let mut named = Vec::new();
+        for row in document.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let fault = cells[1].trim_matches('`');
+            assert!(ALL.contains(&fault), "{fault} is no fault");
+            // Words in backquotes, with … for values.
+            for words in cells[2].split('`').skip(1).step_by(2).flat_map(|words| words.split('…')) {
+                assert!(source.contains(words), "{fault}: doctor does not say {words:?}");
+            }
+            named.push(fault);
+        }
+        let missing: Vec<_> = ALL.iter().filter(|f| f.starts_with("ollama-") && !named.contains(f)).collect();
+        assert!(missing.is_empty(), "{missing:?} are not in docs/ollama.md");
+    }
 }

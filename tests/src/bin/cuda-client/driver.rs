@@ -47,6 +47,8 @@ api! {
     device_count = "cuDeviceGetCount"(*mut i32);
     device = "cuDeviceGet"(*mut i32, i32);
     uuid = "cuDeviceGetUuid_v2"(*mut [u8; 16], i32);
+    name = "cuDeviceGetName"(*mut c_char, i32, i32);
+    total = "cuDeviceTotalMem_v2"(*mut usize, i32);
     attribute = "cuDeviceGetAttribute"(*mut i32, i32, i32);
     retain = "cuDevicePrimaryCtxRetain"(*mut u64, i32);
     set_current = "cuCtxSetCurrent"(u64);
@@ -153,6 +155,19 @@ impl Driver {
         // SAFETY: written on success.
         let bytes = unsafe { get(|p| (self.api.uuid)(p, ordinal)) }?;
         Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    pub fn name(&self, ordinal: i32) -> Result<String, Code> {
+        let mut text = [0_u8; 256];
+        // SAFETY: a place of that length.
+        check(unsafe { (self.api.name)(text.as_mut_ptr().cast(), 256, ordinal) })?;
+        Ok(CStr::from_bytes_until_nul(&text).unwrap().to_str().unwrap().into())
+    }
+
+    /// Bytes of memory of a device.
+    pub fn total(&self, ordinal: i32) -> Result<usize, Code> {
+        // SAFETY: written on success.
+        unsafe { get(|p| (self.api.total)(p, ordinal)) }
     }
 
     pub fn synchronize(&self) -> Result<(), Code> {

@@ -100,11 +100,37 @@ fn devices() {
     }
 }
 
+/// What each device is: name, UUID, MiB of memory.
+fn identity() {
+    let d = Driver::load();
+    d.init().unwrap();
+    for ordinal in 0..d.device_count().unwrap() {
+        let (name, uuid) = (d.name(ordinal).unwrap(), d.uuid(ordinal).unwrap());
+        say(format_args!("{name}, {uuid}, {}", d.total(ordinal).unwrap() >> 20));
+    }
+}
+
+/// Says how many MiB are free, and of how many: at first, with some more allocated, and without these. Waits in between.
+fn memory_left(more: u32) {
+    let d = Driver::start();
+    let left = || {
+        let (free, total) = d.memory().unwrap();
+        pause(&format!("{} of {}", free >> 20, total >> 20));
+    };
+    left();
+    let place = d.allocate((more as usize) << 20).unwrap();
+    left();
+    d.free(place).unwrap();
+    left();
+}
+
 fn main() {
     let scenario = std::env::args().nth(1).unwrap_or_default();
     match scenario.as_str() {
         "init" => init(),
         "devices" => devices(),
+        "identity" => identity(),
+        "memory-left" => memory_left(number(2)),
         "count" => count(number(2)),
         "empty" => empty(number(2)),
         "compute" => compute(),
