@@ -83,6 +83,7 @@ impl Page {
     }
 
     /// Has the processor fetch the cache line at `offset`.
+    #[inline]
     pub fn prefetch(&self, offset: u64) {
         let address = self.at::<1>(offset).cast_const();
         #[cfg(target_arch = "x86_64")]
@@ -90,6 +91,20 @@ impl Page {
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
+    /// As [`Page::prefetch`], of a line that is going to be written: no other processor keeps it.
+    #[inline]
+    pub fn prefetch_to_write(&self, offset: u64) {
+        let address = self.at::<1>(offset).cast_const();
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `prefetch`.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_ET0>(address.cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = address;

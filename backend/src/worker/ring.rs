@@ -115,6 +115,10 @@ impl LaneRing {
         self.layout.avail + 4 + 2 * self.slot(index)
     }
 
+    fn used_entry(&self) -> u64 {
+        self.layout.used + 4 + 8 * self.slot(self.next_used)
+    }
+
     fn descriptor(&self, number: u16) -> Descriptor {
         let at = self.layout.desc + 16 * self.slot(number);
         let addr = u64::from_le(self.page.u64(at).load(Ordering::Relaxed));
@@ -138,9 +142,12 @@ impl LaneRing {
     fn prefetch_chain(&self) {
         self.page.prefetch(self.avail_entry(self.next_avail));
         self.page.prefetch(self.layout.desc + 16 * self.slot(self.next_descriptor));
-        for line in 0..COMMAND_LINES {
+        for line in 1..COMMAND_LINES {
             self.page.prefetch(self.layout.commands + LINE * line);
         }
+        // Where a reply comes first, and where the chain is given back.
+        self.page.prefetch_to_write(self.layout.commands);
+        self.page.prefetch_to_write(self.used_entry());
     }
 
     /// Takes the next chain; the bytes of its readable descriptor replace those of `message`.
@@ -202,7 +209,7 @@ impl LaneRing {
 
     /// Gives a chain back with `len` bytes written. True if the driver wants to be notified.
     pub fn complete(&mut self, chain: &Chain, len: u32) -> bool {
-        let entry = self.layout.used + 4 + 8 * self.slot(self.next_used);
+        let entry = self.used_entry();
         // SECURITY: a head out of bounds cannot be given back; some entry must be, or the indices run apart.
         let head = chain.head & (self.layout.size - 1);
         self.page.u32(entry).store(u32::from(head).to_le(), Ordering::Relaxed);

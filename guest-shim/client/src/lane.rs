@@ -53,6 +53,8 @@ pub enum LaneError {
 const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Sleep without interrupts: from, to.
 const NAP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+/// An entry that an interrupt was asked for may lie so far behind the device: ahead of it, it is further away than a queue is long.
+const FAR_BEHIND: u16 = 1 << 15;
 /// Messages between two looks at the used ring while there is space.
 const REAP_EVERY: u64 = 64;
 
@@ -353,13 +355,16 @@ impl Lane {
         }
     }
 
-    /// Asks for no interrupt.
+    /// Asks for no interrupt. The line is not written at each reply: the worker reads it then.
     fn disarm(&self) {
         if self.event_idx {
-            // Just behind the device, so 65535 entries away from it.
-            let event = self.ring_index(self.retired).wrapping_sub(1);
-            self.page.used_event().store(event, Ordering::Relaxed);
-        } else {
+            // Behind the device: what is asked for comes only once the index has gone all the way round.
+            let event = self.page.used_event();
+            let behind = self.ring_index(self.retired).wrapping_sub(1);
+            if behind.wrapping_sub(event.load(Ordering::Relaxed)) > FAR_BEHIND {
+                event.store(behind, Ordering::Relaxed);
+            }
+        } else if self.page.avail_flags().load(Ordering::Relaxed) != NO_NOTIFICATION {
             self.page.avail_flags().store(NO_NOTIFICATION, Ordering::Relaxed);
         }
     }

@@ -15,7 +15,7 @@ pub const BLOCK: usize = 4 << 20;
 /// Bytes of a small block: copies up to so many go from the device in one part.
 pub const SMALL: usize = 256 << 10;
 /// Bytes of a ring's chunks, and of the words behind them, one for each chunk.
-const RING: usize = 8 << 20;
+const RING: usize = 16 << 20;
 const RING_WORDS: usize = 4 << 10;
 
 /// Blocks of one size, of which some are kept for the next copy.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of a piece: few enough that all threads have work in a short copy, many enough that taking one costs nothing.
 pub const PIECE: usize = 128 << 10;
-/// From so many bytes on, what comes from the device is not kept in the caches. The ring is: the device reads and writes it there.
+/// From so many bytes on, copies go past the caches. Into the ring that is two to three times as fast: its lines are in the cache of the
+/// processor that wrote them last, which is mostly another one.
 const PAST_CACHE: usize = 2 << 20;
 /// What [`Job::next`] is once no piece may be taken any more.
 const CLOSED: usize = usize::MAX;
@@ -122,10 +123,14 @@ impl Job {
         let ring = std::ptr::with_exposed_provenance_mut::<u8>(p.chunk_address(chunk) + within);
         // SAFETY: the promise of `new`; the piece is this thread's alone, and the job is not closed before it is finished.
         unsafe {
-            match self.direction {
-                Direction::IntoRing => std::ptr::copy_nonoverlapping(program, ring, len),
-                Direction::FromRing if p.len >= PAST_CACHE => past_cache::copy(ring, program, len),
-                Direction::FromRing => std::ptr::copy_nonoverlapping(ring, program, len),
+            let (from, to) = match self.direction {
+                Direction::IntoRing => (program.cast_const(), ring),
+                Direction::FromRing => (ring.cast_const(), program),
+            };
+            if p.len >= PAST_CACHE {
+                past_cache::copy(from, to, len);
+            } else {
+                std::ptr::copy_nonoverlapping(from, to, len);
             }
         }
         self.finished.fetch_add(1, Ordering::Release);
