@@ -27,8 +27,8 @@ pub const BUFFER_POINTER: usize = 1;
 pub const BUFFER_SIZE: usize = 2;
 /// The largest parameter area of a kernel (CUDA 12.1 and later).
 const MAX_PARAMETERS: usize = 32764;
-/// Parameters up to this size are gathered on the stack.
-const ON_STACK: usize = 4096;
+/// Parameters up to this size are gathered on the stack; those of most kernels are far fewer, and the place is cleared first.
+const FEW: usize = 1024;
 /// Grid and block, three dimensions each, and dynamic shared memory in bytes.
 #[derive(Clone, Copy)]
 pub struct Shape {
@@ -95,16 +95,15 @@ impl Arguments {
         if size > MAX_PARAMETERS || (self.list.is_null() && size > 0) {
             return Err(error::INVALID_VALUE);
         }
-        if size <= ON_STACK {
-            let mut buffer = [0; ON_STACK];
-            let buffer = &mut buffer[..size];
-            // SAFETY: the caller's promise.
-            unsafe { gather(parameters, self.list, buffer) }?;
+        // SAFETY: the caller's promise.
+        let gathered = |buffer: &mut [u8]| unsafe { gather(parameters, self.list, buffer) };
+        if size <= FEW {
+            let buffer = &mut [0; FEW][..size];
+            gathered(buffer)?;
             return send(buffer);
         }
         let mut buffer = vec![0; size];
-        // SAFETY: the caller's promise.
-        unsafe { gather(parameters, self.list, &mut buffer) }?;
+        gathered(&mut buffer)?;
         send(&buffer)
     }
 }
@@ -188,9 +187,14 @@ pub unsafe fn launch(
             }
             let (a, n) = (attributes.len(), p.len());
             let Some(written) = written else {
-                calls::vgpuLaunchEx(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, a, p, n)?;
+                if sure(attributes) {
+                    return calls::vgpuLaunchEx(
+                        f, gx, gy, gz, bx, by, bz, shared, stream, attributes, a, p, n,
+                    );
+                }
+                calls::vgpuLaunchWithEvent(f, gx, gy, gz, bx, by, bz, shared, stream, attributes, a, p, n)?;
                 // Whether an event will do, and what else a launch may not have, is this call's to say.
-                return if sure(attributes) { Ok(()) } else { call::settle() };
+                return call::settle();
             };
             let mut result = attributes.to_vec();
             calls::vgpuLaunchUpdatable(

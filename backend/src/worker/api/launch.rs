@@ -139,6 +139,30 @@ pub fn vgpuLaunchEx(
     launch_with(t, function, shape, stream, &mut list, parameters)
 }
 
+/// As [`vgpuLaunchEx`]; other order across threads.
+#[allow(clippy::too_many_arguments)] // the message's parameters
+pub fn vgpuLaunchWithEvent(
+    t: &mut Thread,
+    function: u64,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared: u32,
+    stream: u64,
+    attributes: Option<&[u8]>,
+    a: usize,
+    parameters: Option<&[u8]>,
+    n: usize,
+) -> Result<(), CudaError> {
+    vgpuLaunchEx(
+        t, function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, attributes, a,
+        parameters, n,
+    )
+}
+
 fn is_cooperative(attribute: &[u8; launch_attribute::SIZE]) -> bool {
     launch_attribute::id(attribute) == launch_attribute::COOPERATIVE
         && attribute[launch_attribute::VALUE..launch_attribute::VALUE + 4] != [0; 4]
