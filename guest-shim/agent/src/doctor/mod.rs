@@ -71,7 +71,8 @@ pub fn main(options: &DoctorOptions) -> ExitCode {
         eprintln!("vgpu-agent: looking at {}: there is no such folder", options.root.display());
         return ExitCode::from(2);
     };
-    let subject = Subject::new(Root::new(folder), environment());
+    let mut subject = Subject::new(Root::new(folder), environment());
+    subject.program = options.command.first().map(PathBuf::from);
     let mut report = examine(&subject);
     let mut processes = Vec::new();
     if !options.command.is_empty() {

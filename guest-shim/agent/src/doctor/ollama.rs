@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Where packages put its libraries.
 const FOLDERS: [&str; 2] = ["/usr/local/lib/ollama", "/usr/lib/ollama"];
+const PROGRAM: &str = "ollama";
 const BACKEND: &str = "libggml-cuda.so";
 /// ollama up to 0.24 looks there for NVML before it asks the loader.
 const WSL_NVML: &str = "/usr/lib/wsl/lib/libnvidia-ml.so.1";
@@ -54,7 +55,10 @@ pub fn check(subject: &Subject, _: &mut Facts, report: &mut Report) {
 /// ollama's library folders and the CUDA backends in each.
 pub fn folders(subject: &Subject) -> Vec<(PathBuf, Vec<PathBuf>)> {
     let path = subject.environment.get("PATH").map_or("/usr/local/bin:/usr/bin", String::as_str);
-    let programs = path.split(':').map(|folder| Path::new(folder).join("ollama"));
+    let programs = path.split(':').map(|folder| Path::new(folder).join(PROGRAM));
+    let followed =
+        subject.program.iter().filter(|program| program.file_name().is_some_and(|name| name == PROGRAM));
+    let programs = programs.chain(followed.cloned());
     let beside = programs.filter(|program| subject.root.has(program)).filter_map(|program| {
         let real = subject.root.real(program);
         Some(real.parent()?.parent()?.join("lib/ollama"))
@@ -312,6 +316,23 @@ mod tests {
     fn nothing_is_wrong_with_a_whole_installation() {
         assert!(found_in(&Tree::new(), &[]).is_empty());
         assert!(found_in(&guest(), &[]).is_empty());
+    }
+
+    #[test]
+    fn the_followed_program_is_looked_at_wherever_it_lies() {
+        let tree = Tree::new();
+        tree.file("opt/ollama/bin/ollama", "").file("opt/ollama/lib/ollama/libggml-base.so", "");
+        let mut subject = Subject::files(tree.root());
+        let faults = |subject: &Subject| {
+            let mut report = Report::default();
+            check(subject, &mut Facts::default(), &mut report);
+            report.faults()
+        };
+        assert!(faults(&subject).is_empty());
+        subject.program = Some("/opt/ollama/bin/other".into());
+        assert!(faults(&subject).is_empty(), "another program's neighbours are not ollama's");
+        subject.program = Some("/opt/ollama/bin/ollama".into());
+        assert_eq!(faults(&subject), ["ollama-no-cuda"]);
     }
 
     #[test]

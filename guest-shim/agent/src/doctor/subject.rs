@@ -4,6 +4,7 @@ use super::probe::Prober;
 use super::probe::answer::Answer;
 use crate::system::root::Root;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use vgpu_client::{Connection, ConnectionError, Mode};
 use vgpu_spec::wire::control::PciAddress;
 use vgpu_spec::wire::snapshot::Snapshot;
@@ -16,6 +17,8 @@ pub type Environment = BTreeMap<String, String>;
 pub struct Subject {
     pub root: Root,
     pub environment: Environment,
+    /// The program that is going to be followed.
+    pub program: Option<PathBuf>,
     /// Runs what must run; none for a system that does not.
     pub prober: Option<Prober>,
     pub agent: Result<Agent, AgentState>,
@@ -48,7 +51,7 @@ impl Subject {
     pub fn new(root: Root, environment: Environment) -> Self {
         let agent = if root.is_live() { ask() } else { Err(AgentState::NotAsked) };
         let prober = if root.is_live() { Prober::new().ok() } else { None };
-        Self { root, environment, prober, agent }
+        Self { root, environment, program: None, prober, agent }
     }
 
     pub fn library_path(&self) -> Option<&str> {
@@ -63,7 +66,13 @@ impl Subject {
     /// For tests: files only.
     #[cfg(test)]
     pub fn files(root: Root) -> Self {
-        Self { root, environment: Environment::new(), prober: None, agent: Err(AgentState::NotAsked) }
+        Self {
+            root,
+            environment: Environment::new(),
+            program: None,
+            prober: None,
+            agent: Err(AgentState::NotAsked),
+        }
     }
 }
 

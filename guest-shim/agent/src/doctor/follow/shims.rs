@@ -122,13 +122,21 @@ fn keep_call(all: &mut All, line: &str) -> Option<()> {
     let call: Call = serde_json::from_str(line).ok()?;
     let said = all.entry(call.pid).or_default();
     said.calls += 1;
-    // Whoever looks names up has a way without them.
-    let looks_up = ["cuGetExportTable", "cuGetProcAddress"].iter().any(|name| call.call.starts_with(name));
-    if call.failed() && !looks_up && said.first_error.is_none() {
+    if call.failed() && !is_question(&call) && said.first_error.is_none() {
         let name = call.error.unwrap_or_default();
         said.first_error = Some(FirstError { call: call.call, code: call.result, name });
     }
     Some(())
+}
+
+/// CUDA_ERROR_INVALID_CONTEXT.
+const INVALID_CONTEXT: u32 = 201;
+
+/// Whether a failure is an answer that whoever asks goes on with: names are looked up by those who have a way without them, and NVIDIA's
+/// runtime asks for the current context's device to learn whether there is a context.
+fn is_question(call: &Call) -> bool {
+    let looks_up = ["cuGetExportTable", "cuGetProcAddress"].iter().any(|name| call.call.starts_with(name));
+    looks_up || (call.call.starts_with("cuCtxGetDevice") && call.result == INVALID_CONTEXT)
 }
 
 /// `TIME vgpu[PID] LEVEL: TEXT`: errors and warnings.
@@ -141,4 +149,29 @@ fn keep_log(all: &mut All, line: &str) -> Option<()> {
         said.log.push(text.to_owned());
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answered_question_is_no_error() {
+        let mut all = All::default();
+        for (call, result) in [("cuGetProcAddress_v2", 500), ("cuCtxGetDevice_v2", 201), ("cuMemAlloc_v2", 0)]
+        {
+            keep_call(&mut all, &line(call, result)).unwrap();
+        }
+        assert!(all[&7].first_error.is_none() && all[&7].calls == 3);
+        keep_call(&mut all, &line("cuCtxGetDevice_v2", 700)).unwrap();
+        keep_call(&mut all, &line("cuMemAlloc_v2", 2)).unwrap();
+        let first = all[&7].first_error.as_ref().unwrap();
+        assert_eq!((first.call.as_str(), first.code), ("cuCtxGetDevice_v2", 700));
+    }
+
+    fn line(call: &str, result: u32) -> String {
+        let times = r#""tid":7,"at_ns":1,"ns":1,"messages":0,"round_trips":0"#;
+        let error = if result == 0 { "" } else { r#","error":"ERROR""# };
+        format!(r#"{{"pid":7,{times},"call":"{call}","class":"local","args":{{}},"result":{result}{error}}}"#)
+    }
 }
