@@ -23,6 +23,8 @@ use crate::log::Limit;
 const INVALID_VALUE: u32 = 1;
 /// How often the ring is looked at while its available index is nonsense.
 const BROKEN_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// Messages without reply of which the driver is told together while there are more: each time costs a cache line that it looks at.
+const BATCH: u16 = 8;
 /// Looks at the ring between looks at the clock.
 const SPINS: u32 = 64;
 /// Looks without a pause instruction: a few microseconds, as long as the next call of a busy thread may take to come.
@@ -179,9 +181,22 @@ impl Server {
                     self.broken = false;
                     self.answer(ring, &chain);
                 }
-                Popped::Nothing => self.wait(ring),
-                Popped::Broken => self.wait_broken(ring),
+                Popped::Nothing => {
+                    self.tell(ring);
+                    self.wait(ring);
+                }
+                Popped::Broken => {
+                    self.tell(ring);
+                    self.wait_broken(ring);
+                }
             }
+        }
+        self.tell(ring);
+    }
+
+    fn tell(&self, ring: &mut LaneRing) {
+        if ring.tell() {
+            self.shared.notify();
         }
     }
 
@@ -200,8 +215,9 @@ impl Server {
         };
         // Published before the driver can see the entry used: a thread that has an answer may depend on it.
         self.client.lanes.publish(self.queue);
-        if ring.complete(chain, written) {
-            self.shared.notify();
+        ring.complete(chain, written);
+        if chain.reply.is_some() || ring.untold() >= BATCH {
+            self.tell(ring);
         }
     }
 

@@ -81,6 +81,8 @@ pub struct LaneRing {
     /// The available entry to take next, and the used entry to write next, free-running.
     next_avail: u16,
     next_used: u16,
+    /// The used entry after the last one that the driver was told of.
+    told: u16,
     /// The descriptor that a driver which uses them in order, as the shim does, takes for its next chain.
     next_descriptor: u16,
 }
@@ -97,6 +99,7 @@ impl LaneRing {
             event_idx: start.event_idx != 0,
             next_avail: start.next,
             next_used: start.next,
+            told: start.next,
             next_descriptor: 0,
         })
     }
@@ -207,21 +210,36 @@ impl LaneRing {
         self.page.write(address, bytes)
     }
 
-    /// Gives a chain back with `len` bytes written. True if the driver wants to be notified.
-    pub fn complete(&mut self, chain: &Chain, len: u32) -> bool {
+    /// Gives a chain back with `len` bytes written. The driver is told by [`LaneRing::tell`].
+    pub fn complete(&mut self, chain: &Chain, len: u32) {
         let entry = self.used_entry();
         // SECURITY: a head out of bounds cannot be given back; some entry must be, or the indices run apart.
         let head = chain.head & (self.layout.size - 1);
         self.page.u32(entry).store(u32::from(head).to_le(), Ordering::Relaxed);
         self.page.u32(entry + 4).store(len.to_le(), Ordering::Relaxed);
-        let index = self.next_used;
-        self.next_used = index.wrapping_add(1);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Chains given back of which the driver was not told.
+    pub fn untold(&self) -> u16 {
+        self.next_used.wrapping_sub(self.told)
+    }
+
+    /// Tells the driver of all chains given back. True if it wants to be notified.
+    pub fn tell(&mut self) -> bool {
+        let count = self.untold();
+        if count == 0 {
+            return false;
+        }
         self.page.u16(self.layout.used + 2).store(self.next_used.to_le(), Ordering::Release);
+        self.told = self.next_used;
         // The driver says what it wants, then looks at the index: one of the two sees the other (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = self.layout.avail + 4 + 2 * u64::from(self.layout.size);
-            u16::from_le(self.page.u16(event).load(Ordering::Relaxed)) == index
+            let event = u16::from_le(self.page.u16(event).load(Ordering::Relaxed));
+            // One of the entries just told.
+            self.next_used.wrapping_sub(event).wrapping_sub(1) < count
         } else {
             u16::from_le(self.page.u16(self.layout.avail).load(Ordering::Relaxed)) & NO_NOTIFICATION == 0
         }
@@ -260,5 +278,112 @@ impl LaneRing {
         store(function, std::mem::offset_of!(Status, error_function), Ordering::Relaxed);
         // After the two: who sees the new count sees them.
         store(count, std::mem::offset_of!(Status, error_count), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use vgpu_spec::wire::HUGE_PAGE;
+
+    const SIZE: u16 = 16;
+
+    fn ring(event_idx: bool) -> LaneRing {
+        let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, HUGE_PAGE).unwrap();
+        let event_idx = event_idx.into();
+        let start = LaneStart { queue: 2, size: SIZE, next: 0, event_idx, has_call: 1, page: 0, offset: 0 };
+        LaneRing::new(file, &start).unwrap()
+    }
+
+    fn complete(ring: &mut LaneRing, count: u16) {
+        for head in 0..count {
+            ring.complete(&Chain { head, reply: None, error: None }, 0);
+        }
+    }
+
+    fn used_idx(ring: &LaneRing) -> u16 {
+        ring.page.u16(ring.layout.used + 2).load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn chains_are_told_of_together() {
+        let mut ring = ring(true);
+        let event = ring.layout.avail + 4 + 2 * u64::from(SIZE);
+        // An interrupt for entry 2, which is among the first three told, and then behind.
+        ring.page.u16(event).store(2, Ordering::Relaxed);
+        complete(&mut ring, 3);
+        assert_eq!((used_idx(&ring), ring.untold()), (0, 3));
+        assert!(ring.tell());
+        assert_eq!((used_idx(&ring), ring.untold()), (3, 0));
+        assert!(!ring.tell(), "nothing new");
+        complete(&mut ring, SIZE);
+        assert!(!ring.tell());
+        assert_eq!(used_idx(&ring), 3 + SIZE);
+        // For one that is still to come.
+        ring.page.u16(event).store(3 + SIZE + 1, Ordering::Relaxed);
+        complete(&mut ring, 1);
+        assert!(!ring.tell());
+        complete(&mut ring, 1);
+        assert!(ring.tell());
+    }
+
+    #[test]
+    fn without_event_index_the_flag_decides() {
+        let mut ring = ring(false);
+        complete(&mut ring, 1);
+        assert!(ring.tell());
+        ring.page.u16(ring.layout.avail).store(NO_NOTIFICATION, Ordering::Relaxed);
+        complete(&mut ring, 1);
+        assert!(!ring.tell());
+        ring.disable_kicks();
+        assert_eq!(ring.page.u16(ring.layout.used).load(Ordering::Relaxed), NO_NOTIFICATION);
+        assert!(!ring.enable_kicks());
+        assert_eq!(ring.page.u16(ring.layout.used).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn chains_of_another_shape_are_refused() {
+        let mut ring = ring(true);
+        let put = |ring: &LaneRing, number: u64, addr: u64, rest: u64| {
+            ring.page.u64(16 * number).store(addr, Ordering::Relaxed);
+            ring.page.u64(16 * number + 8).store(rest, Ordering::Relaxed);
+        };
+        let flags = |flags: u16, next: u64, len: u64| len | u64::from(flags) << 32 | next << 48;
+        let commands = ring.layout.commands;
+        let cases = [
+            (commands, flags(0, 0, 8), None),
+            (commands, flags(WRITE, 0, 8), Some(ChainError::NotReadable)),
+            (commands, flags(INDIRECT, 0, 8), Some(ChainError::Shape)),
+            (commands, flags(NEXT, u64::from(SIZE), 8), Some(ChainError::Shape)),
+            // The next one is itself, which is readable.
+            (commands, flags(NEXT, 0, 8), Some(ChainError::Shape)),
+            (
+                commands,
+                flags(0, 0, MAX_MESSAGE as u64 + 1),
+                Some(ChainError::TooLong(MAX_MESSAGE as u32 + 1)),
+            ),
+            (HUGE_PAGE - 4, flags(0, 0, 8), Some(ChainError::Memory)),
+            (u64::MAX, flags(0, 0, 8), Some(ChainError::Memory)),
+        ];
+        let mut message = Vec::new();
+        for (index, (addr, rest, expected)) in (0_u16..).zip(cases) {
+            put(&ring, 0, addr, rest);
+            let entry = ring.avail_entry(index);
+            ring.page.u16(entry).store(0, Ordering::Relaxed);
+            ring.page.u16(ring.layout.avail + 2).store(index + 1, Ordering::Relaxed);
+            let Popped::Chain(chain) = ring.pop(&mut message) else { panic!("nothing at {index}") };
+            assert_eq!(chain.error, expected, "{index}");
+            assert_eq!(message.len(), if expected.is_none() { 8 } else { 0 });
+        }
+        // A head that is no descriptor, and an index that is too far ahead.
+        let next = ring.next();
+        ring.page.u16(ring.avail_entry(next)).store(SIZE, Ordering::Relaxed);
+        ring.page.u16(ring.layout.avail + 2).store(next + 1, Ordering::Relaxed);
+        let Popped::Chain(chain) = ring.pop(&mut message) else { panic!("nothing") };
+        assert_eq!(chain.error, Some(ChainError::Shape));
+        ring.page.u16(ring.layout.avail + 2).store(ring.next() + SIZE + 1, Ordering::Relaxed);
+        assert!(matches!(ring.pop(&mut message), Popped::Broken));
     }
 }

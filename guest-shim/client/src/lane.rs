@@ -379,10 +379,15 @@ impl Lane {
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the device has finished the messages before number `target`, as the used ring says now.
+    /// The messages before number `target` that the device has not finished, as the used ring says now.
+    #[inline]
+    fn left(&self, target: u64) -> u64 {
+        target.saturating_sub(self.retired).saturating_sub(u64::from(self.fresh()))
+    }
+
     #[inline]
     fn finished(&self, target: u64) -> bool {
-        u64::from(self.fresh()) >= target.saturating_sub(self.retired)
+        self.left(target) == 0
     }
 
     /// Has a sleeping thread notice when the agent ends: then the worker goes too, and nobody may be left to mark the lane.
@@ -393,7 +398,8 @@ impl Lane {
     /// Waits until the messages before number `target` are finished, and frees them.
     pub fn wait(&mut self, target: u64) -> Result<(), LaneError> {
         let mut spin = self.spin;
-        let outcome = if spin.until(|| self.finished(target) || self.lost()) && self.finished(target) {
+        let left = || if self.lost() { 0 } else { self.left(target) };
+        let outcome = if spin.until(left) && self.finished(target) {
             Ok(())
         } else {
             let start = Instant::now();
