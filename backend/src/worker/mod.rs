@@ -1,7 +1,6 @@
 //! A worker: the process that runs one guest process's CUDA calls.
 
 pub mod address_space;
-pub mod allocator;
 pub mod api;
 pub mod broker_link;
 pub mod deps;

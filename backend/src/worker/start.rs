@@ -9,7 +9,7 @@ use vgpu_spec::wire::snapshot::Snapshot;
 use zerocopy::IntoBytes;
 
 use super::address_space::{self, AddressError};
-use super::{allocator, api, link, output};
+use super::{api, link, output};
 use crate::config::WorkerOptions;
 use crate::link::Link;
 use crate::link::message::{Header, Ready, kind};
@@ -66,7 +66,6 @@ fn prepare() -> Result<([Range; 4], Snapshot), StartError> {
     address_space::restore_stacks()?;
     // Before CUDA can put something there.
     address_space::reserve_windows()?;
-    allocator::keep_memory();
     output::capture().map_err(StartError::Output)?;
     let warm = api::warm_up().map_err(StartError::Cuda)?;
     Ok((address_space::device_ranges()?, warm.snapshot))
