@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod config;
 pub mod identity;
+pub mod ledger;
 pub mod link;
 pub mod log;
 pub mod monitor;

@@ -4,6 +4,7 @@
 //! request changes nothing; its sender gets a status, and the log a line within limits.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -218,11 +219,15 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         pool::PoolError::Cancelled => Refusal::no_client(number),
         error => Refusal::new(status::NO_WORKER, chain(&error)),
     })?;
+    let account = vm.accounts.open();
+    let account = account.ok_or_else(|| Refusal::new(status::LIMIT, "the VM's ledger has no free slot"))?;
     let assign = message::Assign {
         client: number,
         pid: request.pid,
         uid: request.uid,
         own_memory: vm.identities.memory_mask(),
+        slot: account.number(),
+        reserved: 0,
         name: request.name,
     };
     let weak = vm.weak();
@@ -232,7 +237,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         None => sharing::Asked::Broken,
     });
     worker
-        .request(message::kind::ASSIGN, assign.as_bytes(), &[], ASSIGN_TIMEOUT)
+        .request(message::kind::ASSIGN, assign.as_bytes(), &[vm.accounts.as_fd()], ASSIGN_TIMEOUT)
         .map_err(|e| Refusal::new(status::NO_WORKER, chain(&e)))?;
     let label = format!("{}[{}]", printable(&request.name), request.pid);
     {
@@ -244,6 +249,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         let client = Client {
             worker: Arc::clone(&worker),
             windows: Windows::default(),
+            account: Arc::clone(&account),
             pid: request.pid,
             label: label.clone(),
             lost: false,
@@ -253,6 +259,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
     }
     let (weak, pid) = (vm.weak(), worker.pid);
     worker.on_exit(move |exit| {
+        account.settle();
         if let Some(vm) = weak.upgrade() {
             lending::worker_ended(&vm, number, pid, exit);
         }

@@ -1,6 +1,7 @@
 //! The broker: sockets, VMs, workers. It does no CUDA, does little, and must not die: QEMU can abort when its device
 //! process does.
 
+pub mod accounts;
 pub mod control;
 pub mod events;
 pub mod lanes;

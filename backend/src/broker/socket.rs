@@ -13,11 +13,13 @@ use vhost::vhost_user::Listener;
 use vhost_user_backend::{VhostUserDaemon, VringEpollHandler};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
 
+use super::accounts::Accounts;
 use super::pool::Pool;
 use super::ring::Memory;
 use super::vm::Vm;
 use crate::config::Config;
 use crate::identity::Identities;
+use crate::ledger::LedgerError;
 
 /// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,8 @@ pub enum SocketError {
     NotSocket(PathBuf),
     #[error("listening on {path}: {hint}")]
     Bind { path: PathBuf, hint: &'static str, source: io::Error },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
 }
 
 /// A bound socket.
@@ -35,6 +39,7 @@ pub struct VmSocket {
     path: PathBuf,
     /// What its VM is shown of the devices.
     identities: Identities,
+    accounts: Arc<Accounts>,
     listener: UnixListener,
 }
 
@@ -63,7 +68,7 @@ impl VmSocket {
             ErrorKind::AddrInUse => SocketError::Busy(path.to_owned()),
             _ => failed("binding", e),
         })?;
-        Ok(VmSocket { path: path.to_owned(), identities, listener })
+        Ok(VmSocket { path: path.to_owned(), identities, accounts: Accounts::new()?, listener })
     }
 
     pub fn path(&self) -> &Path {
@@ -78,7 +83,8 @@ impl VmSocket {
             loop {
                 let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
                 let (config, pool) = (Arc::clone(&config), Arc::clone(&pool));
-                let vm = Vm::new(name.clone(), self.identities.clone(), config, pool, memory.clone());
+                let (identities, accounts) = (self.identities.clone(), Arc::clone(&self.accounts));
+                let vm = Vm::new(name.clone(), identities, accounts, config, pool, memory.clone());
                 if let Err(error) = serve_one(&vm, memory, &mut listener) {
                     tracing::error!(vm = name, "serving the socket: {error}");
                     // Out of descriptors, for example: not in a busy loop.

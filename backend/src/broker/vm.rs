@@ -16,6 +16,7 @@ use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
+use super::accounts::{Account, Accounts};
 use super::lanes::LanePage;
 use super::lock;
 use super::pool::Pool;
@@ -41,6 +42,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub struct Client {
     pub worker: Arc<Worker>,
     pub windows: Windows,
+    pub account: Arc<Account>,
     /// Its number in the guest.
     pub pid: u32,
     /// For the log.
@@ -88,6 +90,7 @@ pub struct Vm {
     pub name: String,
     /// What it is shown of the devices.
     pub identities: Identities,
+    pub accounts: Arc<Accounts>,
     pub config: Arc<Config>,
     pub pool: Arc<Pool>,
     pub memory: Memory,
@@ -105,6 +108,7 @@ impl Vm {
     pub fn new(
         name: String,
         identities: Identities,
+        accounts: Arc<Accounts>,
         config: Arc<Config>,
         pool: Arc<Pool>,
         memory: Memory,
@@ -113,6 +117,7 @@ impl Vm {
         Arc::new_cyclic(|me| Vm {
             name,
             identities,
+            accounts,
             config,
             pool,
             memory,

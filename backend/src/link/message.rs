@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `Header::kind`.
 pub mod kind {
-    /// Broker → worker: [`super::Assign`]. Once, before anything else.
+    /// Broker → worker: [`super::Assign`]; descriptor: the VM's ledger. Once, before anything else.
     pub const ASSIGN: u32 = 1;
     /// [`super::LaneStart`]; descriptors: page, kick, and call if `has_call`.
     pub const LANE_START: u32 = 2;
@@ -84,6 +84,9 @@ pub struct Assign {
     pub uid: u32,
     /// The devices (bit N: device N) of which the VM is shown a memory size of its own: [`kind::MEMORY`] tells it.
     pub own_memory: u32,
+    /// The client's slot of the ledger.
+    pub slot: u32,
+    pub reserved: u32,
     pub name: [u8; 16],
 }
 

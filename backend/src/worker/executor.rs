@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::account::Account;
 use super::api::Session;
 use super::broker_link::Broker;
 use super::deps::LaneTable;
@@ -44,11 +45,13 @@ pub struct ClientState {
     pub broker: Arc<Broker>,
     /// The devices (bit N: device N) of which the VM is shown a memory size of its own.
     pub own_memory: u32,
+    /// What it does and uses, for the broker to see.
+    pub account: Account,
     session: OnceLock<Arc<Session>>,
 }
 
 impl ClientState {
-    pub fn new(name: String, pid: u32, own_memory: u32, broker: Arc<Broker>) -> Self {
+    pub fn new(name: String, pid: u32, own_memory: u32, broker: Arc<Broker>, account: Account) -> Self {
         ClientState {
             name,
             pid,
@@ -56,6 +59,7 @@ impl ClientState {
             lanes: LaneTable::default(),
             broker,
             own_memory,
+            account,
             session: OnceLock::new(),
         }
     }

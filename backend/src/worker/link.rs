@@ -9,11 +9,13 @@ use std::time::Duration;
 use vgpu_spec::wire::{Range, split};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::account::Account;
 use super::broker_link::Broker;
 use super::executor::ClientState;
 use super::lane::{Lane, LaneFds};
 use super::ring::{LaneRing, RingError};
 use super::windows::WindowError;
+use crate::ledger::{Ledger, LedgerError};
 use crate::link::message::{
     Assign, Extent, Header, LaneFds as LaneFdsMessage, LaneQueue, LaneStart, LaneStopped, WindowMap,
     WindowUnmap, kind, status,
@@ -45,6 +47,8 @@ enum RequestError {
     Thread(#[source] std::io::Error),
     #[error(transparent)]
     Ring(#[from] RingError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Window(#[from] WindowError),
 }
@@ -106,7 +110,7 @@ fn exactly<T: FromBytes + KnownLayout + Immutable>(packet: &Packet) -> Result<T,
 impl Control {
     fn handle(&mut self, packet: Packet) -> Result<Vec<u8>, RequestError> {
         match packet.header.kind {
-            kind::ASSIGN => self.assign(&exactly(&packet)?).map(|()| Vec::new()),
+            kind::ASSIGN => self.assign(packet).map(|()| Vec::new()),
             kind::LANE_START => self.lane_start(packet).map(|()| Vec::new()),
             kind::LANE_STOP => self.lane_stop(&exactly(&packet)?),
             kind::LANE_FDS => self.lane_fds(packet).map(|()| Vec::new()),
@@ -125,15 +129,20 @@ impl Control {
         self.client.as_ref().ok_or(RequestError::NoClient)
     }
 
-    fn assign(&mut self, request: &Assign) -> Result<(), RequestError> {
+    fn assign(&mut self, packet: Packet) -> Result<(), RequestError> {
+        let request: Assign = exactly(&packet)?;
         if self.client.is_some() {
             return Err(RequestError::Assigned);
         }
+        let file = packet.fds.into_iter().next().ok_or(RequestError::Malformed(packet.header.kind))?;
+        let account = Account::new(Ledger::open(&file)?, request.slot)
+            .ok_or(RequestError::Malformed(packet.header.kind))?;
         let name = printable(&request.name);
         crate::log::set_prefix(format!("worker {} for {name}[{}]: ", std::process::id(), request.pid));
         tracing::debug!(client = request.client, uid = request.uid, "assigned");
         let broker = Arc::clone(&self.broker);
-        self.client = Some(Arc::new(ClientState::new(name, request.pid, request.own_memory, broker)));
+        self.client =
+            Some(Arc::new(ClientState::new(name, request.pid, request.own_memory, broker, account)));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A worker: the process that runs one guest process's CUDA calls.
 
+pub mod account;
 pub mod address_space;
 pub mod api;
 pub mod broker_link;

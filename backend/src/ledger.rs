@@ -1,0 +1,211 @@
+//! A VM's ledger: memory that the broker shares with the VM's workers, in which they count what they do and use.
+//!
+//! SECURITY: a worker counts as the guest's, so the broker takes nothing that stands here for more than a hint about this one VM: what
+//! it reads decides about that VM only. No address, length or index is read from here.
+
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags};
+use vgpu_spec::wire::snapshot::MAX_DEVICES;
+
+/// Clients that a ledger has room for: `--clients` at most.
+pub const MAX_SLOTS: u32 = 1024;
+const DEVICES: usize = MAX_DEVICES as usize;
+
+/// What a worker counts. Each counter only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Counter {
+    /// Messages executed, of either sort.
+    Messages,
+    /// Those that the guest waited for.
+    RoundTrips,
+    /// Calls that failed.
+    Errors,
+    /// Kernels and graphs launched.
+    Launches,
+    /// Bytes of copies to a device.
+    BytesToDevice,
+    /// Bytes of copies from a device.
+    BytesFromDevice,
+    /// Nanoseconds for which the client's work had a device, as far as measured.
+    DeviceTime,
+    /// Nanoseconds for which lanes were held back in favour of others.
+    Throttled,
+}
+
+/// How many there are.
+pub const COUNTERS: usize = Counter::Throttled as usize + 1;
+
+/// One device, for the whole VM.
+#[repr(C, align(64))]
+pub struct Device {
+    /// Bytes that the VM may use; `u64::MAX` for no limit. The broker writes it.
+    pub limit: AtomicU64,
+    /// Bytes that its clients use. Workers add and subtract; the broker takes off what an ended one has left.
+    pub used: AtomicU64,
+}
+
+/// One client. Its worker writes, the broker reads.
+#[repr(C, align(64))]
+pub struct Slot {
+    counters: [AtomicU64; COUNTERS],
+    /// Its part of `Device::used`.
+    pub used: [AtomicU64; DEVICES],
+}
+
+impl Slot {
+    pub fn add(&self, counter: Counter, value: u64) {
+        self.counters[counter as usize].fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    fn clear(&self) {
+        self.counters.iter().chain(&self.used).for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
+#[repr(C)]
+struct Page {
+    devices: [Device; DEVICES],
+    slots: [Slot; MAX_SLOTS as usize],
+}
+
+/// Why there is no ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("making a VM's ledger")]
+    Make(#[source] rustix::io::Errno),
+    #[error("mapping a VM's ledger")]
+    Map(#[source] rustix::io::Errno),
+    #[error("a VM's ledger is not sealed, or has another size")]
+    Foreign,
+}
+
+/// A mapping of a ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    page: NonNull<Page>,
+}
+
+// SAFETY: what is in the page is atomic, and the page stays mapped as long as this lives.
+unsafe impl Send for Ledger {}
+// SAFETY: as above.
+unsafe impl Sync for Ledger {}
+
+fn seals() -> SealFlags {
+    SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL
+}
+
+impl Ledger {
+    /// A new one, without limits, and its file for workers.
+    pub fn new() -> Result<(Self, OwnedFd), LedgerError> {
+        let make = || {
+            let file = memfd_create("vgpu-ledger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+            ftruncate(&file, size_of::<Page>() as u64)?;
+            // SECURITY: a worker that could truncate it would make the broker's reading a fault.
+            fcntl_add_seals(&file, seals())?;
+            Ok(file)
+        };
+        let file = make().map_err(LedgerError::Make)?;
+        let ledger = Self::map(&file)?;
+        ledger.page().devices.iter().for_each(|device| device.limit.store(u64::MAX, Ordering::Relaxed));
+        Ok((ledger, file))
+    }
+
+    /// One that the other side has made.
+    pub fn open(file: &OwnedFd) -> Result<Self, LedgerError> {
+        let size = rustix::fs::fstat(file).map_err(LedgerError::Map)?.st_size;
+        let sealed = fcntl_get_seals(file).is_ok_and(|s| s.contains(seals()));
+        if !sealed || size != i64::try_from(size_of::<Page>()).unwrap_or(i64::MAX) {
+            return Err(LedgerError::Foreign);
+        }
+        Self::map(file)
+    }
+
+    fn map(file: &OwnedFd) -> Result<Self, LedgerError> {
+        let (len, prot) = (size_of::<Page>(), ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let page = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) };
+        let page = NonNull::new(page.map_err(LedgerError::Map)?.cast());
+        Ok(Ledger { page: page.ok_or(LedgerError::Foreign)? })
+    }
+
+    fn page(&self) -> &Page {
+        // SAFETY: mapped with this size until drop, sealed against shrinking, zeros are valid, and all of it is atomic.
+        unsafe { self.page.as_ref() }
+    }
+
+    /// By the host's ordinal.
+    pub fn device(&self, ordinal: u32) -> Option<&Device> {
+        self.page().devices.get(ordinal as usize)
+    }
+
+    pub fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.page().slots.get(slot as usize)
+    }
+
+    /// For a new client: nothing counted, nothing used.
+    pub fn open_slot(&self, slot: u32) {
+        if let Some(slot) = self.slot(slot) {
+            slot.clear();
+        }
+    }
+
+    /// After a client's worker has ended: gives back what it used.
+    pub fn close_slot(&self, slot: u32) {
+        let Some(slot) = self.slot(slot) else { return };
+        for (device, used) in self.page().devices.iter().zip(&slot.used) {
+            let left = used.swap(0, Ordering::Relaxed);
+            // SECURITY: the number is the worker's: it must not wrap.
+            let _ = device
+                .used
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |all| Some(all.saturating_sub(left)));
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size, and nobody has a reference any more.
+        let _ = unsafe { rustix::mm::munmap(self.page.as_ptr().cast(), size_of::<Page>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_see_the_same_ledger_and_an_ended_client_leaves_nothing() {
+        let (ours, file) = Ledger::new().unwrap();
+        let theirs = Ledger::open(&file).unwrap();
+        let slot = theirs.slot(3).unwrap();
+        slot.add(Counter::Launches, 7);
+        slot.used[0].store(100, Ordering::Relaxed);
+        theirs.device(0).unwrap().used.store(150, Ordering::Relaxed);
+        assert_eq!(ours.slot(3).unwrap().get(Counter::Launches), 7);
+        ours.close_slot(3);
+        assert_eq!(theirs.device(0).unwrap().used.load(Ordering::Relaxed), 50);
+        // A number that is too large takes nothing from others.
+        slot.used[0].store(u64::MAX, Ordering::Relaxed);
+        ours.close_slot(3);
+        assert_eq!(theirs.device(0).unwrap().used.load(Ordering::Relaxed), 0);
+        ours.open_slot(3);
+        assert_eq!(slot.get(Counter::Launches), 0);
+        assert!(ours.slot(MAX_SLOTS).is_none());
+    }
+
+    #[test]
+    fn a_file_that_could_be_cut_short_is_no_ledger() {
+        let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, size_of::<Page>() as u64).unwrap();
+        assert!(matches!(Ledger::open(&file), Err(LedgerError::Foreign)));
+    }
+}
