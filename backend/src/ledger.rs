@@ -40,6 +40,20 @@ pub enum Counter {
 /// How many there are.
 pub const COUNTERS: usize = Counter::Throttled as usize + 1;
 
+impl Counter {
+    /// In the order of their numbers.
+    pub const ALL: [Counter; COUNTERS] = [
+        Counter::Messages,
+        Counter::RoundTrips,
+        Counter::Errors,
+        Counter::Launches,
+        Counter::BytesToDevice,
+        Counter::BytesFromDevice,
+        Counter::DeviceTime,
+        Counter::Throttled,
+    ];
+}
+
 /// One device, for the whole VM.
 #[repr(C, align(64))]
 pub struct Device {

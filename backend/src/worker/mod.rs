@@ -13,6 +13,7 @@ pub mod output;
 pub mod page;
 pub mod ring;
 pub mod start;
+pub mod tally;
 pub mod windows;
 
 pub use start::run;
