@@ -190,14 +190,14 @@ fn hello(vm: &Vm, request: &Hello) -> Result<Vec<u8>, Refusal> {
         pci.device,
         pci.function
     );
-    let lanes = vm.config.queues - FIRST_LANE;
+    let lanes = vm.tenant.queues - FIRST_LANE;
     // No features are defined yet, so none are in use.
-    Ok(HelloReply { version: VERSION, lanes, clients: vm.config.clients, features: 0 }.as_bytes().to_vec())
+    Ok(HelloReply { version: VERSION, lanes, clients: vm.tenant.clients(), features: 0 }.as_bytes().to_vec())
 }
 
 fn snapshot(vm: &Vm) -> Result<Vec<u8>, Refusal> {
     let snapshot = vm.pool.snapshot();
-    let bytes = snapshot.map(|s| vm.identities.shown(&s).encode());
+    let bytes = snapshot.map(|s| vm.tenant.identities().shown(&s).encode());
     bytes
         .filter(|b| b.len() <= MAX_REPLY - size_of::<ReplyHeader>())
         .ok_or_else(|| Refusal::new(status::NO_WORKER, "there is no snapshot"))
@@ -210,7 +210,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         if state.clients.contains_key(&number) {
             return Err(Refusal::new(status::INVALID, format!("client {number} exists already")));
         }
-        if state.clients.len() >= vm.config.clients as usize {
+        if state.clients.len() >= vm.tenant.clients() as usize {
             return Err(Refusal::new(status::LIMIT, format!("the VM has {} clients", state.clients.len())));
         }
         state.epoch
@@ -225,7 +225,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         client: number,
         pid: request.pid,
         uid: request.uid,
-        own_memory: vm.identities.memory_mask(),
+        own_memory: vm.tenant.identities().memory_mask(),
         slot: account.number(),
         reserved: 0,
         name: request.name,

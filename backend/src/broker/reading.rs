@@ -34,7 +34,7 @@ pub fn memory(vm: &Vm, packet: &Packet) -> Asked {
         vm.pool.monitor().processes(device.record.uuid)
     });
     let memory = VmMemory {
-        total: vm.identities.memory(device).unwrap_or(u64::MAX),
+        total: vm.tenant.identities().memory(device).unwrap_or(u64::MAX),
         used: of_vm(host.as_ref(), &clients(vm)).memory_used,
     };
     Asked::Answer(Answer { status: 0, body: memory.as_bytes().to_vec(), file: None })

@@ -58,6 +58,7 @@ impl Broker {
             .arg("--cuda-dir")
             .arg(folder.path())
             .args(["--log", "debug"])
+            .current_dir(folder.path())
             .args(options)
             .stderr(Stdio::piped())
             .spawn()

@@ -10,6 +10,7 @@ mod control;
 mod guest;
 mod lanes;
 mod life;
+mod operator;
 mod sharing;
 mod start;
 mod windows;
