@@ -51,7 +51,7 @@ impl Accounts {
     }
 
     /// What the VM is shown of the devices' memory is what it may use.
-    pub fn limit_memory(&self, identities: &Identities) {
+    pub fn set_memory(&self, identities: &Identities) {
         for ordinal in 0..MAX_DEVICES {
             if let Some(device) = self.ledger.device(ordinal) {
                 let limit = identities.memory(ordinal).unwrap_or(u64::MAX);
@@ -155,9 +155,9 @@ mod tests {
         let limit = |n| accounts.ledger().device(n).unwrap().limit.load(Ordering::Relaxed);
         let mut identities = Identities::default();
         identities.set_memory(crate::identity::parse_memory("1=512").unwrap()).unwrap();
-        accounts.limit_memory(&identities);
+        accounts.set_memory(&identities);
         assert_eq!((limit(0), limit(1)), (u64::MAX, 512 << 20));
-        accounts.limit_memory(&Identities::default());
+        accounts.set_memory(&Identities::default());
         assert_eq!(limit(1), u64::MAX);
     }
 }

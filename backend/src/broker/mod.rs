@@ -46,8 +46,8 @@ pub enum BrokerError {
     Thread(#[source] std::io::Error),
     #[error(transparent)]
     Worker(#[from] PoolError),
-    #[error(transparent)]
-    Vm(VmsError),
+    #[error("vm {name}")]
+    Vm { name: String, source: VmsError },
     #[error("serving metrics at {address}")]
     Metrics { address: String, source: std::io::Error },
     #[error("waiting for signals")]
@@ -117,9 +117,9 @@ fn serve_all(
 ) -> Result<[Option<File>; 2], BrokerError> {
     let mut sockets = sockets.into_iter();
     for (vm, socket) in config.vms.iter().zip(&mut sockets) {
-        if let Err(error) = vms.serve(vm, socket) {
+        if let Err(source) = vms.serve(vm, socket) {
             sockets.for_each(VmSocket::discard);
-            return Err(BrokerError::Vm(error));
+            return Err(BrokerError::Vm { name: vm.name.clone(), source });
         }
     }
     let operator = operator.map(|server| server.serve(Arc::clone(vms))).transpose();

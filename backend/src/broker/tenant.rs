@@ -52,7 +52,7 @@ impl Tenant {
         adopted: bool,
     ) -> Result<Arc<Self>, rustix::io::Errno> {
         accounts.set_limits(&config.limits);
-        accounts.limit_memory(&config.identities);
+        accounts.set_memory(&config.identities);
         Ok(Arc::new(Tenant {
             name: config.name.clone(),
             socket: config.socket.clone(),
@@ -80,7 +80,7 @@ impl Tenant {
 
     /// Memory counts at once; the rest is seen by an agent that asks next.
     pub fn set_identities(&self, identities: Identities) {
-        self.accounts.limit_memory(&identities);
+        self.accounts.set_memory(&identities);
         lock(&self.live).identities = identities;
     }
 

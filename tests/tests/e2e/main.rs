@@ -19,5 +19,6 @@ mod identity;
 mod install;
 mod life;
 mod no_agent;
+mod operator;
 mod order;
 mod shared_files;
