@@ -340,6 +340,9 @@ impl BrokerArgs {
             |id: &str| places(id).iter().map(|place| sockets.iter().filter(|s| *s < place).count()).collect();
         let mut settings = self.vm.spread(sockets.len() + 1, vm_of)?.into_iter();
         let common = settings.next().unwrap_or_default();
+        if self.sockets.is_empty() && common != VmSettings::default() {
+            return Err(ConfigError::NoVm);
+        }
         let mut vms: Vec<VmConfig> = Vec::new();
         for (socket, own) in self.sockets.into_iter().zip(settings) {
             let name = free_name(&settings::name_of(&socket), &vms);
@@ -445,6 +448,7 @@ mod tests {
             (&[][..], "--socket"),
             (&["--operator-socket", "/tmp/o"], "--socket"),
             (&["serve", "--operator-socket", "none"], "nothing to serve"),
+            (&["serve", "--operator-socket", "/tmp/o", "--weight", "5"], "without a --socket"),
             (&["serve", "--config", "/nonexistent/x.toml"], "/nonexistent/x.toml"),
             (&["--socket", "/tmp/a", "--queues", "2"], "3..=64"),
             (&["--socket", "/tmp/a", "--queues", "65"], "3..=64"),

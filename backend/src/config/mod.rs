@@ -88,6 +88,10 @@ pub enum ConfigError {
     Identity(#[from] IdentityError),
     #[error("{0}: given twice for one VM")]
     Twice(&'static str),
+    #[error(
+        "options of a VM without a --socket that they count for: put them into [defaults] or a [vm.NAME] of the file"
+    )]
+    NoVm,
     #[error("socket {0}: given twice")]
     SocketTwice(PathBuf),
     #[error("vm {0}: given twice")]
