@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use vgpu_spec::wire::control::FIRST_LANE;
 
 use crate::identity::{self, Identities, IdentityError, Setting};
+use crate::limits::Limits;
 
 /// vhost-user-backend keeps queues in a `u64` mask.
 pub const MAX_QUEUES: u16 = 64;
@@ -83,9 +84,21 @@ struct BrokerArgs {
     /// UUID that the VM is shown of device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
     #[arg(long = "device-uuid", value_name = "[N=]UUID", value_parser = identity::parse_uuid)]
     device_uuids: Vec<Setting<[u8; 16]>>,
-    /// Memory in MiB that the VM is shown of device N; allocating more is not refused
+    /// Memory in MiB that the VM has of device N, all its processes together: it is shown so much, and gets no more
     #[arg(long = "device-memory", value_name = "[N=]MIB", value_parser = identity::parse_memory)]
     device_memories: Vec<Setting<u64>>,
+    /// The VM's share of a device's time against other VMs', 1 to 10000 [default: 100]
+    #[arg(long = "weight", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    weights: Vec<u32>,
+    /// Percent of a device's time that the VM gets at most, also when it is alone, 1 to 100 [default: 100]
+    #[arg(long = "cap", value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    caps: Vec<u32>,
+    /// MiB of pinned memory that the VM's processes may have together [default: no limit]
+    #[arg(long = "pinned-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    pinned_memories: Vec<u64>,
+    /// Who shares a device out among VMs that use it at the same time: "on" for this program, by weights, "off" for the driver
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"])]
+    turns: String,
     /// Workers to keep started ahead, each with a CUDA context
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     warm: u16,
@@ -154,6 +167,8 @@ pub struct VmConfig {
     pub socket: PathBuf,
     /// What it is shown of the devices.
     pub identities: Identities,
+    /// What it may take of the host.
+    pub limits: Limits,
 }
 
 /// Settings of the broker. Can be built by hand (tests).
@@ -165,6 +180,8 @@ pub struct Config {
     pub warm: usize,
     pub queues: u16,
     pub clients: u32,
+    /// Whether VMs take turns on devices.
+    pub turns: bool,
     /// For how long an idle lane polls before it sleeps.
     pub poll: Duration,
     pub log: String,
@@ -181,6 +198,8 @@ pub enum ConfigError {
     NoExecutable(#[source] std::io::Error),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error("--{0}: given twice for the same VM")]
+    Repeated(&'static str),
     #[error("--socket {0}: given twice")]
     Twice(PathBuf),
     #[error("--socket {path}: the path has {len} bytes, but a socket's path has at most 107")]
@@ -219,6 +238,7 @@ impl Config {
             warm: usize::from(args.warm),
             queues: args.queues,
             clients: args.clients,
+            turns: args.turns == "on",
             poll: Duration::from_micros(u64::from(match args.poll_us {
                 Some(us) => us,
                 None => default_poll_us()?,
@@ -247,10 +267,48 @@ fn vms(args: BrokerArgs, matches: &ArgMatches) -> Result<Vec<VmConfig>, ConfigEr
     for (vm, memory) in vms("device_memories").into_iter().zip(args.device_memories) {
         identities.get_mut(vm).map_or(Ok(()), |i| i.set_memory(memory))?;
     }
+    let mut weights = vec![None; sockets.len() + 1];
+    let mut caps = weights.clone();
+    let mut pinned = vec![None; sockets.len() + 1];
+    set_once("weight", &mut weights, vms("weights").into_iter().zip(args.weights))?;
+    set_once("cap", &mut caps, vms("caps").into_iter().zip(args.caps))?;
+    set_once("pinned-memory", &mut pinned, vms("pinned_memories").into_iter().zip(args.pinned_memories))?;
+    let limits = |vm: usize| {
+        let common = Limits::default();
+        Limits {
+            weight: own_or_all(&weights, vm).unwrap_or(common.weight),
+            cap: own_or_all(&caps, vm).unwrap_or(common.cap),
+            pinned: own_or_all(&pinned, vm).map(|mib| mib << 20),
+        }
+    };
     let mut identities = identities.into_iter();
     let common = identities.next().unwrap_or_default();
-    let vm = |(socket, own): (PathBuf, Identities)| VmConfig { socket, identities: own.over(&common) };
-    Ok(args.sockets.into_iter().zip(identities).map(vm).collect())
+    let vm = |(i, (socket, own)): (usize, (PathBuf, Identities))| VmConfig {
+        socket,
+        identities: own.over(&common),
+        limits: limits(i + 1),
+    };
+    Ok(args.sockets.into_iter().zip(identities).enumerate().map(vm).collect())
+}
+
+/// Puts each value in its VM's place, once.
+fn set_once<T>(
+    flag: &'static str,
+    places: &mut [Option<T>],
+    values: impl Iterator<Item = (usize, T)>,
+) -> Result<(), ConfigError> {
+    for (vm, value) in values {
+        if places.get_mut(vm).is_some_and(|place| place.replace(value).is_some()) {
+            return Err(ConfigError::Repeated(flag));
+        }
+    }
+    Ok(())
+}
+
+/// What is said of the VM, or else of all.
+fn own_or_all<T: Copy>(places: &[Option<T>], vm: usize) -> Option<T> {
+    let place = |vm: usize| places.get(vm).copied().flatten();
+    place(vm).or_else(|| place(0))
 }
 
 fn check_sockets(sockets: &[PathBuf]) -> Result<(), ConfigError> {
@@ -327,6 +385,9 @@ mod tests {
             (&["--socket", "/tmp/a", "--device-uuid", "GPU-1"], "8-4-4-4-12"),
             (&["--socket", "/tmp/a", "--device-memory", "1=0"], "--device-memory"),
             (&["--socket", "/tmp/a", "--device-memory", "1", "--device-memory", "0=2"], "given twice"),
+            (&["--socket", "/tmp/a", "--weight", "0"], "1..=10000"),
+            (&["--socket", "/tmp/a", "--cap", "101"], "1..=100"),
+            (&["--socket", "/tmp/a", "--cap", "1", "--cap", "2"], "given twice"),
         ] {
             let error = config(args).expect_err("accepted");
             assert!(error.contains(expected), "{args:?} gave: {error}");
@@ -352,6 +413,21 @@ mod tests {
         wanted.set_name(identity::parse_name("all").unwrap()).unwrap();
         wanted.set_memory(identity::parse_memory("1=5").unwrap()).unwrap();
         assert_eq!(config.vms[0].identities, wanted);
+    }
+
+    #[test]
+    fn limits_count_for_the_socket_before_them_or_for_all() {
+        let config = config(&[
+            "--weight=50",
+            "--socket=/tmp/a",
+            "--cap=30",
+            "--socket=/tmp/b",
+            "--weight=400",
+            "--pinned-memory=3",
+        ]);
+        let limits: Vec<_> = config.unwrap().vms.iter().map(|vm| vm.limits).collect();
+        assert_eq!(limits[0], Limits { weight: 50, cap: 30, pinned: None });
+        assert_eq!(limits[1], Limits { weight: 400, cap: 100, pinned: Some(3 << 20) });
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod broker;
 pub mod config;
 pub mod identity;
 pub mod ledger;
+pub mod limits;
 pub mod link;
 pub mod log;
 pub mod monitor;

@@ -6,6 +6,7 @@ pub mod control;
 pub mod events;
 pub mod lanes;
 pub mod lending;
+pub mod meter;
 pub mod monitor;
 pub mod pool;
 pub mod process;
@@ -77,7 +78,11 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
     // Before any thread, so that all inherit it and only `wait_signal` takes them.
     let signals = block_signals().map_err(BrokerError::Signals)?;
     raise_descriptor_limit();
-    let bind = |vm: &VmConfig| VmSocket::bind(&vm.socket, vm.identities.clone());
+    let bind = |vm: &VmConfig| {
+        let socket = VmSocket::bind(&vm.socket, vm.identities.clone())?;
+        socket.accounts().set_limits(&vm.limits);
+        Ok::<_, SocketError>(socket)
+    };
     let sockets = config.vms.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let config = Arc::new(config);
     let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread)?;
@@ -91,6 +96,7 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
         tracing::info!("listening on {}", socket.path().display());
         socket.serve(Arc::clone(&config), Arc::clone(&pool)).map_err(BrokerError::Thread)?;
     }
+    meter::Meter::start(Arc::clone(&pool)).map_err(BrokerError::Thread)?;
     let signal = wait_signal(&signals).map_err(BrokerError::Signals);
     remove(&config.vms);
     // Workers die with this process (PR_SET_PDEATHSIG).

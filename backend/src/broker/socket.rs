@@ -71,12 +71,19 @@ impl VmSocket {
         Ok(VmSocket { path: path.to_owned(), identities, accounts: Accounts::new()?, listener })
     }
 
+    /// What its VM uses and may use.
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.accounts
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Serves the socket on a thread of its own, for ever.
     pub fn serve(self, config: Arc<Config>, pool: Arc<Pool>) -> io::Result<()> {
+        self.accounts.set_memory(&self.identities);
+        pool.registry().add(&self.accounts);
         std::thread::Builder::new().name("vm".into()).spawn(move || {
             let mut listener = Listener::from(self.listener);
             let name = self.path.display().to_string();

@@ -20,4 +20,5 @@ mod install;
 mod life;
 mod no_agent;
 mod order;
+mod quota;
 mod shared_files;

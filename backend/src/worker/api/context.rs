@@ -38,6 +38,7 @@ impl Thread {
 
     /// Ends the numbers of what ended with the driver's context, so that the driver is not asked about it any more.
     pub fn forget_objects(&self, context: u64) {
+        self.forget_memory(context);
         self.forget_arrays(context);
         self.forget_context_references(context);
         self.session.textures.forget_context(context);

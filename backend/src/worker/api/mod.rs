@@ -4,6 +4,7 @@
 
 mod array;
 mod array_copy;
+mod array_memory;
 mod callback;
 mod capture;
 mod context;
@@ -37,6 +38,7 @@ mod numbers;
 mod occupancy;
 mod output;
 mod primary_context;
+mod quota;
 mod session;
 mod snapshot;
 mod stream;

@@ -8,6 +8,7 @@
 mod copies;
 mod driver;
 mod faults;
+mod fill;
 mod order;
 mod places;
 mod refusals;
@@ -131,6 +132,7 @@ fn main() {
         "devices" => devices(),
         "identity" => identity(),
         "memory-left" => memory_left(number(2)),
+        "fill" => fill::fill(&std::env::args().nth(2).unwrap_or_default(), number(3)),
         "count" => count(number(2)),
         "empty" => empty(number(2)),
         "compute" => compute(),
