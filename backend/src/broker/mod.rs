@@ -14,6 +14,7 @@ pub mod reading;
 pub mod ring;
 pub mod sharing;
 pub mod socket;
+pub mod turns;
 pub mod vm;
 pub mod windows;
 pub mod worker_link;
