@@ -76,6 +76,7 @@ impl Accounts {
         *taken.get_mut(slot)? = Some(Arc::downgrade(worker));
         let slot = u32::try_from(slot).ok()?;
         self.ledger.open_slot(slot);
+        self.ring();
         Some(Arc::new(Account { accounts: Arc::clone(self), slot }))
     }
 
@@ -135,21 +136,38 @@ impl Drop for Account {
         if taken.iter().all(Option::is_none) {
             self.accounts.ledger.forget_use();
         }
+        drop(taken);
+        self.accounts.ring();
     }
 }
 
 /// The accounts of all VMs that there are.
-#[derive(Default)]
-pub struct Registry(Mutex<Vec<Weak<Accounts>>>);
+pub struct Registry {
+    all: Mutex<Vec<Weak<Accounts>>>,
+    /// Written when there is another.
+    bell: OwnedFd,
+}
 
 impl Registry {
+    pub fn new() -> rustix::io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Registry { all: Mutex::default(), bell })
+    }
+
     pub fn add(&self, accounts: &Arc<Accounts>) {
-        let mut all = lock(&self.0);
-        all.retain(|known| known.strong_count() > 0);
-        all.push(Arc::downgrade(accounts));
+        {
+            let mut all = lock(&self.all);
+            all.retain(|known| known.strong_count() > 0);
+            all.push(Arc::downgrade(accounts));
+        }
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
     pub fn all(&self) -> Vec<Arc<Accounts>> {
-        lock(&self.0).iter().filter_map(Weak::upgrade).collect()
+        lock(&self.all).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
     }
 }

@@ -12,6 +12,7 @@ pub mod pool;
 pub mod process;
 pub mod reading;
 pub mod ring;
+pub mod scheduler;
 pub mod sharing;
 pub mod socket;
 pub mod turns;
@@ -85,7 +86,7 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
         Ok::<_, SocketError>(socket)
     };
     let sockets = config.vms.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let config = Arc::new(config);
+    let (turns, config) = (config.turns, Arc::new(config));
     let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread)?;
     let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| remove(&config.vms))?;
     log_devices(&snapshot);
@@ -98,6 +99,9 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
         socket.serve(Arc::clone(&config), Arc::clone(&pool)).map_err(BrokerError::Thread)?;
     }
     meter::Meter::start(Arc::clone(&pool)).map_err(BrokerError::Thread)?;
+    if turns {
+        scheduler::Scheduler::start(pool).map_err(BrokerError::Thread)?;
+    }
     let signal = wait_signal(&signals).map_err(BrokerError::Signals);
     remove(&config.vms);
     // Workers die with this process (PR_SET_PDEATHSIG).

@@ -65,7 +65,7 @@ impl Pool {
         let pool = Arc::new(Pool {
             config,
             monitor,
-            registry: Registry::default(),
+            registry: Registry::new()?,
             state: Mutex::default(),
             changed: Condvar::new(),
         });

@@ -22,3 +22,4 @@ mod no_agent;
 mod order;
 mod quota;
 mod shared_files;
+mod turns;

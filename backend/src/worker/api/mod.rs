@@ -48,6 +48,7 @@ mod tensor_map;
 mod texture;
 mod texture_reference;
 mod thread;
+mod turn;
 mod user_object;
 mod virtual_memory;
 mod window;

@@ -27,9 +27,6 @@ impl Thread {
         u32::try_from(device).map_err(|_| UNKNOWN)
     }
 
-    /// Waits until the VM may give the current device work.
-    pub fn await_turn(&mut self, _stream: u64) {}
-
     /// The driver's current context, whoever made it.
     pub fn real_context(&self) -> u64 {
         let mut context = 0;

@@ -150,6 +150,7 @@ impl super::thread::Thread {
 
     pub fn take_stream(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.streams.take(number)?;
+        self.session.turns.forget_stream(real);
         // A capture in it ends with it.
         if self.session.turns.captures() {
             self.session.turns.capture(real, false);
