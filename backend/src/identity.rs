@@ -186,12 +186,6 @@ impl Identities {
         shown
     }
 
-    /// The devices whose memory size is the VM's own, as a mask.
-    pub fn memory_mask(&self) -> u32 {
-        let own = self.0.iter().filter(|(_, identity)| identity.memory.is_some());
-        own.fold(0, |mask, (&device, _)| mask | 1_u32.checked_shl(device).unwrap_or(0))
-    }
-
     /// What the VM is shown of the device's memory, if that is its own.
     pub fn memory(&self, device: u32) -> Option<u64> {
         self.0.get(&device)?.memory
@@ -270,7 +264,7 @@ mod tests {
         let of = |d: &Device| (d.name(), uuid_text(&d.record.uuid), d.record.total_memory / MIB);
         assert_eq!(of(&shown.devices[0]), ("mine".into(), UUID[4..].into(), 1000));
         assert_eq!(of(&shown.devices[1]), ("real".into(), uuid_text(&[2; 16]), 512));
-        assert_eq!((identities.memory_mask(), identities.memory(1)), (2, Some(512 * MIB)));
+        assert_eq!((identities.memory(0), identities.memory(1)), (None, Some(512 * MIB)));
     }
 
     #[test]

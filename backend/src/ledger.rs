@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -13,7 +13,9 @@ use vgpu_spec::wire::snapshot::MAX_DEVICES;
 
 /// Clients that a ledger has room for: `--clients` at most.
 pub const MAX_SLOTS: u32 = 1024;
-const DEVICES: usize = MAX_DEVICES as usize;
+/// Devices that a ledger has room for.
+pub const DEVICES: u32 = MAX_DEVICES;
+const ROOM: usize = MAX_DEVICES as usize;
 
 /// What a worker counts. Each counter only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,16 @@ impl Counter {
     ];
 }
 
+/// `Device::gate`: whether lanes may issue work.
+pub mod gate {
+    /// Nobody else wants the device: pass, and leave no trace.
+    pub const OPEN: u32 = 0;
+    /// The VM's turn: pass, and keep track.
+    pub const TURN: u32 = 1;
+    /// Others' turn, or the VM has not asked for one: say so, and wait.
+    pub const CLOSED: u32 = 2;
+}
+
 /// One device, for the whole VM.
 #[repr(C, align(64))]
 pub struct Device {
@@ -61,14 +73,64 @@ pub struct Device {
     pub limit: AtomicU64,
     /// Bytes that its clients use. Workers add and subtract; the broker takes off what an ended one has left.
     pub used: AtomicU64,
+    /// [`gate`] and, from bit 2 on, the turn's number. The broker writes it; lanes sleep on it.
+    pub gate: AtomicU32,
+    pub reserved: AtomicU32,
+    /// Nanoseconds of turns that the VM has had. The broker writes it.
+    pub time: AtomicU64,
 }
 
 /// One client. Its worker writes, the broker reads.
 #[repr(C, align(64))]
 pub struct Slot {
     counters: [AtomicU64; COUNTERS],
-    /// Its part of `Device::used`.
-    pub used: [AtomicU64; DEVICES],
+    /// Its part of `Device::used`, but for `overhead`.
+    pub used: [AtomicU64; ROOM],
+    /// What the driver says that the client uses beyond that: contexts, code, the driver's own. The broker measures and writes it.
+    pub overhead: [AtomicU64; ROOM],
+    pub turns: [Turns; ROOM],
+}
+
+/// What a client does on a device, for turns. Its worker writes.
+#[repr(C)]
+pub struct Turns {
+    /// Lanes that wait at the closed gate.
+    pub waiting: AtomicU32,
+    /// Lanes that are issuing work.
+    pub inside: AtomicU32,
+    /// The gate's word under which the client last issued work; 0 for none.
+    pub active: AtomicU32,
+    /// The gate's word of the turn whose work is all done, as far as the worker can tell.
+    pub done: AtomicU32,
+}
+
+impl Turns {
+    fn clear(&self) {
+        [&self.waiting, &self.inside, &self.active, &self.done]
+            .iter()
+            .for_each(|w| w.store(0, Ordering::Relaxed));
+    }
+}
+
+impl Device {
+    /// Takes `bytes` if the limit allows it.
+    pub fn take(&self, bytes: u64) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let within = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= limit);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, within).is_ok()
+    }
+
+    /// Gives back what was taken; never below 0, whatever a worker has written.
+    pub fn give_back(&self, bytes: u64) {
+        let _ = self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| Some(used.saturating_sub(bytes)));
+    }
+
+    /// Whether there is a limit, and it.
+    pub fn limit(&self) -> Option<u64> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|&limit| limit != u64::MAX)
+    }
 }
 
 impl Slot {
@@ -80,14 +142,23 @@ impl Slot {
         self.counters[counter as usize].load(Ordering::Relaxed)
     }
 
+    /// What the client uses of a device.
+    pub fn memory(&self, ordinal: u32) -> u64 {
+        let word =
+            |words: &[AtomicU64; ROOM]| words.get(ordinal as usize).map_or(0, |w| w.load(Ordering::Relaxed));
+        word(&self.used).saturating_add(word(&self.overhead))
+    }
+
     fn clear(&self) {
-        self.counters.iter().chain(&self.used).for_each(|word| word.store(0, Ordering::Relaxed));
+        let words = self.counters.iter().chain(&self.used).chain(&self.overhead);
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
+        self.turns.iter().for_each(Turns::clear);
     }
 }
 
 #[repr(C)]
 struct Page {
-    devices: [Device; DEVICES],
+    devices: [Device; ROOM],
     slots: [Slot; MAX_SLOTS as usize],
 }
 
@@ -175,12 +246,29 @@ impl Ledger {
     /// After a client's worker has ended: gives back what it used.
     pub fn close_slot(&self, slot: u32) {
         let Some(slot) = self.slot(slot) else { return };
-        for (device, used) in self.page().devices.iter().zip(&slot.used) {
-            let left = used.swap(0, Ordering::Relaxed);
-            // SECURITY: the number is the worker's: it must not wrap.
-            let _ = device
-                .used
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |all| Some(all.saturating_sub(left)));
+        slot.turns.iter().for_each(Turns::clear);
+        for (device, (used, overhead)) in self.page().devices.iter().zip(slot.used.iter().zip(&slot.overhead))
+        {
+            // SECURITY: the numbers are the worker's: they must not wrap.
+            let left = used.swap(0, Ordering::Relaxed).saturating_add(overhead.swap(0, Ordering::Relaxed));
+            device.give_back(left);
+        }
+    }
+
+    /// Nobody has a slot: whatever is still counted was lost by workers that were killed while they counted.
+    pub fn forget_use(&self) {
+        self.page().devices.iter().for_each(|device| device.used.store(0, Ordering::Relaxed));
+    }
+
+    /// What the driver says that a client uses of a device beyond what its worker has counted.
+    pub fn set_overhead(&self, slot: u32, ordinal: u32, bytes: u64) {
+        let (Some(slot), Some(device)) = (self.slot(slot), self.device(ordinal)) else { return };
+        let Some(word) = slot.overhead.get(ordinal as usize) else { return };
+        let before = word.swap(bytes, Ordering::Relaxed);
+        if bytes > before {
+            device.used.fetch_add(bytes - before, Ordering::AcqRel);
+        } else {
+            device.give_back(before - bytes);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What a VM may take of the host's devices, besides memory.
+//! What a VM may take of the host beyond device memory.
 
-/// A VM's limits. They can be changed while it runs.
+/// Limits of one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Its share of a device's time against other VMs that want it too.
+    /// Its share of a device against other VMs' weights, 1 to 10000.
     pub weight: u32,
-    /// Percent of a device's time that it gets at most; 100 for no limit.
+    /// Percent of a device's time that it gets at most, 1 to 100, also when it is alone.
     pub cap: u32,
-    /// Bytes of guest memory that its clients may have pinned; `None` for no limit.
+    /// Bytes of pinned memory that its clients may register; `None` for no limit.
     pub pinned: Option<u64>,
 }
 

@@ -173,6 +173,16 @@ impl Host {
         ClientCommand::new(&self.artifacts, &self.agent_socket(), scenario)
     }
 
+    /// Another agent, on a socket of the broker's that is not the first: another VM. And its own socket.
+    pub fn another_vm(&self, name: &str, broker_socket: &Path) -> (Daemon, PathBuf) {
+        let socket = self.folder.join(name);
+        let mut command = Command::new(&self.artifacts.agent);
+        command.arg("--backend").arg(broker_socket).arg("--socket").arg(&socket).args(["--log", "debug"]);
+        let mut agent = Daemon::spawn("agent", command);
+        agent.wait_log("ready");
+        (agent, socket)
+    }
+
     /// Worker processes, warm ones included.
     pub fn workers(&self) -> Vec<u32> {
         process::children(self.broker.pid())

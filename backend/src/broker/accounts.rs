@@ -1,14 +1,15 @@
-//! Accounts: which slot of its VM's ledger belongs to which client, and what the VM may use.
+//! Accounts: which slot of its VM's ledger belongs to which client, and what the VM may take.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
-use vgpu_spec::wire::snapshot::MAX_DEVICES;
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::lock;
+use super::worker_link::Worker;
 use crate::identity::Identities;
-use crate::ledger::{COUNTERS, Counter, Ledger, LedgerError, MAX_SLOTS, Slot};
+use crate::ledger::{COUNTERS, Counter, DEVICES, Ledger, LedgerError, MAX_SLOTS, Slot};
 use crate::limits::Limits;
 
 /// What the counters of several clients come to, by [`Counter`].
@@ -19,22 +20,25 @@ pub struct Accounts {
     ledger: Ledger,
     /// Its file, for workers.
     file: OwnedFd,
-    slots: Mutex<Slots>,
+    /// Written by workers when the scheduler should look at the ledger. The VM's own, so that no other VM's can be swallowed.
+    bell: OwnedFd,
     limits: Mutex<Limits>,
+    slots: Mutex<Slots>,
 }
 
 struct Slots {
-    taken: Vec<bool>,
-    /// Of clients that have ended.
+    /// By slot: who has it.
+    taken: Vec<Option<Weak<Worker>>>,
+    /// What clients did that have ended.
     ended: Totals,
 }
 
 impl Accounts {
     pub fn new() -> Result<Arc<Self>, LedgerError> {
-        let slots = Slots { taken: vec![false; MAX_SLOTS as usize], ended: [0; COUNTERS] };
+        let slots = Slots { taken: vec![None; MAX_SLOTS as usize], ended: [0; COUNTERS] };
         let (ledger, file) = Ledger::new()?;
-        let (slots, limits) = (Mutex::new(slots), Mutex::default());
-        Ok(Arc::new(Accounts { ledger, file, slots, limits }))
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LedgerError::Make)?;
+        Ok(Arc::new(Accounts { ledger, file, bell, limits: Mutex::default(), slots: Mutex::new(slots) }))
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -45,29 +49,48 @@ impl Accounts {
         *lock(&self.limits)
     }
 
-    /// Counts from now on, for running clients too.
+    /// Counts from now on.
     pub fn set_limits(&self, limits: &Limits) {
         *lock(&self.limits) = *limits;
+        self.ring();
     }
 
-    /// What the VM is shown of the devices' memory is what it may use.
+    /// What the VM is shown of devices' memory is what it may use.
     pub fn set_memory(&self, identities: &Identities) {
-        for ordinal in 0..MAX_DEVICES {
+        for ordinal in 0..DEVICES {
             if let Some(device) = self.ledger.device(ordinal) {
-                let limit = identities.memory(ordinal).unwrap_or(u64::MAX);
-                device.limit.store(limit, Ordering::Relaxed);
+                device.limit.store(identities.memory(ordinal).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
         }
     }
 
+    /// Has the scheduler look at the ledger.
+    pub fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// What is given to a worker: the ledger's file and the eventfd.
+    pub fn files(&self) -> [BorrowedFd<'_>; 2] {
+        [self.file.as_fd(), self.bell.as_fd()]
+    }
+
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
     /// A slot for a new client; `None` if all are taken, by workers that do not die for example.
-    pub fn open(self: &Arc<Self>) -> Option<Arc<Account>> {
+    pub fn open(self: &Arc<Self>, worker: &Arc<Worker>) -> Option<Arc<Account>> {
+        self.open_for(Arc::downgrade(worker))
+    }
+
+    fn open_for(self: &Arc<Self>, worker: Weak<Worker>) -> Option<Arc<Account>> {
         let mut slots = lock(&self.slots);
-        let slot = slots.taken.iter().position(|&taken| !taken)?;
-        let number = u32::try_from(slot).ok()?;
-        *slots.taken.get_mut(slot)? = true;
-        self.ledger.open_slot(number);
-        Some(Arc::new(Account { accounts: Arc::clone(self), slot: number }))
+        let slot = slots.taken.iter().position(Option::is_none)?;
+        *slots.taken.get_mut(slot)? = Some(worker);
+        let slot = u32::try_from(slot).ok()?;
+        self.ledger.open_slot(slot);
+        self.ring();
+        Some(Arc::new(Account { accounts: Arc::clone(self), slot }))
     }
 
     /// What the VM's clients have done, those that have ended too.
@@ -75,12 +98,41 @@ impl Accounts {
         // Under the lock, so that a client that ends meanwhile counts once.
         let slots = lock(&self.slots);
         let mut totals = slots.ended;
-        for (slot, _) in (0..).zip(&slots.taken).filter(|(_, taken)| **taken) {
+        for (slot, _) in (0..).zip(&slots.taken).filter(|(_, taken)| taken.is_some()) {
             if let Some(slot) = self.ledger.slot(slot) {
                 add(&mut totals, slot);
             }
         }
         totals
+    }
+
+    /// The slots of clients, and their workers.
+    pub fn clients(&self) -> Vec<(u32, Arc<Worker>)> {
+        let slots = lock(&self.slots);
+        (0_u32..)
+            .zip(&slots.taken)
+            .filter_map(|(slot, worker)| Some((slot, worker.as_ref()?.upgrade()?)))
+            .collect()
+    }
+
+    /// The slots that clients have.
+    pub fn slots(&self) -> Vec<u32> {
+        (0_u32..)
+            .zip(&lock(&self.slots).taken)
+            .filter(|(_, worker)| worker.is_some())
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    pub fn has_clients(&self) -> bool {
+        lock(&self.slots).taken.iter().any(Option::is_some)
+    }
+}
+
+/// The VM was removed: the scheduler is to forget it.
+impl Drop for Accounts {
+    fn drop(&mut self) {
+        self.ring();
     }
 }
 
@@ -88,12 +140,6 @@ impl Accounts {
 fn add(totals: &mut Totals, slot: &Slot) {
     for (total, counter) in totals.iter_mut().zip(Counter::ALL) {
         *total = total.wrapping_add(slot.get(counter));
-    }
-}
-
-impl AsFd for Accounts {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 
@@ -112,9 +158,10 @@ impl Account {
         self.accounts.ledger.slot(self.slot)
     }
 
-    /// The worker has ended: what it used is free.
+    /// The worker has ended: what it used is free, and what it did is done.
     pub fn settle(&self) {
         self.accounts.ledger.close_slot(self.slot);
+        self.accounts.ring();
     }
 }
 
@@ -126,8 +173,45 @@ impl Drop for Account {
             add(&mut slots.ended, slot);
         }
         if let Some(taken) = slots.taken.get_mut(self.slot as usize) {
-            *taken = false;
+            *taken = None;
         }
+        // Under the lock: nobody takes a slot meanwhile.
+        if slots.taken.iter().all(Option::is_none) {
+            self.accounts.ledger.forget_use();
+        }
+        drop(slots);
+        self.accounts.ring();
+    }
+}
+
+/// The accounts of all VMs that there are.
+pub struct Registry {
+    all: Mutex<Vec<Weak<Accounts>>>,
+    /// Written when there is another.
+    bell: OwnedFd,
+}
+
+impl Registry {
+    pub fn new() -> rustix::io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Registry { all: Mutex::default(), bell })
+    }
+
+    pub fn add(&self, accounts: &Arc<Accounts>) {
+        {
+            let mut all = lock(&self.all);
+            all.retain(|known| known.strong_count() > 0);
+            all.push(Arc::downgrade(accounts));
+        }
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    pub fn all(&self) -> Vec<Arc<Accounts>> {
+        lock(&self.all).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
     }
 }
 
@@ -138,14 +222,15 @@ mod tests {
     #[test]
     fn what_ended_clients_did_stays_in_the_totals() {
         let accounts = Accounts::new().unwrap();
-        let (first, second) = (accounts.open().unwrap(), accounts.open().unwrap());
+        let (first, second) =
+            (accounts.open_for(Weak::new()).unwrap(), accounts.open_for(Weak::new()).unwrap());
         first.slot().unwrap().add(Counter::Launches, 5);
         second.slot().unwrap().add(Counter::Launches, 7);
         let launches = || accounts.totals()[Counter::Launches as usize];
         assert_eq!(launches(), 12);
         drop(first);
         assert_eq!(launches(), 12);
-        let third = accounts.open().unwrap();
+        let third = accounts.open_for(Weak::new()).unwrap();
         assert_eq!((third.number(), launches()), (0, 12), "the slot is used again, from zero");
     }
 

@@ -4,7 +4,6 @@
 //! request changes nothing; its sender gets a status, and the log a line within limits.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -219,25 +218,22 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         pool::PoolError::Cancelled => Refusal::no_client(number),
         error => Refusal::new(status::NO_WORKER, chain(&error)),
     })?;
-    let account = vm.accounts.open();
+    let account = vm.accounts.open(&worker);
     let account = account.ok_or_else(|| Refusal::new(status::LIMIT, "the VM's ledger has no free slot"))?;
     let assign = message::Assign {
         client: number,
         pid: request.pid,
         uid: request.uid,
-        own_memory: vm.tenant.identities().memory_mask(),
         slot: account.number(),
-        reserved: 0,
         name: request.name,
     };
     let weak = vm.weak();
     worker.on_request(move |pid, packet| match weak.upgrade() {
-        Some(vm) if packet.header.kind == message::kind::MEMORY => reading::memory(&vm, &packet),
         Some(vm) => sharing::serve(&vm, number, pid, packet),
         None => sharing::Asked::Broken,
     });
     worker
-        .request(message::kind::ASSIGN, assign.as_bytes(), &[vm.accounts.as_fd()], ASSIGN_TIMEOUT)
+        .request(message::kind::ASSIGN, assign.as_bytes(), &vm.accounts.files(), ASSIGN_TIMEOUT)
         .map_err(|e| Refusal::new(status::NO_WORKER, chain(&e)))?;
     let label = format!("{}[{}]", printable(&request.name), request.pid);
     {
@@ -337,6 +333,7 @@ fn window_map(vm: &Vm, body: &[u8]) -> Result<Vec<u8>, Refusal> {
     let ranges = rest.chunks_exact(size_of::<Range>()).filter_map(|b| Range::read_from_bytes(b).ok());
     let translation = Translation::new(&memory, ranges, request.len).map_err(|e| invalid(chain(&e)))?;
     let window = Range { base: request.address, len: request.len };
+    check_pinned(vm, request.len)?;
     let (worker, ()) = with_windows(vm, request.client, |w| w.insert(request.window, window))?;
     let map = message::WindowMap {
         address: window.base,
@@ -356,6 +353,17 @@ fn window_map(vm: &Vm, body: &[u8]) -> Result<Vec<u8>, Refusal> {
             Err(Refusal::new(status::FAILED, format!("mapping window {}: {}", request.window, chain(&error))))
         }
     }
+}
+
+/// Windows are registered with the driver, and so pinned: whether the VM may have `more` bytes of them.
+fn check_pinned(vm: &Vm, more: u64) -> Result<(), Refusal> {
+    let Some(limit) = vm.accounts.limits().pinned else { return Ok(()) };
+    let pinned = lock(&vm.state).clients.values().fold(more, |sum, c| sum.saturating_add(c.windows.bytes()));
+    if pinned <= limit {
+        return Ok(());
+    }
+    let text = format!("{} MiB of pinned memory, of which the VM may have {} MiB", pinned >> 20, limit >> 20);
+    Err(Refusal::new(status::LIMIT, text))
 }
 
 fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {

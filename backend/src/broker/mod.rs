@@ -6,16 +6,19 @@ pub mod control;
 pub mod events;
 pub mod lanes;
 pub mod lending;
+pub mod meter;
 pub mod monitor;
 pub mod pool;
 pub mod process;
 pub mod reading;
 pub mod ring;
+pub mod scheduler;
 pub mod sharing;
 pub mod socket;
 pub mod status;
 pub mod systemd;
 pub mod tenant;
+pub mod turns;
 pub mod vm;
 pub mod vms;
 pub mod windows;
@@ -98,6 +101,7 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
     let pool = pool.inspect_err(|_| discard(&mut sockets))?;
     let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| discard(&mut sockets))?;
     log_devices(&snapshot);
+    share(&config, &pool).inspect_err(|_| discard(&mut sockets))?;
     let vms = Vms::new(Arc::clone(&config), pool);
     let result = serve_all(&config, &vms, sockets, (operator, metrics)).and_then(|_files| {
         systemd::ready();
@@ -125,6 +129,15 @@ fn serve_all(
     let operator = operator.map(|server| server.serve(Arc::clone(vms))).transpose();
     let metrics = metrics.map(|http| http.serve(Arc::clone(vms))).transpose();
     Ok([operator.map_err(BrokerError::Thread)?.flatten(), metrics.map_err(BrokerError::Thread)?.flatten()])
+}
+
+/// Starts to measure what VMs use, and to give them their turns.
+fn share(config: &Config, pool: &Arc<Pool>) -> Result<(), BrokerError> {
+    meter::Meter::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
+    if config.turns {
+        scheduler::Scheduler::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
+    }
+    Ok(())
 }
 
 fn discard(sockets: &mut Vec<VmSocket>) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::snapshot::Snapshot;
 
+use super::accounts::Registry;
 use super::lock;
 use super::monitor::Monitor;
 use super::process::{self, Spawned};
@@ -38,6 +39,7 @@ pub enum PoolError {
 pub struct Pool {
     config: Config,
     monitor: Monitor,
+    registry: Registry,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -72,7 +74,13 @@ impl Pool {
     /// A pool; its thread starts workers from now on, and lives as long as the process.
     pub fn start(config: Config) -> std::io::Result<Arc<Pool>> {
         let monitor = Monitor::start(config.clone())?;
-        let pool = Arc::new(Pool { config, monitor, state: Mutex::default(), changed: Condvar::new() });
+        let pool = Arc::new(Pool {
+            config,
+            monitor,
+            registry: Registry::new()?,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let runner = Arc::clone(&pool);
         // Workers die with the thread that forked them (PR_SET_PDEATHSIG), so all are forked on this one.
         thread::Builder::new().name("pool".into()).spawn(move || runner.run())?;
@@ -106,6 +114,11 @@ impl Pool {
     /// What the host's devices do at the moment.
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
+    }
+
+    /// The VMs that are served.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// A worker that belongs to the caller from now on. Waits for one to start if none is warm.

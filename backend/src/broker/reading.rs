@@ -1,18 +1,14 @@
 //! What a VM is told of a device: the host's figures, and of the host's processes its own only, by the guest's numbers.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::reading::{ProcessUse, Reading, ReadingRequest, UNKNOWN_MEMORY, UNKNOWN_SHARE};
 
-use zerocopy::{FromBytes, IntoBytes};
-
 use super::control::Refusal;
 use super::lock;
-use super::sharing::{Answer, Asked};
-use super::vm::Vm;
-use crate::link::Packet;
-use crate::link::message::{MemoryOf, VmMemory};
+use super::vm::{Client, Vm};
 
 /// Answers READING.
 pub fn serve(vm: &Vm, request: &ReadingRequest) -> Result<Vec<u8>, Refusal> {
@@ -23,27 +19,31 @@ pub fn serve(vm: &Vm, request: &ReadingRequest) -> Result<Vec<u8>, Refusal> {
     let device =
         device.ok_or_else(|| Refusal::new(status::INVALID, format!("device {ordinal} is not there")))?;
     let host = vm.pool.monitor().read(device.record.uuid);
-    Ok(of_vm(host.as_deref(), &clients(vm)).encode())
+    let clients = clients(vm);
+    let numbers = clients.iter().map(|(&worker, &(pid, _))| (worker, pid)).collect();
+    let mut reading = of_vm(host.as_deref(), &numbers);
+    count_memory(vm, ordinal, &clients, &mut reading);
+    Ok(reading.encode())
 }
 
-/// Answers a worker that asks what the VM is shown and uses of a device's memory at this moment.
-pub fn memory(vm: &Vm, packet: &Packet) -> Asked {
-    let Ok(MemoryOf { device, .. }) = MemoryOf::read_from_bytes(&packet.body) else { return Asked::Broken };
-    let host = vm.pool.snapshot().and_then(|snapshot| {
-        let device = usize::try_from(device).ok().and_then(|i| snapshot.devices.get(i))?;
-        vm.pool.monitor().processes(device.record.uuid)
-    });
-    let memory = VmMemory {
-        total: vm.tenant.identities().memory(device).unwrap_or(u64::MAX),
-        used: of_vm(host.as_ref(), &clients(vm)).memory_used,
-    };
-    Asked::Answer(Answer { status: 0, body: memory.as_bytes().to_vec(), file: None })
-}
-
-/// The guest's process number of each client, by its worker's.
-fn clients(vm: &Vm) -> HashMap<u32, u32> {
+/// The guest's process number of each client, and its slot of the ledger, by its worker's process number.
+fn clients(vm: &Vm) -> HashMap<u32, (u32, u32)> {
     let state = lock(&vm.state);
-    state.clients.values().filter(|c| !c.lost).map(|c| (c.worker.pid, c.pid)).collect()
+    let entry = |c: &Client| (c.worker.pid, (c.pid, c.account.number()));
+    state.clients.values().filter(|c| !c.lost).map(entry).collect()
+}
+
+/// Where the VM has a limit, all that tells of its memory tells what counts against it.
+fn count_memory(vm: &Vm, ordinal: u32, clients: &HashMap<u32, (u32, u32)>, reading: &mut Reading) {
+    let ledger = vm.accounts.ledger();
+    let Some(device) = ledger.device(ordinal).filter(|d| d.limit().is_some()) else { return };
+    reading.memory_used = device.used.load(Ordering::Relaxed);
+    let slots: HashMap<u32, u32> = clients.values().copied().collect();
+    for process in &mut reading.processes {
+        if let Some(slot) = slots.get(&process.pid).and_then(|&slot| ledger.slot(slot)) {
+            process.memory = slot.memory(ordinal);
+        }
+    }
 }
 
 /// A host that does not list this VM's workers (it has no NVML, or the broker is in a container that hides process numbers) does not

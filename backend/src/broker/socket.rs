@@ -84,6 +84,7 @@ impl VmSocket {
 
     /// Serves the socket on a thread of its own, until the VM is removed.
     pub fn serve(self, config: Arc<Config>, pool: Arc<Pool>) -> io::Result<Arc<Tenant>> {
+        pool.registry().add(&self.tenant.accounts);
         let tenant = Arc::clone(&self.tenant);
         std::thread::Builder::new().name("vm".into()).spawn(move || {
             let watched = self.listener.try_clone();

@@ -102,7 +102,7 @@ fn front_end(vm: &Vm, ledger: &Ledger, devices: usize) -> (Option<FrontEnd>, Vec
 
 fn client(number: u32, client: &Client, state: &State, ledger: &Ledger, devices: usize) -> ClientStatus {
     let slot = ledger.slot(client.account.number());
-    let used = |n: usize| slot.and_then(|s| s.used.get(n)).map_or(0, |used| used.load(Ordering::Relaxed));
+    let used = |ordinal: u32| slot.map_or(0, |slot| slot.memory(ordinal));
     let totals = Counter::ALL.map(|counter| slot.map_or(0, |slot| slot.get(counter)));
     ClientStatus {
         number,
@@ -111,7 +111,7 @@ fn client(number: u32, client: &Client, state: &State, ledger: &Ledger, devices:
         worker: client.worker.pid,
         lost: client.lost,
         lanes: state.lanes.iter().flatten().filter(|lane| lane.client == number).count(),
-        memory: (0..devices).map(used).collect(),
+        memory: (0_u32..).take(devices).map(used).collect(),
         counts: counts(&totals),
     }
 }

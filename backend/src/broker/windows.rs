@@ -78,6 +78,11 @@ impl Windows {
         }
     }
 
+    /// Of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn len(&self) -> usize {
         self.by_number.len()
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::file::File;
-use super::globals::{self, Globals, parse_metrics, parse_mode};
+use super::globals::{self, Globals, parse_metrics, parse_mode, parse_turns};
 use super::settings::{self, VmSettings};
 use super::{Config, ConfigError, MetricsAddress, OPERATOR_SOCKET, VmConfig};
 use crate::identity::{self, Setting};
@@ -82,6 +82,9 @@ struct BrokerArgs {
     /// Load libcuda.so from this folder (overrides --softgpu)
     #[arg(long, value_name = "DIR")]
     cuda_dir: Option<PathBuf>,
+    /// Who shares a device out among VMs that use it at the same time: "on" for this program, by weights, "off" for the driver [default: on]
+    #[arg(long, value_name = "on|off", value_parser = parse_turns)]
+    turns: Option<bool>,
     /// Workers to keep started ahead, each with a CUDA context [default: 1]
     #[arg(long, value_name = "N", value_parser = range(globals::WARM))]
     warm: Option<u64>,
@@ -118,7 +121,7 @@ struct VmArgs {
     /// UUID that the VM is shown of device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
     #[arg(long = "device-uuid", value_name = "[N=]UUID", value_parser = identity::parse_uuid)]
     device_uuid: Vec<Setting<[u8; 16]>>,
-    /// Memory in MiB of device N that the VM may use, and is shown
+    /// Memory in MiB that the VM has of device N, all its processes together: it is shown so much, and gets no more
     #[arg(long = "device-memory", value_name = "[N=]MIB", value_parser = identity::parse_memory)]
     device_memory: Vec<Setting<u64>>,
     /// The host's devices that the VM sees, by their ordinals [default: all]
@@ -325,6 +328,7 @@ impl BrokerArgs {
         let globals = Globals {
             cuda_dir: self.cuda_dir,
             softgpu: self.softgpu.then_some(true),
+            turns: self.turns,
             warm: self.warm,
             poll_us: self.poll_us,
             log: self.log,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-use super::globals::{Globals, POLL_US, WARM, parse_metrics, parse_mode};
+use super::globals::{Globals, POLL_US, WARM, parse_metrics, parse_mode, parse_turns};
 use super::settings::{VmSettings, Within};
 use super::{ConfigError, MetricsAddress, VmConfig};
 
@@ -28,6 +28,8 @@ pub struct File {
 struct Document {
     cuda_dir: Option<PathBuf>,
     softgpu: Option<bool>,
+    #[serde(deserialize_with = "turns")]
+    turns: Option<bool>,
     #[serde(deserialize_with = "warm")]
     warm: Option<u64>,
     #[serde(deserialize_with = "poll_us")]
@@ -57,10 +59,21 @@ impl File {
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let document: Document = toml::from_str(text).map_err(|e| placed(path, text, &e))?;
-        let Document { cuda_dir, softgpu, warm, poll_us, log, operator_socket, group, mode, metrics, .. } =
-            document;
+        let Document {
+            cuda_dir,
+            softgpu,
+            turns,
+            warm,
+            poll_us,
+            log,
+            operator_socket,
+            group,
+            mode,
+            metrics,
+            ..
+        } = document;
         let globals =
-            Globals { cuda_dir, softgpu, warm, poll_us, log, operator_socket, group, mode, metrics };
+            Globals { cuda_dir, softgpu, turns, warm, poll_us, log, operator_socket, group, mode, metrics };
         let defaults = document.defaults;
         let vm = |(name, settings): (String, VmSettings)| {
             let vm = settings.over(&defaults).vm(&name);
@@ -100,6 +113,10 @@ fn parsed<'de, D: Deserializer<'de>, T>(
 ) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(from)?;
     parse(&text).map(Some).map_err(de::Error::custom)
+}
+
+fn turns<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
+    parsed(from, parse_turns)
 }
 
 fn log<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

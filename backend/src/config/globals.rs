@@ -19,6 +19,8 @@ const DEFAULT_MODE: u32 = 0o660;
 pub struct Globals {
     pub cuda_dir: Option<PathBuf>,
     pub softgpu: Option<bool>,
+    /// Whether VMs take turns on devices.
+    pub turns: Option<bool>,
     pub warm: Option<u64>,
     pub poll_us: Option<u64>,
     pub log: Option<String>,
@@ -38,6 +40,7 @@ impl Globals {
         Globals {
             cuda_dir,
             softgpu,
+            turns: self.turns.or(other.turns),
             warm: self.warm.or(other.warm),
             poll_us: self.poll_us.or(other.poll_us),
             log: self.log.or(other.log),
@@ -63,6 +66,7 @@ impl Globals {
         Ok(Config {
             vms,
             cuda_dir,
+            turns: self.turns.unwrap_or(true),
             warm: usize::try_from(self.warm.unwrap_or(1)).unwrap_or(1),
             poll: Duration::from_micros(match self.poll_us {
                 Some(us) => us,
@@ -111,6 +115,15 @@ fn group_number(name: &str) -> Result<u32, ConfigError> {
 pub fn parse_mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777);
     mode.ok_or_else(|| format!("\"{text}\" is no mode of a file such as 0660"))
+}
+
+/// `on` or `off`.
+pub fn parse_turns(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("\"{text}\" is neither \"on\" nor \"off\"")),
+    }
 }
 
 /// An address with a port, or an absolute path.

@@ -67,6 +67,8 @@ pub struct Config {
     pub vms: Vec<VmConfig>,
     /// Folder from which workers load libcuda, if not the system's.
     pub cuda_dir: Option<PathBuf>,
+    /// Whether VMs take turns on devices.
+    pub turns: bool,
     pub warm: usize,
     /// For how long an idle lane polls before it sleeps.
     pub poll: Duration,

@@ -5,7 +5,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `Header::kind`.
 pub mod kind {
-    /// Broker → worker: [`super::Assign`]; descriptor: the VM's ledger. Once, before anything else.
+    /// Broker → worker: [`super::Assign`]; descriptors: the VM's ledger, and the eventfd by which the scheduler is told of it. Once, before
+    /// anything else.
     pub const ASSIGN: u32 = 1;
     /// [`super::LaneStart`]; descriptors: page, kick, and call if `has_call`.
     pub const LANE_START: u32 = 2;
@@ -36,8 +37,6 @@ pub mod kind {
     pub const FETCH: u32 = 104;
     /// Worker → broker: a `Token`. The only request without a reply.
     pub const UNSHARE: u32 = 105;
-    /// Worker → broker: [`super::MemoryOf`]; the reply's body is [`super::VmMemory`].
-    pub const MEMORY: u32 = 106;
 }
 
 /// Statuses of a reply that are not CUresults.
@@ -82,11 +81,8 @@ pub struct Assign {
     pub client: u32,
     pub pid: u32,
     pub uid: u32,
-    /// The devices (bit N: device N) of which the VM is shown a memory size of its own: [`kind::MEMORY`] tells it.
-    pub own_memory: u32,
     /// The client's slot of the ledger.
     pub slot: u32,
-    pub reserved: u32,
     pub name: [u8; 16],
 }
 
@@ -152,24 +148,6 @@ pub struct Extent {
 pub struct WindowUnmap {
     pub address: u64,
     pub len: u64,
-}
-
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct MemoryOf {
-    /// The host's ordinal.
-    pub device: u32,
-    pub reserved: u32,
-}
-
-/// A VM's part of a device's memory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct VmMemory {
-    /// What it is shown; `u64::MAX` if that is the whole device.
-    pub total: u64,
-    /// What its processes use now; `vgpu_spec::wire::reading::UNKNOWN_MEMORY` if the host does not tell.
-    pub used: u64,
 }
 
 /// Sorts of shares: `Share::kind`, `Fetch::kind`.

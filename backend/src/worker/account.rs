@@ -1,28 +1,96 @@
 //! This client's account: its slot of the VM's ledger.
 
-use crate::ledger::{Counter, Ledger};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use crate::ledger::{Counter, Device, Ledger, Slot, Turns};
 
 /// A slot that exists, and the ledger that it is in.
 pub struct Account {
     ledger: Ledger,
     slot: u32,
+    /// An eventfd: the scheduler looks at the ledger when it is written.
+    bell: OwnedFd,
 }
 
 impl Account {
     /// `None` if the ledger has no such slot.
-    pub fn new(ledger: Ledger, slot: u32) -> Option<Self> {
+    pub fn new(ledger: Ledger, slot: u32, bell: OwnedFd) -> Option<Self> {
         ledger.slot(slot)?;
-        Some(Account { ledger, slot })
+        Some(Account { ledger, slot, bell })
     }
 
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
+    fn slot(&self) -> Option<&Slot> {
+        self.ledger.slot(self.slot)
+    }
+
     /// Counts what the client did.
     pub fn add(&self, counter: Counter, value: u64) {
-        if let Some(slot) = self.ledger.slot(self.slot) {
+        if let Some(slot) = self.slot() {
             slot.add(counter, value);
+        }
+    }
+
+    /// What the VM has of the device, by the host's ordinal.
+    pub fn device(&self, ordinal: u32) -> Option<&Device> {
+        self.ledger.device(ordinal)
+    }
+
+    /// What this client does on the device, for turns.
+    pub fn turns(&self, ordinal: u32) -> Option<&Turns> {
+        self.slot()?.turns.get(ordinal as usize)
+    }
+
+    /// Tells the scheduler that there is something to look at.
+    pub fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Takes `bytes` of the device's memory from what the VM may use; whether it may.
+    #[must_use]
+    pub fn take(&self, ordinal: u32, bytes: u64) -> bool {
+        let taken = self.device(ordinal).is_none_or(|device| device.take(bytes));
+        if taken {
+            self.own(ordinal, |used| used.saturating_add(bytes));
+        }
+        taken
+    }
+
+    /// Counts memory that the client has got already.
+    pub fn take_anyway(&self, ordinal: u32, bytes: u64) {
+        if let Some(device) = self.device(ordinal) {
+            device.used.fetch_add(bytes, Ordering::AcqRel);
+            self.own(ordinal, |used| used.saturating_add(bytes));
+        }
+    }
+
+    pub fn give_back(&self, ordinal: u32, bytes: u64) {
+        if let Some(device) = self.device(ordinal) {
+            self.own(ordinal, |used| used.saturating_sub(bytes));
+            device.give_back(bytes);
+        }
+    }
+
+    /// What the VM may still take; `u64::MAX` without a limit.
+    pub fn left(&self, ordinal: u32) -> u64 {
+        let left = |d: &Device| d.limit().map(|limit| limit.saturating_sub(d.used.load(Ordering::Acquire)));
+        self.device(ordinal).and_then(left).unwrap_or(u64::MAX)
+    }
+
+    /// By how much the VM is beyond its limit.
+    pub fn excess(&self, ordinal: u32) -> u64 {
+        let excess =
+            |d: &Device| d.used.load(Ordering::Acquire).saturating_sub(d.limit().unwrap_or(u64::MAX));
+        self.device(ordinal).map_or(0, excess)
+    }
+
+    fn own(&self, ordinal: u32, change: impl Fn(u64) -> u64) {
+        if let Some(word) = self.slot().and_then(|slot| slot.used.get(ordinal as usize)) {
+            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(change(used)));
         }
     }
 }

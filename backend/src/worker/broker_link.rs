@@ -1,4 +1,4 @@
-//! What lane threads ask of the broker: to keep what this client shares, to hand out what others of its VM do, and what the VM uses.
+//! What lane threads ask of the broker: to keep what this client shares, and to hand out what others of its VM do.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use vgpu_spec::wire::share::Token;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::link::message::{Fetch, Header, MemoryOf, Share, Shared, VmMemory, kind, share_kind, status};
+use crate::link::message::{Fetch, Header, Share, Shared, kind, share_kind, status};
 use crate::link::{Link, LinkError, Packet};
 
 /// For the broker, which only looks into a table.
@@ -110,12 +110,6 @@ impl Broker {
             (shared, Some(file)) => Ok((shared.tag, file)),
             _ => Err(ShareError::Malformed),
         }
-    }
-
-    /// What the VM is shown and uses of a device's memory.
-    pub fn memory(&self, device: u32) -> Result<VmMemory, ShareError> {
-        let answer = self.request(kind::MEMORY, MemoryOf { device, reserved: 0 }.as_bytes(), None)?;
-        VmMemory::read_from_bytes(&answer.body).map_err(|_| ShareError::Malformed)
     }
 
     /// Takes back what this client has shared.

@@ -56,22 +56,19 @@ pub struct ClientState {
     pub lanes: LaneTable,
     /// For what is shared with other clients of the VM.
     pub broker: Arc<Broker>,
-    /// The devices (bit N: device N) of which the VM is shown a memory size of its own.
-    pub own_memory: u32,
     /// What it does and uses, for the broker to see.
     pub account: Account,
     session: OnceLock<Arc<Session>>,
 }
 
 impl ClientState {
-    pub fn new(name: String, pid: u32, own_memory: u32, broker: Arc<Broker>, account: Account) -> Self {
+    pub fn new(name: String, pid: u32, broker: Arc<Broker>, account: Account) -> Self {
         ClientState {
             name,
             pid,
             windows: Windows::default(),
             lanes: LaneTable::default(),
             broker,
-            own_memory,
             account,
             session: OnceLock::new(),
         }

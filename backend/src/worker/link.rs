@@ -134,15 +134,15 @@ impl Control {
         if self.client.is_some() {
             return Err(RequestError::Assigned);
         }
-        let file = packet.fds.into_iter().next().ok_or(RequestError::Malformed(packet.header.kind))?;
-        let account = Account::new(Ledger::open(&file)?, request.slot)
-            .ok_or(RequestError::Malformed(packet.header.kind))?;
+        let malformed = || RequestError::Malformed(packet.header.kind);
+        let mut fds = packet.fds.into_iter();
+        let (file, bell) = fds.next().zip(fds.next()).ok_or_else(malformed)?;
+        let account = Account::new(Ledger::open(&file)?, request.slot, bell).ok_or_else(malformed)?;
         let name = printable(&request.name);
         crate::log::set_prefix(format!("worker {} for {name}[{}]: ", std::process::id(), request.pid));
         tracing::debug!(client = request.client, uid = request.uid, "assigned");
         let broker = Arc::clone(&self.broker);
-        self.client =
-            Some(Arc::new(ClientState::new(name, request.pid, request.own_memory, broker, account)));
+        self.client = Some(Arc::new(ClientState::new(name, request.pid, broker, account)));
         Ok(())
     }
 

@@ -11,9 +11,11 @@ pub mod link;
 pub mod message;
 pub mod output;
 pub mod page;
+pub mod quota;
 pub mod ring;
 pub mod start;
 pub mod tally;
+pub mod turns;
 pub mod windows;
 
 pub use start::run;

@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn the_ledger_is_told_once_of_each_message() {
         let (ledger, _file) = Ledger::new().unwrap();
-        let account = Account::new(ledger, 1).unwrap();
+        let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let account = Account::new(ledger, 1, bell).unwrap();
         let mut tally = Tally::default();
         tally.message(false);
         tally.result(0);

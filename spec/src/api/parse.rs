@@ -64,6 +64,8 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         in_child: InChild::Refused,
         reports: false,
         in_stream: false,
+        work: false,
+        settles: false,
         unsafe_in_capture: false,
         in_legacy_stream: false,
         reason: None,
@@ -100,6 +102,8 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
             "forked" => function.in_child = InChild::GoesOn,
             "reports" => function.reports = true,
             "instream" => function.in_stream = true,
+            "work" => function.work = true,
+            "settles" => function.settles = true,
             "nocapture" => function.unsafe_in_capture = true,
             "legacy" => function.in_legacy_stream = true,
             other => match other.strip_prefix("forked=").map(str::parse) {

@@ -75,6 +75,11 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     }
     out.push_str("            r.finish()?;\n");
     capacities(out, f)?;
+    if f.work {
+        let stream = f.parameters.iter().find(|p| p.ty == Type::Handle("Stream".into()));
+        let stream = stream.map_or("0".into(), |p| identifier(&p.name));
+        let _ = writeln!(out, "            t.await_turn({stream});");
+    }
     let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| is_output(p)).collect();
     if f.by_hand_in_worker {
         let single_output = |p: &Parameter| is_output(p) && p.count.is_none();
@@ -103,6 +108,9 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     }
     for p in &outs {
         encode(out, f, p)?;
+    }
+    if f.settles {
+        out.push_str("            t.settle_if_stale();\n");
     }
     out.push_str("            Ok(())\n        }\n");
     Ok(())

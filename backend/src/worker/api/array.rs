@@ -2,9 +2,11 @@
 #![allow(non_snake_case)]
 
 use super::{
+    array_memory::{Description, of_plane},
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
+use crate::worker::quota::{Share, Thing};
 use vgpu_spec::{plain::Blob8, structure::array_map};
 
 impl Thread {
@@ -47,6 +49,59 @@ impl Thread {
     }
 }
 
+impl Thread {
+    /// Makes an array (`levels` 0) or mipmapped array of that description, which counts.
+    fn make_array(
+        &self,
+        description: &Description,
+        levels: u32,
+        make: impl FnOnce(*mut u64) -> u32,
+    ) -> Result<u64, CudaError> {
+        let device = self.device()?;
+        let bytes = self.array_bytes(device, description, levels);
+        let real = self.with_memory(device, bytes, || {
+            let mut real = 0_u64;
+            check(make(&raw mut real)).map(|()| real)
+        })?;
+        let thing = if levels == 0 { Thing::Array } else { Thing::Mipmapped };
+        self.session.quota.hold(thing, real, Share { device, bytes }, self.real_context());
+        Ok(real)
+    }
+}
+
+fn first<T: Copy>(given: Option<Vec<T>>) -> Result<T, CudaError> {
+    given.and_then(|list| list.first().copied()).ok_or(INVALID_VALUE)
+}
+
+pub fn cuArrayCreate_v2(t: &mut Thread, plane: Option<Vec<Blob8<24>>>) -> Result<u64, CudaError> {
+    let create = t.driver.cuArrayCreate_v2.ok_or(NOT_SUPPORTED)?;
+    let plane = first(plane)?;
+    // SAFETY: a place for the handle, and a description, that outlive the call.
+    let real = t.make_array(&of_plane(&plane), 0, |place| unsafe { create(place, &raw const plane) })?;
+    t.number_array(real, 0)
+}
+
+pub fn cuArray3DCreate_v2(t: &mut Thread, description: Option<Vec<Description>>) -> Result<u64, CudaError> {
+    let create = t.driver.cuArray3DCreate_v2.ok_or(NOT_SUPPORTED)?;
+    let description = first(description)?;
+    // SAFETY: a place for the handle, and a description, that outlive the call.
+    let real = t.make_array(&description, 0, |place| unsafe { create(place, &raw const description) })?;
+    t.number_array(real, 0)
+}
+
+pub fn cuMipmappedArrayCreate(
+    t: &mut Thread,
+    description: Option<Vec<Description>>,
+    levels: u32,
+) -> Result<u64, CudaError> {
+    let create = t.driver.cuMipmappedArrayCreate.ok_or(NOT_SUPPORTED)?;
+    let description = first(description)?;
+    // SAFETY: a place for the handle, and a description, that outlive the call.
+    let make = |place| unsafe { create(place, &raw const description, levels) };
+    let real = t.make_array(&description, levels.max(1), make)?;
+    t.number_mipmappedarray(real, 0)
+}
+
 /// Destroys an array, and says whether it ended: the driver takes levels and planes without doing anything.
 pub fn vgpuArrayDestroy(t: &mut Thread, array: u64) -> Result<u32, CudaError> {
     let destroy = t.driver.cuArrayDestroy.ok_or(NOT_SUPPORTED)?;
@@ -57,6 +112,7 @@ pub fn vgpuArrayDestroy(t: &mut Thread, array: u64) -> Result<u32, CudaError> {
     // SAFETY: a live array of this client, just taken out of the table.
     match check(unsafe { destroy(array) }) {
         Ok(()) => {
+            t.release_thing(Thing::Array, array);
             t.forget_parts(array);
             t.session.arrays.release(taken);
             Ok(1)
@@ -74,6 +130,7 @@ pub fn cuMipmappedArrayDestroy(t: &mut Thread, mipmapped: u64) -> Result<(), Cud
     // SAFETY: a live mipmapped array of this client, just taken out of the table.
     match check(unsafe { destroy(mipmapped) }) {
         Ok(()) => {
+            t.release_thing(Thing::Mipmapped, mipmapped);
             t.forget_parts(mipmapped);
             t.session.mipmapped_arrays.release(taken);
             Ok(())
@@ -115,6 +172,7 @@ impl Thread {
         let allocation = array_map::ALLOCATION.get(&given.0);
         if allocation != 0 {
             let real = self.allocation(allocation).map_err(|_| INVALID_VALUE)?;
+            self.session.quota.physical().stays(real);
             array_map::ALLOCATION.set(&mut blob.0, real);
         }
         Ok(blob)

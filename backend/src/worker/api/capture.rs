@@ -82,7 +82,7 @@ pub fn vgpuThreadCaptureMode(t: &mut Thread, mode: u32) -> Result<(), CudaError>
 pub fn vgpuStreamBeginCapture(t: &mut Thread, stream: u64, mode: u32) -> Result<(), CudaError> {
     let begin = t.driver.cuStreamBeginCapture_v2.ok_or(NOT_SUPPORTED)?;
     // SAFETY: a live stream of this client.
-    check(unsafe { begin(stream, mode) })
+    t.begin_capture(stream, || unsafe { begin(stream, mode) })
 }
 
 pub fn vgpuStreamBeginCaptureToGraph(
@@ -105,15 +105,44 @@ pub fn vgpuStreamBeginCaptureToGraph(
     let dependencies = dependencies.as_ref().map_or(std::ptr::null(), |d| d.as_ptr());
     let data = data.as_ref().map_or(std::ptr::null(), |d| d.as_ptr());
     // SAFETY: live handles of this client; the arrays are long enough and outlive the call.
-    check(unsafe { begin(stream, graph, dependencies, data, n, mode) })
+    t.begin_capture(stream, || unsafe { begin(stream, graph, dependencies, data, n, mode) })
 }
 
 pub fn vgpuStreamEndCapture(t: &mut Thread, stream: u64) -> Result<u64, CudaError> {
     let end = t.driver.cuStreamEndCapture.ok_or(NOT_SUPPORTED)?;
     let mut graph = 0_u64;
     // SAFETY: a live stream of this client, and a place that outlives the call.
-    check(unsafe { end(stream, &raw mut graph) })?;
+    let status = unsafe { end(stream, &raw mut graph) };
+    t.capture_may_have_ended(stream);
+    check(status)?;
     t.number_graph(graph, 0)
+}
+
+impl Thread {
+    /// Begins a capture, of which the client's other threads know from before on.
+    fn begin_capture(&self, stream: u64, begin: impl FnOnce() -> u32) -> Result<(), CudaError> {
+        self.session.turns.capture(stream, true);
+        let status = begin();
+        if status != 0 {
+            self.capture_may_have_ended(stream);
+        }
+        check(status)
+    }
+
+    /// Looks whether `stream` still captures.
+    pub fn capture_may_have_ended(&self, stream: u64) {
+        if self.session.turns.captures() && !self.is_capturing(stream) {
+            self.session.turns.capture(stream, false);
+        }
+    }
+
+    /// Whether what is done in `stream` is recorded.
+    pub fn is_capturing(&self, stream: u64) -> bool {
+        let Some(ask) = self.driver.cuStreamIsCapturing else { return false };
+        let mut state = 0;
+        // SAFETY: a live stream of this client, and a place that outlives the call.
+        unsafe { ask(stream, &raw mut state) == 0 && state != 0 }
+    }
 }
 
 /// An event that is made for one call.

@@ -24,6 +24,7 @@ pub fn vgpuContextCreate(t: &mut Thread, context: u64, flags: u32, device: i32) 
 pub fn vgpuContextDestroy(t: &mut Thread, context: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuCtxDestroy_v2.ok_or(NOT_SUPPORTED)?;
     t.forget_context();
+    t.session.turns.forget_context(context);
     // SAFETY: a live context of this client, just taken out of the table.
     check(unsafe { destroy(context) })?;
     t.forget_objects(context);
@@ -38,6 +39,7 @@ impl Thread {
 
     /// Ends the numbers of what ended with the driver's context, so that the driver is not asked about it any more.
     pub fn forget_objects(&self, context: u64) {
+        self.forget_memory(context);
         self.forget_arrays(context);
         self.forget_context_references(context);
         self.session.textures.forget_context(context);

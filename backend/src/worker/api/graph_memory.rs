@@ -3,7 +3,7 @@
 
 use super::{
     dispatch::cut,
-    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY, check},
     graph::dependencies,
     thread::Thread,
 };
@@ -87,6 +87,11 @@ pub fn vgpuGraphAddMemAllocNode(
     if access.len() != count || count > MAX_ACCESS {
         return Err(INVALID_VALUE);
     }
+    let device = u32::from_le_bytes([properties.0[12], properties.0[13], properties.0[14], properties.0[15]]);
+    if bytes as u64 > t.most(device) {
+        return Err(OUT_OF_MEMORY);
+    }
+    t.session.quota.watch_graphs(device);
     let (after, n) = dependencies(after.as_ref(), n)?;
     let list = if access.is_empty() { std::ptr::null() } else { access.as_ptr() };
     let mut wanted = AllocNode { properties, access: list, access_count: count, bytes, address: 0 };

@@ -2,13 +2,14 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, NOT_SUPPORTED, check},
+    error::{CudaError, NOT_SUPPORTED, OUT_OF_MEMORY, check},
     image::{Image, Wrapper},
     jit::{Options, Told},
     kernel::{kernel_layout, names},
     module::log_failure,
     thread::Thread,
 };
+use crate::worker::quota::Thing;
 use std::{ffi::CStr, ptr::null_mut, sync::PoisonError};
 
 /// Loads an image as a library. The driver's code is a result of its own, so that its logs come back with it.
@@ -36,10 +37,15 @@ pub fn vgpuLibraryLoad(
     let mut real = 0_u64;
     // SAFETY: the image is private and its own lengths were checked against it; it outlives the call, and the driver copies
     // what it needs later, since CU_LIBRARY_BINARY_IS_PRESERVED is not passed.
-    let status = unsafe {
+    let load = || unsafe {
         load(&raw mut real, code, options.names(), options.values(), count, null_mut(), null_mut(), 0)
     };
+    let (status, bytes) = t.measured(len, load);
     if status == 0 {
+        if !t.hold(Thing::Library, real, bytes)? {
+            unload(t, real);
+            return Ok(options.told(OUT_OF_MEMORY.0));
+        }
         t.insert_library(library, real)?;
         if let Some(wrapper) = wrapper.filter(|_| image.is_linked()) {
             t.keep_image(library, Linked { _wrapper: wrapper, _image: image });
@@ -48,6 +54,14 @@ pub fn vgpuLibraryLoad(
         log_failure("loading a library", status, options.error_text());
     }
     Ok(options.told(status))
+}
+
+/// Undoes the loading of a library that the VM may not have.
+fn unload(t: &Thread, library: u64) {
+    if let Some(unload) = t.driver.cuLibraryUnload {
+        // SAFETY: just loaded, and nobody has been told of it.
+        unsafe { unload(library) };
+    }
 }
 
 /// An image of several fat binaries and the wrapper that the driver was given.

@@ -1,14 +1,62 @@
-//! Memory: what a VM that is shown a part of a device's memory sees of it.
+//! Memory of a device, and what a VM that has a part of it sees of it.
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, NOT_SUPPORTED, UNKNOWN, check, complain},
+    error::{CudaError, NOT_SUPPORTED, check},
     thread::Thread,
 };
-use crate::{link::message::VmMemory, log::chain};
-use vgpu_spec::wire::reading::UNKNOWN_MEMORY;
+use std::sync::atomic::Ordering;
 
-/// Free and whole memory of the current context's device: the driver's, and where the VM is shown a size of its own, what is left of that.
+/// Allocates memory.
+pub fn cuMemAlloc_v2(t: &mut Thread, bytes: usize) -> Result<u64, CudaError> {
+    let allocate = t.driver.cuMemAlloc_v2.ok_or(NOT_SUPPORTED)?;
+    let make = || {
+        let mut address = 0_u64;
+        // SAFETY: a place that outlives the call.
+        check(unsafe { allocate(&raw mut address, bytes) })?;
+        Ok((address, bytes as u64))
+    };
+    t.allocate_blocks(bytes as u64, make, |address| free(t, address))
+}
+
+/// Allocates rows of memory: address and bytes from row to row.
+pub fn cuMemAllocPitch_v2(
+    t: &mut Thread,
+    width: usize,
+    height: usize,
+    element: u32,
+) -> Result<(u64, usize), CudaError> {
+    let allocate = t.driver.cuMemAllocPitch_v2.ok_or(NOT_SUPPORTED)?;
+    let mut pitch = 0_usize;
+    let make = || {
+        let mut address = 0_u64;
+        // SAFETY: places that outlive the call.
+        check(unsafe { allocate(&raw mut address, &raw mut pitch, width, height, element) })?;
+        Ok((address, (pitch as u64).saturating_mul(height as u64)))
+    };
+    let least = (width as u64).saturating_mul(height as u64);
+    let address = t.allocate_blocks(least, make, |address| free(t, address))?;
+    Ok((address, pitch))
+}
+
+/// Undoes an allocation that the VM may not have.
+fn free(t: &Thread, address: u64) {
+    if let Some(free) = t.driver.cuMemFree_v2 {
+        // SAFETY: just allocated, and nobody has been told of it.
+        unsafe { free(address) };
+    }
+}
+
+/// Frees memory of any sort.
+pub fn cuMemFree_v2(t: &mut Thread, address: u64) -> Result<(), CudaError> {
+    let free = t.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: the driver looks the address up.
+    check(unsafe { free(address) })?;
+    t.freed_blocks(address);
+    Ok(())
+}
+
+/// Free and whole memory of the current context's device: the driver's, and where the VM has a limit, what is left of that.
 pub fn cuMemGetInfo_v2(
     t: &mut Thread,
     want_free: bool,
@@ -20,38 +68,26 @@ pub fn cuMemGetInfo_v2(
     // SAFETY: places that outlive the call, or none.
     check(unsafe { get(place(want_free, &raw mut free), place(want_total, &raw mut total)) })?;
     // The shim asks for neither to learn whether the context has failed.
-    if t.client.own_memory == 0 || !(want_free || want_total) {
+    if !(want_free || want_total) {
         return Ok((free, total));
     }
-    let device = device(t)?;
-    if t.client.own_memory.checked_shr(device).unwrap_or(0) & 1 == 0 {
+    let device = t.device()?;
+    let Some(limit) = t.client.account.device(device).and_then(crate::ledger::Device::limit) else {
         return Ok((free, total));
-    }
-    let memory = t.client.broker.memory(device).map_err(|error| {
-        complain(&chain(&error));
-        UNKNOWN
-    })?;
-    Ok(of_vm(memory, free, total))
-}
-
-/// The host's ordinal of the current context's device.
-fn device(t: &Thread) -> Result<u32, CudaError> {
-    let get = t.driver.cuCtxGetDevice.ok_or(NOT_SUPPORTED)?;
-    let mut device = 0;
-    // SAFETY: a place that outlives the call.
-    check(unsafe { get(&raw mut device) })?;
-    u32::try_from(device).map_err(|_| UNKNOWN)
-}
-
-/// What a VM with that memory sees of a device with so much free and in all. Free is what a program can still get, so what other VMs have
-/// taken counts too.
-fn of_vm(memory: VmMemory, free: usize, total: usize) -> (usize, usize) {
-    let shown = usize::try_from(memory.total).unwrap_or(usize::MAX).min(total);
-    let used = match memory.used {
-        UNKNOWN_MEMORY => 0,
-        used => usize::try_from(used).unwrap_or(usize::MAX),
     };
-    (free.min(shown.saturating_sub(used)), shown)
+    if want_free {
+        t.settle_if_stale();
+    }
+    let used = t.client.account.device(device).map_or(0, |d| d.used.load(Ordering::Acquire));
+    Ok(of_vm(limit, used, free, total))
+}
+
+/// What a VM with that limit and use sees of a device with so much free and in all. Free is what a program can still get, so what other
+/// VMs have taken counts too.
+fn of_vm(limit: u64, used: u64, free: usize, total: usize) -> (usize, usize) {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let shown = if total == 0 { size(limit) } else { size(limit).min(total) };
+    (free.min(shown.saturating_sub(size(used))), shown)
 }
 
 #[cfg(test)]
@@ -60,11 +96,11 @@ mod tests {
 
     #[test]
     fn free_is_what_the_vm_and_the_device_have_left() {
-        let seen = |total, used| of_vm(VmMemory { total, used }, 60, 100);
+        let seen = |limit, used| of_vm(limit, used, 60, 100);
         assert_eq!(seen(50, 20), (30, 50));
         assert_eq!(seen(90, 20), (60, 90), "other VMs have taken the rest");
-        assert_eq!(seen(50, 70), (0, 50), "more than it is shown");
-        assert_eq!(seen(50, UNKNOWN_MEMORY), (50, 50));
-        assert_eq!(seen(u64::MAX, 20), (60, 100), "the whole device");
+        assert_eq!(seen(50, 70), (0, 50), "more than it may use");
+        assert_eq!(seen(1000, 20), (60, 100), "the whole device");
+        assert_eq!(of_vm(50, 20, 60, 0), (30, 50), "only free was asked for");
     }
 }

@@ -47,6 +47,7 @@ pub fn vgpuPoolCreate(
     let mut real = 0_u64;
     // SAFETY: a place for the handle and properties that outlive the call.
     check(unsafe { create(&raw mut real, &raw const wanted) })?;
+    t.session.quota.watch(real, device.cast_unsigned());
     t.insert_memorypool(pool, real)
 }
 
@@ -76,6 +77,73 @@ pub fn vgpuPoolSetAttribute(
     let set = t.driver.cuMemPoolSetAttribute.ok_or(NOT_SUPPORTED)?;
     // SAFETY: a live pool of this client, and a value of either length.
     check(unsafe { set(pool, attribute, (&raw mut value).cast::<c_void>()) })
+}
+
+/// The pool from which `device` allocates.
+fn current_pool(t: &Thread, device: u32) -> Result<u64, CudaError> {
+    let get = t.driver.cuDeviceGetMemPool.ok_or(NOT_SUPPORTED)?;
+    let mut pool = 0_u64;
+    // SAFETY: a place that outlives the call.
+    check(unsafe { get(&raw mut pool, device.cast_signed()) })?;
+    Ok(pool)
+}
+
+/// Undoes an allocation that the VM may not have.
+fn free(t: &Thread, address: u64, stream: u64) {
+    if let Some(free) = t.driver.cuMemFreeAsync {
+        // SAFETY: just allocated in this stream, and nobody has been told of it.
+        unsafe { free(address, stream) };
+    }
+}
+
+/// Allocates from the current pool, in order of a stream.
+pub fn cuMemAllocAsync(t: &mut Thread, bytes: usize, stream: u64) -> Result<u64, CudaError> {
+    let allocate = t.driver.cuMemAllocAsync.ok_or(NOT_SUPPORTED)?;
+    let device = t.device()?;
+    let pool = current_pool(t, device)?;
+    let make = || {
+        let mut address = 0_u64;
+        // SAFETY: a place that outlives the call, and a live stream of this client.
+        check(unsafe { allocate(&raw mut address, bytes, stream) })?;
+        Ok(address)
+    };
+    t.allocate_in_pool(pool, device, bytes as u64, make, |address| free(t, address, stream))
+}
+
+/// Allocates from a pool, in order of a stream.
+pub fn cuMemAllocFromPoolAsync(
+    t: &mut Thread,
+    bytes: usize,
+    pool: u64,
+    stream: u64,
+) -> Result<u64, CudaError> {
+    let allocate = t.driver.cuMemAllocFromPoolAsync.ok_or(NOT_SUPPORTED)?;
+    let make = || {
+        let mut address = 0_u64;
+        // SAFETY: a place that outlives the call, and a live pool and stream of this client.
+        check(unsafe { allocate(&raw mut address, bytes, pool, stream) })?;
+        Ok(address)
+    };
+    // One of another device is watched as that device's already.
+    let watched = t.session.quota.reserves().iter().find(|r| r.pool == pool).map(|r| r.device);
+    let device = watched.map_or_else(|| t.device(), Ok)?;
+    t.allocate_in_pool(pool, device, bytes as u64, make, |address| free(t, address, stream))
+}
+
+/// Frees in order of a stream: the pool gives memory back when the stream has come there and somebody waits for it.
+pub fn cuMemFreeAsync(t: &mut Thread, address: u64, stream: u64) -> Result<(), CudaError> {
+    let free = t.driver.cuMemFreeAsync.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: the driver looks the address up; a live stream of this client.
+    check(unsafe { free(address, stream) })?;
+    t.freed_blocks(address);
+    Ok(())
+}
+
+pub fn cuMemPoolDestroy(t: &mut Thread, pool: u64) -> Result<(), CudaError> {
+    let destroy = t.driver.cuMemPoolDestroy.ok_or(NOT_SUPPORTED)?;
+    t.pool_ends(pool);
+    // SAFETY: a live pool of this client, just taken out of the table.
+    check(unsafe { destroy(pool) })
 }
 
 #[cfg(test)]

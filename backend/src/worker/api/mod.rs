@@ -4,6 +4,7 @@
 
 mod array;
 mod array_copy;
+mod array_memory;
 mod callback;
 mod capture;
 mod context;
@@ -37,6 +38,7 @@ mod numbers;
 mod occupancy;
 mod output;
 mod primary_context;
+mod quota;
 mod session;
 mod snapshot;
 mod stream;
@@ -46,6 +48,7 @@ mod tensor_map;
 mod texture;
 mod texture_reference;
 mod thread;
+mod turn;
 mod user_object;
 mod virtual_memory;
 mod window;

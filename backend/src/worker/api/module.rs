@@ -2,12 +2,13 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, check, complain},
+    error::{CudaError, INVALID_IMAGE, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY, check, complain},
     image::{Image, Wrapper},
     jit::{Options, Told},
     kernel::{layout, names},
     thread::Thread,
 };
+use crate::worker::quota::Thing;
 use std::ffi::CStr;
 
 impl Thread {
@@ -47,8 +48,13 @@ pub fn vgpuModuleLoad(
     let wrapper = Wrapper::around(&image).filter(|_| image.is_linked());
     let code = wrapper.as_ref().map_or(image.as_ptr().cast_mut().cast(), Wrapper::as_ptr);
     // SAFETY: the image is private and its own lengths were checked against it; options and their buffers outlive the call.
-    let status = unsafe { load(&raw mut real, code, count, options.names(), options.values()) };
+    let load = || unsafe { load(&raw mut real, code, count, options.names(), options.values()) };
+    let (status, bytes) = t.measured(len, load);
     if status == 0 {
+        if !t.hold(Thing::Module, real, bytes)? {
+            unload(t, real);
+            return Ok(options.told(OUT_OF_MEMORY.0));
+        }
         t.insert_module(module, real)?;
     } else {
         log_failure("loading a module", status, options.error_text());
@@ -59,6 +65,14 @@ pub fn vgpuModuleLoad(
 pub fn log_failure(what: &str, status: u32, log: &[u8]) {
     let text = vgpu_spec::wire::snapshot::text(log);
     complain(&format_args!("{what}: error {status} {text}"));
+}
+
+/// Undoes the loading of a module that the VM may not have.
+fn unload(t: &Thread, module: u64) {
+    if let Some(unload) = t.driver.cuModuleUnload {
+        // SAFETY: just loaded, and nobody has been told of it.
+        unsafe { unload(module) };
+    }
 }
 
 /// Text up to its NUL, which stays.

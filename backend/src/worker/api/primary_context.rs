@@ -32,6 +32,10 @@ pub fn vgpuPrimaryContextRetain(
 pub fn vgpuPrimaryContextReset(t: &mut Thread, device: i32) -> Result<(), CudaError> {
     let reset = t.driver.cuDevicePrimaryCtxReset_v2.ok_or(NOT_SUPPORTED)?;
     t.forget_context();
+    let ends = t.session.primaries.lock().unwrap_or_else(PoisonError::into_inner).get(&device).copied();
+    if let Some(context) = ends {
+        t.session.turns.forget_context(context);
+    }
     // SAFETY: a plain value.
     check(unsafe { reset(device) })?;
     let ended = t.session.primaries.lock().unwrap_or_else(PoisonError::into_inner).remove(&device);

@@ -10,6 +10,8 @@ use super::{
     table::Table,
     texture::Objects,
 };
+use crate::worker::quota::{Quota, Thing};
+use crate::worker::turns::Turns;
 use std::sync::atomic::AtomicU64;
 use std::{collections::HashMap, sync::Mutex};
 use vgpu_spec::handle::{self, Kind};
@@ -50,6 +52,10 @@ pub struct Session {
     pub(super) textures: Objects,
     pub(super) surfaces: Objects,
     green_contexts: Table,
+    /// What it uses of devices' memory.
+    pub quota: Quota,
+    /// What it does with the VM's turns.
+    pub turns: Turns,
     resource_descriptions: Table,
     /// What the driver gave of devices' resources.
     pub(super) resources: Given,
@@ -87,6 +93,8 @@ impl Session {
             textures: Objects::default(),
             surfaces: Objects::default(),
             green_contexts: Table::new(Kind::GreenContext),
+            quota: Quota::default(),
+            turns: Turns::default(),
             resource_descriptions: Table::new(Kind::ResourceDescription),
             resources: Given::default(),
             link_states: Table::new(Kind::LinkState),
@@ -122,7 +130,6 @@ macro_rules! kinds {
 kinds! {
     contexts: context, insert_context, take_context;
     events: event, insert_event, take_event;
-    libraries: library, insert_library, take_library;
     user_objects: userobject, insert_userobject, take_userobject;
     memory_pools: memorypool, insert_memorypool, take_memorypool;
     allocations: allocation, insert_allocation, take_allocation;
@@ -142,7 +149,13 @@ impl super::thread::Thread {
     }
 
     pub fn take_stream(&self, number: u64) -> Result<u64, CudaError> {
-        self.session.streams.take(number)
+        let real = self.session.streams.take(number)?;
+        self.session.turns.forget_stream(real);
+        // A capture in it ends with it.
+        if self.session.turns.captures() {
+            self.session.turns.capture(real, false);
+        }
+        Ok(real)
     }
 
     pub fn module(&self, number: u64) -> Result<u64, CudaError> {
@@ -157,6 +170,21 @@ impl super::thread::Thread {
     pub fn take_module(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.modules.take(number)?;
         self.forget_references(real);
+        self.release_thing(Thing::Module, real);
+        Ok(real)
+    }
+
+    pub fn library(&self, number: u64) -> Result<u64, CudaError> {
+        self.session.libraries.get(number)
+    }
+
+    pub fn insert_library(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        self.session.libraries.insert(number, real)
+    }
+
+    pub fn take_library(&self, number: u64) -> Result<u64, CudaError> {
+        let real = self.session.libraries.take(number)?;
+        self.release_thing(Thing::Library, real);
         Ok(real)
     }
 

@@ -6,7 +6,7 @@ use super::{
     driver::{self, Driver},
     error::{self, Outcome, check},
     session::Session,
-    snapshot,
+    snapshot, turn,
 };
 use crate::worker::{
     executor::{ClientState, Executor, Message, Work},
@@ -39,6 +39,10 @@ pub struct Thread {
     pub work: Work,
     /// The session's epoch when it was.
     epoch: u64,
+    /// The device of that context, once it was asked for.
+    pub current_device: turn::Current,
+    /// The call that is being made is work of the VM's turn.
+    pub inside: Option<turn::Inside>,
 }
 
 impl Thread {
@@ -57,6 +61,11 @@ impl Thread {
     /// Index of the current context; 0 for none.
     pub fn context_index(&self) -> u32 {
         self.context
+    }
+
+    /// That, and the session's epoch when it became current.
+    pub fn context_now(&self) -> (u32, u64) {
+        (self.context, self.epoch)
     }
 
     fn set_current(&self, real: u64) -> Outcome {
@@ -84,6 +93,9 @@ impl Executor for Thread {
         let outcome = self.enter(message.context).and_then(|()| {
             dispatch::dispatch(self, message.function, Reader::new(message.args), &mut Results(reply))
         });
+        if self.inside.is_some() {
+            self.leave_turn();
+        }
         match outcome {
             Ok(()) => {
                 self.work.launches += u64::from(LAUNCHES.contains(&message.function));
@@ -124,6 +136,8 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         modes: Modes::default(),
         work: Work::default(),
         epoch: 0,
+        current_device: turn::Current::default(),
+        inside: None,
     })
 }
 

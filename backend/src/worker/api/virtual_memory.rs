@@ -5,6 +5,7 @@ use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
+use crate::worker::quota::Share;
 use std::ptr::without_provenance_mut;
 use vgpu_spec::plain::Blob8;
 
@@ -38,10 +39,56 @@ pub fn cuMemCreate(
 ) -> Result<(), CudaError> {
     let create = t.driver.cuMemCreate.ok_or(NOT_SUPPORTED)?;
     let props = checked(props)?;
-    let mut real = 0_u64;
-    // SAFETY: a place for the handle and checked properties that outlive the call.
-    check(unsafe { create(&raw mut real, size, &raw const props, flags) })?;
+    let share = Share { device: location(&props), bytes: size as u64 };
+    let real = t.with_memory(share.device, share.bytes, || {
+        let mut real = 0_u64;
+        // SAFETY: a place for the handle and checked properties that outlive the call.
+        check(unsafe { create(&raw mut real, size, &raw const props, flags) })?;
+        Ok(real)
+    })?;
+    t.session.quota.physical().created(real, share);
     t.insert_allocation(handle, real)
+}
+
+/// The ordinal of the device whose memory it is: CUmemAllocationProp::location.id.
+fn location(props: &Blob8<32>) -> u32 {
+    props.0.get(12..16).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+/// Gives a handle back.
+pub fn cuMemRelease(t: &mut Thread, allocation: u64) -> Result<(), CudaError> {
+    let release = t.driver.cuMemRelease.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: a live handle of this client, just taken out of the table.
+    check(unsafe { release(allocation) })?;
+    let freed = t.session.quota.physical().released(allocation);
+    freed.into_iter().for_each(|share| t.give_back(share));
+    Ok(())
+}
+
+/// Maps an allocation into a reserved range.
+pub fn cuMemMap(
+    t: &mut Thread,
+    address: u64,
+    size: usize,
+    offset: usize,
+    allocation: u64,
+    flags: u64,
+) -> Result<(), CudaError> {
+    let map = t.driver.cuMemMap.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: a live allocation of this client; the driver checks the range.
+    check(unsafe { map(address, size, offset, allocation, flags) })?;
+    t.session.quota.physical().mapped(address, size as u64, allocation);
+    Ok(())
+}
+
+/// Unmaps what is mapped in a range.
+pub fn cuMemUnmap(t: &mut Thread, address: u64, size: usize) -> Result<(), CudaError> {
+    let unmap = t.driver.cuMemUnmap.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: the driver checks the range.
+    check(unsafe { unmap(address, size) })?;
+    let freed = t.session.quota.physical().unmapped(address, size as u64);
+    freed.into_iter().for_each(|share| t.give_back(share));
+    Ok(())
 }
 
 /// What sizes and offsets of such memory must be multiples of.
@@ -64,6 +111,7 @@ pub fn vgpuMemRetainHandle(t: &mut Thread, handle: u64, address: u64) -> Result<
     let mut real = 0_u64;
     // SAFETY: a place for the handle; the driver looks the address up and does not follow it.
     check(unsafe { retain(&raw mut real, without_provenance_mut(address as usize)) })?;
+    t.session.quota.physical().retained(real, address);
     t.insert_allocation(handle, real)
 }
 

@@ -63,6 +63,10 @@ api! {
     launch = "cuLaunchKernel"(u64, u32, u32, u32, u32, u32, u32, u32, u64, *mut *mut c_void, *mut *mut c_void);
     allocate = "cuMemAlloc_v2"(*mut u64, usize);
     allocate_pitch = "cuMemAllocPitch_v2"(*mut u64, *mut usize, usize, usize, u32);
+    allocate_async = "cuMemAllocAsync"(*mut u64, usize, u64);
+    create_memory = "cuMemCreate"(*mut u64, usize, *const c_void, u64);
+    array = "cuArray3DCreate_v2"(*mut u64, *const c_void);
+    mipmapped = "cuMipmappedArrayCreate"(*mut u64, *const c_void, u32);
     free = "cuMemFree_v2"(u64);
     memory = "cuMemGetInfo_v2"(*mut usize, *mut usize);
     host_allocate = "cuMemHostAlloc"(*mut *mut c_void, usize, u32);

@@ -8,6 +8,7 @@
 mod copies;
 mod driver;
 mod faults;
+mod fill;
 mod order;
 mod places;
 mod refusals;
@@ -68,6 +69,28 @@ fn compute() {
         }
     }
     say(format_args!("{rounds} rounds"));
+}
+
+/// Gives the device work from one line on to the next, with a little under way all the time; then checks what it computed.
+fn busy() {
+    let d = Driver::start();
+    let n = 20_000_u32;
+    let out = d.allocate(4 * n as usize).unwrap();
+    let mix = d.function(d.module(), c"mix");
+    let launch = || d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap();
+    launch();
+    d.synchronize().unwrap();
+    pause("ready");
+    let end = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
+    let mut launches = 0;
+    while !end.is_finished() {
+        (0..4).for_each(|_| launch());
+        launches += 4;
+        d.synchronize().unwrap();
+    }
+    let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(7) ^ (i + 7)).collect();
+    assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
+    say(format_args!("{launches} launches"));
 }
 
 fn check_compute(d: &Driver, seed: u32) {
@@ -131,8 +154,10 @@ fn main() {
         "devices" => devices(),
         "identity" => identity(),
         "memory-left" => memory_left(number(2)),
+        "fill" => fill::fill(&std::env::args().nth(2).unwrap_or_default(), number(3)),
         "count" => count(number(2)),
         "empty" => empty(number(2)),
+        "busy" => busy(),
         "compute" => compute(),
         "compute-once" => check_compute(&Driver::start(), 3),
         "order" => order::order(number(2), number(3)),

@@ -1,0 +1,349 @@
+//! Who has a device and when: turns between VMs, as a state machine without clocks, threads or memory of others.
+//!
+//! VMs have virtual time: what they have had of the device, divided by their weight. Whoever waits and has had least is next. A turn ends
+//! when the VM has nothing more to do, or after a quantum if others wait; a short one if one of them has had much less (one that is bound by
+//! latency, as a rule). A VM that nobody contends with has the device without turns.
+
+use std::collections::HashMap;
+
+use crate::ledger::gate;
+
+const MICROSECOND: u64 = 1000;
+const MILLISECOND: u64 = 1000 * MICROSECOND;
+
+/// A turn, if others wait.
+pub const QUANTUM: u64 = 20 * MILLISECOND;
+/// A turn, if another waits that has had much less.
+pub const SHORT: u64 = MILLISECOND;
+/// By how much a VM that comes to wait may have had less than the others; what it did not want before is gone.
+const CREDIT: u64 = 2 * QUANTUM;
+/// Where virtual time begins, so that there is room for credit below.
+const START: u64 = 1 << 40;
+/// For a VM to begin, once it has its turn.
+const GRACE: u64 = 300 * MICROSECOND;
+/// How long a VM has the device by turns after the last time that another wanted it.
+const OPEN_AFTER: u64 = 100 * MILLISECOND;
+/// How long the work of a turn that is over may go on alone. After that others begin beside it. Halved each time that it was not enough.
+const PATIENCE: u64 = 100 * MILLISECOND;
+const LEAST_PATIENCE: u64 = 2 * MILLISECOND;
+/// In which a cap is kept.
+pub const PERIOD: u64 = 100 * MILLISECOND;
+
+/// A VM, by a number of the caller's.
+pub type Key = u64;
+
+/// What is known of a VM that has clients.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    pub weight: u32,
+    pub cap: u32,
+    /// Lanes wait at the closed gate.
+    pub wants: bool,
+    /// Nothing that it issued is known to be under way.
+    pub drained: bool,
+    /// It has issued something in its current turn.
+    pub worked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Waiting,
+    /// Has its turn.
+    Holding {
+        since: u64,
+    },
+    /// Its turn is over, its work is not.
+    Draining {
+        since: u64,
+    },
+    /// Has the device without turns.
+    Open,
+}
+
+#[derive(Debug)]
+struct Vm {
+    state: State,
+    view: View,
+    /// The number of its last turn.
+    turn: u32,
+    /// Nanoseconds that it had, at weight 100.
+    had: u64,
+    /// Up to when that is counted.
+    counted: u64,
+    /// It has had the device since then.
+    busy: bool,
+    /// Work of an earlier turn goes on beside others.
+    lingers: bool,
+    patience: u64,
+    /// Nanoseconds of this period, and what it had too much of earlier ones.
+    spent: u64,
+}
+
+impl Vm {
+    fn new(now: u64, view: View) -> Self {
+        Vm {
+            state: State::Idle,
+            view,
+            turn: 0,
+            had: 0,
+            counted: now,
+            busy: false,
+            lingers: false,
+            patience: PATIENCE,
+            spent: 0,
+        }
+    }
+
+    /// SECURITY: limits come from the operator, and are checked there; here they can at least not divide by 0.
+    fn scaled(&self, time: u64) -> u64 {
+        time.saturating_mul(100) / u64::from(self.view.weight.max(1))
+    }
+
+    fn capped(&self) -> bool {
+        self.view.cap < 100
+    }
+
+    /// Nanoseconds of each period.
+    fn budget(&self) -> u64 {
+        PERIOD * u64::from(self.view.cap.clamp(1, 100)) / 100
+    }
+
+    fn exhausted(&self) -> bool {
+        self.capped() && self.spent >= self.budget()
+    }
+
+    /// It has its turn and nothing to do with it.
+    fn idles(&self, now: u64) -> bool {
+        let begun = |since: u64| self.view.worked || now.saturating_sub(since) >= GRACE;
+        match self.state {
+            State::Holding { since } => self.view.drained && begun(since),
+            _ => self.view.drained,
+        }
+    }
+
+    fn has_device(&self) -> bool {
+        matches!(self.state, State::Holding { .. } | State::Draining { .. } | State::Open)
+    }
+
+    fn word(&self) -> u32 {
+        let state = match self.state {
+            State::Open => gate::OPEN,
+            State::Holding { .. } => gate::TURN,
+            _ => gate::CLOSED,
+        };
+        self.turn << 2 | state
+    }
+
+    fn rest(&mut self) {
+        self.state = if self.view.wants { State::Waiting } else { State::Idle };
+    }
+}
+
+/// What comes of a step.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Gates that change.
+    pub gates: Vec<(Key, u32)>,
+    /// Nanoseconds that VMs had since the last step.
+    pub had: Vec<(Key, u64)>,
+    /// When to look again, if nothing happens before.
+    pub next: Option<u64>,
+}
+
+/// The turns on one device.
+#[derive(Debug)]
+pub struct Turns {
+    vms: HashMap<Key, Vm>,
+    /// The last time that more than one VM wanted the device.
+    contended: Option<u64>,
+    /// When the current period began.
+    period: u64,
+    /// What the VM had that last got a turn: who comes new does not begin before.
+    floor: u64,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns { vms: HashMap::new(), contended: None, period: 0, floor: START }
+    }
+}
+
+impl Turns {
+    /// The gate of a VM.
+    pub fn word(&self, key: Key) -> u32 {
+        self.vms.get(&key).map_or(gate::CLOSED, Vm::word)
+    }
+
+    /// Looks at all VMs that have clients at the time `now`, in nanoseconds.
+    pub fn step(&mut self, now: u64, views: &[(Key, View)]) -> Step {
+        let before: HashMap<Key, u32> = self.vms.iter().map(|(&key, vm)| (key, vm.word())).collect();
+        self.vms.retain(|key, _| views.iter().any(|(known, _)| known == key));
+        self.begin_periods(now);
+        let had = self.count(now);
+        for &(key, view) in views {
+            self.vms.entry(key).or_insert_with(|| Vm::new(now, view)).view = view;
+        }
+        self.note_wishes(now);
+        self.end_turns(now);
+        self.begin_turn(now);
+        for vm in self.vms.values_mut() {
+            vm.busy = vm.has_device() && !vm.idles(now);
+        }
+        let changed = |(&key, vm): (&Key, &Vm)| {
+            let word = vm.word();
+            (before.get(&key) != Some(&word)).then_some((key, word))
+        };
+        Step { gates: self.vms.iter().filter_map(changed).collect(), had, next: self.deadline(now) }
+    }
+
+    fn begin_periods(&mut self, now: u64) {
+        let periods = now.saturating_sub(self.period) / PERIOD;
+        self.period += periods * PERIOD;
+        for vm in self.vms.values_mut() {
+            vm.spent = vm.spent.saturating_sub(vm.budget().saturating_mul(periods));
+        }
+    }
+
+    /// Counts what each VM had since the last step.
+    fn count(&mut self, now: u64) -> Vec<(Key, u64)> {
+        let beside = self.vms.values().filter(|vm| vm.state != State::Idle).count() as u64 + 1;
+        let mut all = Vec::new();
+        for (&key, vm) in &mut self.vms {
+            let elapsed = now.saturating_sub(vm.counted);
+            vm.counted = now;
+            let had = match vm.state {
+                // Without turns nothing is measured.
+                State::Holding { .. } | State::Draining { .. } if vm.busy => elapsed,
+                State::Idle | State::Waiting if vm.lingers => elapsed / beside,
+                _ => 0,
+            };
+            if had > 0 {
+                vm.had = vm.had.saturating_add(vm.scaled(had));
+                vm.spent = vm.spent.saturating_add(had);
+                all.push((key, had));
+            }
+        }
+        all
+    }
+
+    /// What VMs that are in need of the device had least.
+    fn base(&self) -> u64 {
+        let active = self.vms.values().filter(|vm| !matches!(vm.state, State::Idle | State::Open));
+        active.map(|vm| vm.had).min().unwrap_or(self.floor)
+    }
+
+    fn note_wishes(&mut self, now: u64) {
+        let base = self.base();
+        for vm in self.vms.values_mut() {
+            if vm.lingers && vm.view.drained {
+                (vm.lingers, vm.patience) = (false, PATIENCE);
+            }
+            match vm.state {
+                State::Idle if vm.view.wants => {
+                    vm.state = State::Waiting;
+                    vm.had = vm.had.max(base.saturating_sub(vm.scaled(CREDIT)));
+                }
+                State::Waiting if !vm.view.wants => vm.state = State::Idle,
+                _ => {}
+            }
+        }
+        if self.vms.values().filter(|vm| vm.state != State::Idle).count() > 1 {
+            self.contended = Some(now);
+        }
+    }
+
+    /// What the VM that is next had, if one waits that may go on.
+    fn least_waiting(&self) -> Option<u64> {
+        let waiting = self.vms.values().filter(|vm| vm.state == State::Waiting && !vm.exhausted());
+        waiting.map(|vm| vm.had).min()
+    }
+
+    fn alone_for_long(&self, now: u64) -> bool {
+        self.vms.len() == 1 || self.contended.is_none_or(|last| now.saturating_sub(last) >= OPEN_AFTER)
+    }
+
+    fn end_turns(&mut self, now: u64) {
+        let (waiting, alone) = (self.least_waiting(), self.alone_for_long(now));
+        for vm in self.vms.values_mut() {
+            match vm.state {
+                State::Open if waiting.is_some() || vm.capped() => vm.rest(),
+                State::Holding { since } => {
+                    let over = match waiting {
+                        _ if vm.exhausted() => true,
+                        Some(least) => vm.idles(now) || now.saturating_sub(since) >= quantum(vm, least),
+                        // Its next work is to be counted: it asks again.
+                        None => vm.capped() && vm.idles(now),
+                    };
+                    if over {
+                        vm.state = State::Draining { since: now };
+                    } else if waiting.is_none() && alone && !vm.capped() {
+                        vm.state = State::Open;
+                    }
+                }
+                State::Draining { since } => {
+                    if vm.view.drained {
+                        vm.patience = PATIENCE;
+                        vm.rest();
+                    } else if now.saturating_sub(since) >= vm.patience {
+                        vm.lingers = true;
+                        vm.patience = (vm.patience / 2).max(LEAST_PATIENCE);
+                        vm.rest();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn begin_turn(&mut self, now: u64) {
+        if self.vms.values().any(Vm::has_device) {
+            return;
+        }
+        let alone = self.alone_for_long(now);
+        let only = self.vms.len() == 1;
+        let may = |vm: &&mut Vm| match vm.state {
+            State::Waiting => !vm.exhausted(),
+            // Nobody else is there who could want it.
+            State::Idle => only && !vm.capped(),
+            _ => false,
+        };
+        let Some(vm) = self.vms.values_mut().filter(may).min_by_key(|vm| vm.had) else { return };
+        self.floor = self.floor.max(vm.had);
+        if alone && !vm.capped() {
+            vm.state = State::Open;
+        } else {
+            vm.state = State::Holding { since: now };
+            // 0 is for none.
+            vm.turn = if vm.turn >= u32::MAX >> 2 { 1 } else { vm.turn + 1 };
+        }
+    }
+
+    fn deadline(&self, now: u64) -> Option<u64> {
+        let waiting = self.least_waiting();
+        let of = |vm: &Vm| match vm.state {
+            State::Holding { since } => {
+                let turn = waiting.map(|least| since + quantum(vm, least));
+                let begin = (waiting.is_some() && !vm.view.worked).then_some(since + GRACE);
+                let open =
+                    self.contended.filter(|_| waiting.is_none() && !vm.capped()).map(|c| c + OPEN_AFTER);
+                let left = vm.budget().saturating_sub(vm.spent);
+                let cap = vm.capped().then_some(now + if vm.busy { left } else { left.min(GRACE) });
+                [turn, begin, open, cap].into_iter().flatten().min()
+            }
+            State::Draining { since } => Some(since + vm.patience),
+            State::Waiting if vm.exhausted() => Some(self.period + PERIOD),
+            _ => None,
+        };
+        // Never at once again: what is to be done now has been done.
+        self.vms.values().filter_map(of).min().map(|at| at.max(now + 20 * MICROSECOND))
+    }
+}
+
+/// How long the holder's turn may be, if one waits that had `least`.
+fn quantum(holder: &Vm, least: u64) -> u64 {
+    if least.saturating_add(holder.scaled(QUANTUM)) < holder.had { SHORT } else { QUANTUM }
+}
+
+#[cfg(test)]
+mod tests;
