@@ -7,6 +7,8 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use vgpu_spec::wire::control::FIRST_LANE;
 
 use crate::identity::{self, Identities, IdentityError, Setting};
+use crate::sandbox::SandboxArgs;
+use crate::sandbox::check::CheckOptions;
 
 /// vhost-user-backend keeps queues in a `u64` mask.
 pub const MAX_QUEUES: u16 = 64;
@@ -61,7 +63,7 @@ struct Cli {
     #[command(flatten)]
     broker: BrokerArgs,
     #[command(subcommand)]
-    command: Option<Hidden>,
+    command: Option<Commands>,
 }
 
 #[derive(Args)]
@@ -101,13 +103,17 @@ struct BrokerArgs {
     /// The environment variable VGPU_POLL_US says the same.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     poll_us: Option<u32>,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
     /// What to log on stderr: error, warn, info, debug or trace, or a filter such as "info,vgpu_backend::worker=debug"
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = crate::log::check_filter)]
     log: String,
 }
 
 #[derive(Subcommand)]
-enum Hidden {
+enum Commands {
+    /// Show how workers are confined on this machine, and try the driver in such a confinement
+    SandboxCheck(CheckOptions),
     /// A worker process; the broker starts it
     #[command(hide = true)]
     Worker(WorkerOptions),
@@ -125,6 +131,8 @@ pub struct MonitorOptions {
     /// Where the driver's libraries lie, if not in the system's folders.
     #[arg(long)]
     pub folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
     pub log: String,
 }
@@ -137,6 +145,14 @@ pub struct WorkerOptions {
     pub link_fd: i32,
     #[arg(long, default_value_t = 50)]
     pub poll_us: u32,
+    /// Where the driver's libraries lie, if not in the system's folders.
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
+    /// Whether to say how it is confined at level info: the first of all.
+    #[arg(long)]
+    pub first: bool,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
     pub log: String,
 }
@@ -146,6 +162,7 @@ pub enum Command {
     Broker(Config),
     Worker(WorkerOptions),
     Monitor(MonitorOptions),
+    SandboxCheck(CheckOptions),
 }
 
 /// Settings of one VM.
@@ -167,6 +184,8 @@ pub struct Config {
     pub clients: u32,
     /// For how long an idle lane polls before it sleeps.
     pub poll: Duration,
+    /// How workers and the monitor are confined.
+    pub sandbox: SandboxArgs,
     pub log: String,
 }
 
@@ -192,8 +211,9 @@ pub fn parse() -> Command {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
-        Some(Hidden::Worker(options)) => return Command::Worker(options),
-        Some(Hidden::Monitor(options)) => return Command::Monitor(options),
+        Some(Commands::Worker(options)) => return Command::Worker(options),
+        Some(Commands::Monitor(options)) => return Command::Monitor(options),
+        Some(Commands::SandboxCheck(options)) => return Command::SandboxCheck(options),
         None => {}
     }
     match Config::new(cli.broker, &matches) {
@@ -209,11 +229,7 @@ impl Config {
     /// `matches` are those that the arguments come from: where each stood.
     fn new(args: BrokerArgs, matches: &ArgMatches) -> Result<Self, ConfigError> {
         check_sockets(&args.sockets)?;
-        let cuda_dir = match (&args.cuda_dir, args.softgpu) {
-            (Some(dir), _) => Some(driver_folder("cuda-dir", dir)?),
-            (None, true) => Some(driver_folder("softgpu", &softgpu_folder()?)?),
-            (None, false) => None,
-        };
+        let cuda_dir = driver_dir(args.softgpu, args.cuda_dir.as_deref())?;
         Ok(Config {
             cuda_dir,
             warm: usize::from(args.warm),
@@ -223,6 +239,7 @@ impl Config {
                 Some(us) => us,
                 None => default_poll_us()?,
             })),
+            sandbox: args.sandbox.clone().for_vms(args.sockets.len()),
             log: args.log.clone(),
             vms: vms(args, matches)?,
         })
@@ -264,6 +281,15 @@ fn check_sockets(sockets: &[PathBuf]) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// The folder of the driver that the options name, if they name one.
+pub fn driver_dir(softgpu: bool, cuda_dir: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+    match (cuda_dir, softgpu) {
+        (Some(dir), _) => driver_folder("cuda-dir", dir).map(Some),
+        (None, true) => driver_folder("softgpu", &softgpu_folder()?).map(Some),
+        (None, false) => Ok(None),
+    }
 }
 
 fn softgpu_folder() -> Result<PathBuf, ConfigError> {

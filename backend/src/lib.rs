@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod link;
 pub mod log;
 pub mod monitor;
+pub mod sandbox;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -21,5 +22,6 @@ pub fn main() -> ExitCode {
         config::Command::Broker(config) => broker::run(config),
         config::Command::Worker(options) => worker::run(options),
         config::Command::Monitor(options) => monitor::run(&options),
+        config::Command::SandboxCheck(options) => sandbox::check::run(&options),
     }
 }

@@ -26,6 +26,7 @@ use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
 use crate::config::{Config, VmConfig};
 use crate::identity::IdentityError;
 use crate::log::{chain, printable};
+use crate::sandbox::{self, SandboxError};
 use pool::{Pool, PoolError};
 use socket::{SocketError, VmSocket};
 
@@ -43,6 +44,8 @@ pub enum BrokerError {
     Worker(#[from] PoolError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error("confining the broker")]
+    Sandbox(#[from] SandboxError),
     #[error("waiting for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -77,6 +80,9 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
     // Before any thread, so that all inherit it and only `wait_signal` takes them.
     let signals = block_signals().map_err(BrokerError::Signals)?;
     raise_descriptor_limit();
+    // Before it has given up what that takes.
+    sandbox::prepare_devices();
+    sandbox::enter_broker(&config.sandbox)?;
     let bind = |vm: &VmConfig| VmSocket::bind(&vm.socket, vm.identities.clone());
     let sockets = config.vms.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let config = Arc::new(config);
