@@ -1,7 +1,8 @@
 //! Names the system calls that are refused, for who looks for what a new driver needs.
 //!
 //! The kernel tells a thread of this process, which answers EPERM. In a process that was taken over the answer could be another: so only
-//! where the log is at debug.
+//! where the log is at debug. The thread itself makes no call that is refused (which nobody would answer); a library function that has all
+//! threads make one, as setuid(3) does, hangs there.
 
 use std::collections::HashSet;
 use std::io;

@@ -10,6 +10,7 @@ mod control;
 mod guest;
 mod lanes;
 mod life;
+mod sandbox;
 mod sharing;
 mod start;
 mod windows;
