@@ -10,6 +10,7 @@ pub mod monitor;
 pub mod pool;
 pub mod process;
 pub mod reading;
+pub mod request;
 pub mod ring;
 pub mod sharing;
 pub mod socket;

@@ -5,7 +5,6 @@
 // A failed expectation is a failed test.
 #![allow(clippy::unwrap_used)]
 
-mod arguments;
 mod broker_socket;
 mod command_line;
 mod copies;

@@ -23,7 +23,7 @@ mod graph_memory;
 mod graph_node;
 mod graph_pageable;
 mod green_context;
-mod image;
+pub mod image;
 mod ipc;
 mod jit;
 mod kernel;

@@ -3,7 +3,7 @@
 use vgpu_spec::api::{Direction, Function, HANDLE_KINDS, Parameter, Type};
 use vgpu_spec::handle;
 use vgpu_spec::wire::args::Writer;
-use vgpu_tests::noise::Noise;
+use crate::noise::Noise;
 
 const SCALARS: &[u64] = &[
     0,
