@@ -292,7 +292,8 @@ pub fn driver_dir(softgpu: bool, cuda_dir: Option<&Path>) -> Result<Option<PathB
     }
 }
 
-fn softgpu_folder() -> Result<PathBuf, ConfigError> {
+/// Where the software driver is, if it is.
+pub fn softgpu_folder() -> Result<PathBuf, ConfigError> {
     let mut path = std::env::current_exe().map_err(ConfigError::NoExecutable)?;
     path.set_file_name(SOFTGPU_FOLDER);
     Ok(path)

@@ -216,8 +216,11 @@ impl Request {
                 let is_file = share_kind::FILES.contains(&request.kind);
                 let is_known = is_file || share_kind::HANDLES.contains(&request.kind);
                 let fits = fds.len() == usize::from(is_file);
-                (is_known && fits)
-                    .then(|| Request::Share { kind: request.kind, shared: request.shared, file: fds.pop() })
+                (is_known && fits).then(|| Request::Share {
+                    kind: request.kind,
+                    shared: request.shared,
+                    file: fds.pop(),
+                })
             }
             kind::FETCH => {
                 let request = Fetch::read_from_bytes(&packet.body).ok()?;

@@ -1,6 +1,6 @@
 //! `vgpu-backend sandbox-check`: how workers are confined on this machine, and whether the driver works in there.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
-use super::{Sandbox, SandboxArgs, State, refusals};
+use super::{Layer, Sandbox, SandboxArgs, State, refusals};
 use crate::config::{self, ConfigError};
 use crate::log::chain;
 use crate::worker::api;
@@ -53,42 +53,67 @@ fn attempt(options: &CheckOptions) -> Result<bool, String> {
     super::prepare_devices();
     let folders = super::library_folders(folder.as_deref());
     let mut sandbox = Sandbox::enter(&options.sandbox, &folders).map_err(|e| chain(&e))?;
-    let warm = api::warm_up().inspect_err(|_| show(&sandbox))?;
-    let begun = refusals::so_far().len();
+    let warm = api::warm_up().inspect_err(|_| print(&layers(&sandbox)))?;
+    let before = refusals::so_far().len();
     sandbox.close().map_err(|e| chain(&e))?;
-    show(&sandbox);
     let name = warm.snapshot.devices.first().map_or_else(String::new, |d| d.name().to_owned());
-    println!("\nDriver in the sandbox: {name}");
-    let mut good = true;
-    for (what, result) in api::trial() {
-        let text = result.as_ref().map_or_else(|error| format!("FAILED: {error}"), |()| "ok".into());
-        println!("  {what:<34} {text}");
-        good &= result.is_ok();
-    }
-    println!("\nWhat a worker must not do:");
-    for (what, refused) in forbidden() {
-        println!("  {what:<34} {}", if refused { "refused" } else { "POSSIBLE" });
-        good &= refused || options.sandbox.layers != super::Layers::ALL;
-    }
-    let refused = refusals::so_far();
-    println!("\nSystem calls refused: {}", if refused.is_empty() { "none".into() } else { refused[begun..].join(", ") });
-    Ok(good)
+    let (driver, works) = driver();
+    let driver_refusals = refusals::so_far().split_off(before);
+    let (attempts, holds) = forbidden(&sandbox);
+    print(&format!(
+        "{}\nDriver in the sandbox: {name}\n{driver}\nSystem calls that it was refused: {}\n\nWhat a worker must not do:\n{attempts}",
+        layers(&sandbox),
+        if driver_refusals.is_empty() { "none".into() } else { driver_refusals.join(", ") },
+    ));
+    Ok(works && holds)
 }
 
-fn show(sandbox: &Sandbox) {
-    println!("Layers:");
-    for (layer, state) in sandbox.states() {
+/// A reader that goes away is no defect.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn layers(sandbox: &Sandbox) -> String {
+    let line = |(layer, state): (Layer, &State)| {
         let (word, detail) = match state {
             State::Active(how) => ("active", how.as_str()),
             State::Off => ("off", ""),
             State::Missing(why) => ("missing", why.as_str()),
         };
-        println!("  {:<12} {word:<8} {detail}", layer.name());
-    }
+        format!("  {:<12} {word:<8} {detail}\n", layer.name())
+    };
+    format!("Layers:\n{}", sandbox.states().map(line).collect::<String>())
 }
 
-/// Attempts, and whether each was refused.
-fn forbidden() -> [(&'static str, bool); 5] {
+/// What the driver could do, and whether that is all.
+fn driver() -> (String, bool) {
+    let (mut text, mut good) = (String::new(), true);
+    for (what, result) in api::trial() {
+        let outcome = result.as_ref().map_or_else(|error| format!("FAILED: {error}"), |()| "ok".into());
+        text.push_str(&format!("  {what:<34} {outcome}\n"));
+        good &= result.is_ok();
+    }
+    (text, good)
+}
+
+/// What was attempted, and whether the layers that are in force have refused all that they should.
+fn forbidden(sandbox: &Sandbox) -> (String, bool) {
+    let (mut text, mut good) = (String::new(), true);
+    for (what, layers, refused) in attempts() {
+        let held = layers.iter().any(|&layer| sandbox.is_active(layer));
+        let outcome = match (refused, held) {
+            (true, _) => "refused",
+            (false, true) => "POSSIBLE",
+            (false, false) => "possible without the layers that are not there",
+        };
+        text.push_str(&format!("  {what:<34} {outcome}\n"));
+        good &= refused || !held;
+    }
+    (text, good)
+}
+
+/// Attempts, the layers of which each forbids it, and whether it was refused.
+fn attempts() -> [(&'static str, &'static [Layer], bool); 5] {
     let denied = |kind: ErrorKind| kind == ErrorKind::PermissionDenied;
     let file = std::env::temp_dir().join(format!("vgpu-sandbox-check-{}", std::process::id()));
     let written = std::fs::write(&file, "x");
@@ -97,11 +122,13 @@ fn forbidden() -> [(&'static str, bool); 5] {
     }
     // SAFETY: signal 0 is sent to nobody.
     let signalled = unsafe { libc::kill(libc::getppid(), 0) } == 0;
+    let network =
+        TcpStream::connect(("127.0.0.1", 9)).is_err_and(|e| e.kind() != ErrorKind::ConnectionRefused);
     [
-        ("read /etc/shadow", std::fs::read("/etc/shadow").is_err()),
-        ("write a file", written.is_err_and(|e| denied(e.kind()))),
-        ("connect to a network", TcpStream::connect(("127.0.0.1", 9)).is_err_and(|e| denied(e.kind()))),
-        ("execute a program", Command::new("/bin/true").status().is_err()),
-        ("signal another process", !signalled),
+        ("read /etc/shadow", &[Layer::Files], std::fs::read("/etc/shadow").is_err_and(|e| denied(e.kind()))),
+        ("write a file", &[Layer::Files], written.is_err_and(|e| denied(e.kind()))),
+        ("connect to a network", &[Layer::Namespaces, Layer::Calls], network),
+        ("execute a program", &[Layer::Calls], Command::new("/bin/true").status().is_err()),
+        ("signal another process", &[Layer::Files, Layer::Calls], !signalled),
     ]
 }

@@ -38,6 +38,12 @@ pub fn library_folders(driver: Option<&Path>) -> Vec<PathBuf> {
     folders
 }
 
+/// Whether the driver is the software driver of this program.
+fn is_softgpu(folders: &[PathBuf]) -> bool {
+    let softgpu = crate::config::softgpu_folder().ok().and_then(|folder| folder.canonicalize().ok());
+    softgpu.is_some_and(|softgpu| folders.first() == Some(&softgpu))
+}
+
 /// Why a layer is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -57,6 +63,9 @@ pub enum SandboxError {
     Architecture,
     #[error("the broker is gone")]
     Orphan,
+    /// Landlock forbids that, as between any processes that it confines. Workers of the real driver share by way of the driver.
+    #[error("softgpu's processes find each other's memory in /proc")]
+    Softgpu,
 }
 
 impl SandboxError {
@@ -100,13 +109,20 @@ impl Sandbox {
             privileges::renounce_new()?;
         }
         // Opens folders, with the rights that the process still has.
-        sandbox.layer(Layer::Files, || files::enter(folders, cache.as_deref()))?;
+        sandbox.layer(Layer::Files, || {
+            if !args.layers.required() && is_softgpu(folders) {
+                return Err(SandboxError::Softgpu);
+            }
+            files::enter(folders, cache.as_deref())
+        })?;
         if let Some(user) = args.user {
             // Asked for by name: a worker that stays root instead is not started.
             user::become_user(user)?;
         }
         let is = user::describe(args.user);
-        sandbox.states.push((Layer::User, if args.user.is_some() { State::Active(is) } else { State::Missing(is) }));
+        sandbox
+            .states
+            .push((Layer::User, if args.user.is_some() { State::Active(is) } else { State::Missing(is) }));
         sandbox.layer(Layer::Privileges, privileges::drop_all)?;
         sandbox.layer(Layer::Calls, calls::forbid_hostile)?;
         Ok(sandbox)
@@ -117,7 +133,7 @@ impl Sandbox {
     /// # Errors
     /// If it was named and is not to be had.
     pub fn close(&mut self) -> Result<(), SandboxError> {
-        if !matches!(self.state(Layer::Calls), Some(State::Active(_))) {
+        if !self.is_active(Layer::Calls) {
             return Ok(());
         }
         self.states.retain(|(layer, _)| *layer != Layer::Calls);
@@ -145,6 +161,11 @@ impl Sandbox {
 
     fn state(&self, layer: Layer) -> Option<&State> {
         self.states.iter().find(|(of, _)| *of == layer).map(|(_, state)| state)
+    }
+
+    /// Whether a layer is in force.
+    pub fn is_active(&self, layer: Layer) -> bool {
+        matches!(self.state(layer), Some(State::Active(_)))
     }
 
     /// What became of each layer, in the order in which they are named.

@@ -21,7 +21,8 @@ pub fn enter() -> Result<String, SandboxError> {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     // All at once: if the kernel forbids it, nothing has changed.
     // SAFETY: as above.
-    unsafe { unshare_unsafe(OWN | UnshareFlags::NEWUSER) }.map_err(SandboxError::system("making namespaces"))?;
+    unsafe { unshare_unsafe(OWN | UnshareFlags::NEWUSER) }
+        .map_err(SandboxError::system("making namespaces"))?;
     // Stays who it was, seen from inside and outside. Without a map it would still be, to everyone else: so a failure is harmless.
     let _ = fs::write("/proc/self/setgroups", "deny");
     let mapped = fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))

@@ -70,7 +70,8 @@ mod tests {
     fn options_are_passed_on_as_they_were_given() {
         assert_eq!(parse(&[]).layers, Layers::ALL);
         let given = ["--sandbox=files,calls", "--sandbox-allow=socket,connect", "--worker-user=65534:100"];
-        let args = parse(&[&given.map(OsString::from)[..], &["--compute-cache=/var/cache/x".into()]].concat());
+        let args =
+            parse(&[&given.map(OsString::from)[..], &["--compute-cache=/var/cache/x".into()]].concat());
         assert_eq!(args.allow, [libc::SYS_socket, libc::SYS_connect]);
         let again = parse(&args.arguments());
         assert_eq!(format!("{again:?}"), format!("{args:?}"));

@@ -48,7 +48,8 @@ fn report(listener: &OwnedFd) {
     loop {
         let mut call = MaybeUninit::<libc::seccomp_notif>::zeroed();
         // SAFETY: room for what the kernel writes, zeroed as it wants.
-        let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, call.as_mut_ptr()) };
+        let result =
+            unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, call.as_mut_ptr()) };
         if result != 0 {
             match io::Error::last_os_error().raw_os_error() {
                 // A signal; or a thread that was ended before it was heard.

@@ -43,7 +43,10 @@ fn assert_refused(attempts: &BTreeMap<String, bool>, what: &[&str]) {
 #[test]
 fn worker_that_was_taken_over_gets_nowhere() {
     let attempts = attempts("escape", &[]);
-    assert_refused(&attempts, &["signal", "connect", "network", "execute", "outlive", "capabilities", "core"]);
+    assert_refused(
+        &attempts,
+        &["signal", "connect", "network", "execute", "outlive", "capabilities", "core"],
+    );
     if has_landlock() {
         assert_refused(&attempts, &["read", "write", "list", "memory"]);
     }
@@ -129,8 +132,11 @@ fn unknown_layers_and_hostile_calls_are_refused_on_the_command_line() {
         (["--sandbox-allow", "ptrace"], "is not for workers"),
         (["--worker-user", "nobody knows"], "there is no user"),
     ] {
-        let output =
-            std::process::Command::new(crate::broker::BROKER).arg("sandbox-check").args(options).output().unwrap();
+        let output = std::process::Command::new(crate::broker::BROKER)
+            .arg("sandbox-check")
+            .args(options)
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(expected), "{text}");

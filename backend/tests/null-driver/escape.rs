@@ -55,7 +55,10 @@ fn attempts() -> Vec<(&'static str, bool)> {
         ("signal", refused(signal)),
         ("connect", refused(UnixStream::connect(folder.join("vm.sock")))),
         // Refused, or not there: anything but a host that answers.
-        ("network", TcpStream::connect(("127.0.0.1", 9)).is_err_and(|e| e.kind() != ErrorKind::ConnectionRefused)),
+        (
+            "network",
+            TcpStream::connect(("127.0.0.1", 9)).is_err_and(|e| e.kind() != ErrorKind::ConnectionRefused),
+        ),
         ("execute", Command::new("/bin/true").status().is_err()),
         ("outlive", refused(death)),
         ("root", refused(user)),

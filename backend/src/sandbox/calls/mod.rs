@@ -38,7 +38,9 @@ pub fn parse(name: &str) -> Result<i64, String> {
     }
     let known = all().find(|&&(_, known)| known == name);
     let number = known.map(|&(number, _)| number).or_else(|| name.parse().ok());
-    number.filter(|&n| !is_hostile(n)).ok_or_else(|| format!("{name} is no system call's name or number that can be allowed"))
+    number
+        .filter(|&n| !is_hostile(n))
+        .ok_or_else(|| format!("{name} is no system call's name or number that can be allowed"))
 }
 
 /// The name of a system call, or its number.
@@ -82,7 +84,8 @@ pub fn allow_listed(also: &[i64]) -> Result<String, SandboxError> {
         | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH
         | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     // Before the filter: making a thread could be what it refuses.
-    let refusals = refusals::Reporter::start().map_err(SandboxError::system("starting the thread that names refused calls"))?;
+    let refusals = refusals::Reporter::start()
+        .map_err(SandboxError::system("starting the thread that names refused calls"))?;
     let listener = install(&program, flags)?;
     // SAFETY: the kernel gave the descriptor just now, with that flag.
     refusals.listen(unsafe { OwnedFd::from_raw_fd(listener) });
@@ -101,7 +104,10 @@ fn allowed(also: &[i64]) -> Result<BpfProgram, SandboxError> {
     // The first filter's affair, of which the answer would be another else.
     rules.insert(libc::SYS_clone3, Vec::new());
     // Only threads: processes are for nobody to make.
-    rules.insert(libc::SYS_clone, vec![rule(&[condition(0, SeccompCmpOp::MaskedEq(CLONE_THREAD), CLONE_THREAD)?])?]);
+    rules.insert(
+        libc::SYS_clone,
+        vec![rule(&[condition(0, SeccompCmpOp::MaskedEq(CLONE_THREAD), CLONE_THREAD)?])?],
+    );
     rules.insert(libc::SYS_prctl, each(0, &PRCTL)?);
     // Its own limits and threads only.
     rules.insert(libc::SYS_prlimit64, each(0, &[0, own])?);
@@ -127,8 +133,13 @@ fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<Seccomp
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
 }
 
-fn compile(rules: Rules, otherwise: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, SandboxError> {
-    let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| SandboxError::Architecture)?;
+fn compile(
+    rules: Rules,
+    otherwise: SeccompAction,
+    listed: SeccompAction,
+) -> Result<BpfProgram, SandboxError> {
+    let architecture =
+        TargetArch::try_from(std::env::consts::ARCH).map_err(|_| SandboxError::Architecture)?;
     Ok(SeccompFilter::new(rules, otherwise, listed, architecture)?.try_into()?)
 }
 
@@ -146,10 +157,8 @@ fn told(program: BpfProgram) -> BpfProgram {
 
 /// Installs a filter. What the kernel returns: 0, or a listener.
 fn install(program: &BpfProgram, flags: libc::c_ulong) -> Result<i32, SandboxError> {
-    let mut filter: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
-        .collect();
+    let mut filter: Vec<libc::sock_filter> =
+        program.iter().map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect();
     let len = u16::try_from(filter.len()).map_err(|_| BackendError::FilterTooLarge(filter.len()))?;
     let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     // The kernel wants it of a process without the privilege to install filters.

@@ -1,7 +1,7 @@
 //! A bit of everything that a driver does with its device, to see whether it can, as a worker is confined.
 
 use std::ffi::{CStr, c_void};
-use std::ptr::{null_mut};
+use std::ptr::null_mut;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use vgpu_spec::plain::Blob8;

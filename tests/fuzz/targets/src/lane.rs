@@ -75,8 +75,15 @@ fn with_page(bytes: &[u8], f: impl FnOnce(&Parts<'_>, &OwnedFd)) {
 pub fn run(bytes: &[u8]) {
     with_page(bytes, |parts, file| {
         let event_idx = parts.event_idx.into();
-        let start =
-            LaneStart { queue: 2, size: SIZE, next: parts.next, event_idx, has_call: 1, page: PAGE, offset: 0 };
+        let start = LaneStart {
+            queue: 2,
+            size: SIZE,
+            next: parts.next,
+            event_idx,
+            has_call: 1,
+            page: PAGE,
+            offset: 0,
+        };
         let Ok(file) = file.as_fd().try_clone_to_owned() else { return };
         let Ok(mut ring) = LaneRing::new(file, &start) else { return };
         let mut bytes = Vec::new();

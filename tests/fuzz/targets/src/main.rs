@@ -39,13 +39,7 @@ enum Action {
     },
     /// One target, in this process
     #[command(hide = true)]
-    One {
-        target: String,
-        seconds: f64,
-        seed: u64,
-        corpus: PathBuf,
-        last: PathBuf,
-    },
+    One { target: String, seconds: f64, seed: u64, corpus: PathBuf, last: PathBuf },
     /// Runs a target on files, for example on an input that made it fail
     Run { target: String, files: Vec<PathBuf> },
     /// Writes each target's seeds into folders beneath this one, for cargo-fuzz
@@ -108,7 +102,12 @@ fn run(action: Action) -> Result<bool, String> {
 }
 
 /// Waits for a target's process; what it failed at stays in `last`.
-fn smoke_one(target: &Target, mut command: Command, seconds: f64, last: &std::path::Path) -> Result<bool, String> {
+fn smoke_one(
+    target: &Target,
+    mut command: Command,
+    seconds: f64,
+    last: &std::path::Path,
+) -> Result<bool, String> {
     let mut child = command.spawn().map_err(|error| format!("executing itself: {error}"))?;
     // An input takes milliseconds, but machines of tests are slow.
     let limit = Duration::from_secs_f64(seconds * 3.0 + 60.0);
@@ -121,7 +120,12 @@ fn smoke_one(target: &Target, mut command: Command, seconds: f64, last: &std::pa
         Some(Ok(status)) => status.to_string(),
         Some(Err(error)) => error.to_string(),
     };
-    println!("{:<16} FAILED: {failed}; run it again: vgpu-fuzz run {} {}", target.name, target.name, last.display());
+    println!(
+        "{:<16} FAILED: {failed}; run it again: vgpu-fuzz run {} {}",
+        target.name,
+        target.name,
+        last.display()
+    );
     Ok(false)
 }
 

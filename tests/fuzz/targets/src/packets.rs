@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use vgpu_backend::broker::sharing::{Request, Shares};
 use vgpu_backend::broker::worker_link::first_message;
 use vgpu_backend::link::Link;
@@ -15,7 +17,8 @@ use zerocopy::{FromZeros, IntoBytes};
 /// Both ends of a worker's link: a socket for its bytes, and the broker's.
 fn link() -> Option<(OwnedFd, Link)> {
     let (theirs, ours) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .ok()?;
     Some((theirs, Link::from_fd(ours)))
 }
 
@@ -51,7 +54,9 @@ pub fn run(bytes: &[u8]) {
             Some(Request::Share { kind, shared, file }) => {
                 tokens.extend(shares.insert(owner, kind, shared, file).ok());
             }
-            Some(Request::Fetch { kind, token }) => assert!(shares.get(token, kind).is_none(), "a guessed token"),
+            Some(Request::Fetch { kind, token }) => {
+                assert!(shares.get(token, kind).is_none(), "a guessed token")
+            }
             Some(Request::Unshare(token)) => shares.withdraw(owner, token),
             None => {}
         }

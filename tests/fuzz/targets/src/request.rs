@@ -60,14 +60,8 @@ pub fn requests() -> Vec<Vec<u8>> {
     };
     let hello = Hello { version: VERSION, reserved: [0; 3], features: 0, pci: Default::default() };
     let open = ClientOpen { client: 1, pid: 2, uid: 3, reserved: 0, name: *b"name\0\0\0\0\0\0\0\0\0\0\0\0" };
-    let map = WindowMap {
-        client: 1,
-        window: 1,
-        address: WINDOW_AREA,
-        len: 2 * HUGE_PAGE,
-        extents: 2,
-        reserved: 0,
-    };
+    let map =
+        WindowMap { client: 1, window: 1, address: WINDOW_AREA, len: 2 * HUGE_PAGE, extents: 2, reserved: 0 };
     let extents = [0, 16 * HUGE_PAGE].map(|base| Range { base, len: HUGE_PAGE });
     let map = [map.as_bytes(), extents.as_bytes()].concat();
     vec![
@@ -75,7 +69,10 @@ pub fn requests() -> Vec<Vec<u8>> {
         request(kind::SNAPSHOT, &[]),
         request(kind::CLIENT_OPEN, open.as_bytes()),
         request(kind::CLIENT_CLOSE, ClientClose { client: 1, reserved: 0 }.as_bytes()),
-        request(kind::LANE_ATTACH, LaneAttach { client: 1, queue: 2, reserved: 0, page: HUGE_PAGE }.as_bytes()),
+        request(
+            kind::LANE_ATTACH,
+            LaneAttach { client: 1, queue: 2, reserved: 0, page: HUGE_PAGE }.as_bytes(),
+        ),
         request(kind::WINDOW_MAP, &map),
         request(kind::WINDOW_UNMAP, WindowUnmap { client: 1, window: 1 }.as_bytes()),
         request(kind::SHARE_KEEP, ShareKeep::new_zeroed().as_bytes()),
