@@ -7,7 +7,7 @@
 //! | [`client`] | a program that uses CUDA through the shim: `cuda-client`, in `src/bin` |
 //! | [`lane`], [`vm`] | a shim and a front end driven by hand, for bad input |
 //! | [`arguments`] | arguments of any function, of its shape more or less |
-//! | [`kernels`], [`noise`], [`poll`], [`process`], [`stats`] | small helpers |
+//! | [`kernels`], [`noise`], [`poll`], [`process`], [`soak`], [`stats`] | small helpers |
 //!
 //! The tests are in `tests/e2e`. They run on softgpu: they show the transport, the life of processes and error codes, not
 //! NVIDIA's driver.
@@ -24,5 +24,6 @@ pub mod lane;
 pub mod noise;
 pub mod poll;
 pub mod process;
+pub mod soak;
 pub mod stats;
 pub mod vm;

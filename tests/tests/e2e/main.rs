@@ -14,6 +14,7 @@ mod doctor;
 mod errors;
 mod garbage_lane;
 mod garbage_socket;
+mod hostile;
 mod identity;
 mod install;
 mod life;
