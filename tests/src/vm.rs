@@ -146,7 +146,8 @@ impl Vm {
     pub fn share(&self) -> Memory {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel picks a free range.
-        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &self.file, 0) };
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &self.file, 0) };
         Memory(base.unwrap().cast())
     }
 

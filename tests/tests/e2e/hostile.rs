@@ -85,7 +85,8 @@ impl Hostile {
         let (flags, next) = (self.noise.below(8) as u16, self.noise.below(SIZE + 4) as u16);
         let index = self.noise.below(SIZE);
         let bytes =
-            [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
+            [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()]
+                .concat();
         self.vm.put(Self::at(queue, self.layout.desc + 16 * index), &bytes);
     }
 
@@ -122,7 +123,8 @@ impl Hostile {
         let extents = self.noise.pick(&[1_u32, 1, 1, 0, 2, u32::MAX]);
         let (kind, body) = match self.noise.below(7) {
             0 => {
-                let open = ClientOpen { client, pid: 1, uid: 7, reserved: 0, name: *b"hostile\x1b[2J\n\0\0\0\0" };
+                let open =
+                    ClientOpen { client, pid: 1, uid: 7, reserved: 0, name: *b"hostile\x1b[2J\n\0\0\0\0" };
                 (kind::CLIENT_OPEN, open.as_bytes().to_vec())
             }
             1 => (kind::CLIENT_CLOSE, ClientClose { client, reserved: 0 }.as_bytes().to_vec()),
@@ -146,9 +148,11 @@ impl Hostile {
         let queue = 2 + self.noise.below(u64::from(QUEUES) - 2);
         let number = self.noise.below(self.functions.len() as u64) as usize;
         let args = self.arguments.of(&self.functions[number]);
-        let depends = Dependency { lane: self.noise.below(6) as u16, reserved: 0, count: self.noise.below(4) as u32 };
+        let depends =
+            Dependency { lane: self.noise.below(6) as u16, reserved: 0, count: self.noise.below(4) as u32 };
         let dependencies: &[Dependency] = if self.noise.below(5) == 0 { &[depends] } else { &[] };
-        let message = Message { context: 1, dependencies, ..Message::new(&self.functions[number].name, &args) };
+        let message =
+            Message { context: 1, dependencies, ..Message::new(&self.functions[number].name, &args) };
         let bytes = message.encode();
         let place = self.layout.commands + self.noise.below(64) * 64;
         self.vm.put(Self::at(queue, place), &bytes[..bytes.len().min(4096)]);
