@@ -13,6 +13,7 @@ pub mod link;
 pub mod log;
 pub mod monitor;
 pub mod operator;
+pub mod sandbox;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -24,5 +25,6 @@ pub fn main() -> ExitCode {
         config::Command::Operator(order) => operator::commands::run(*order),
         config::Command::Worker(options) => worker::run(options),
         config::Command::Monitor(options) => monitor::run(&options),
+        config::Command::SandboxCheck(options) => sandbox::check::run(&options),
     }
 }

@@ -11,6 +11,7 @@ pub mod monitor;
 pub mod pool;
 pub mod process;
 pub mod reading;
+pub mod request;
 pub mod ring;
 pub mod scheduler;
 pub mod sharing;
@@ -33,6 +34,7 @@ use vgpu_spec::wire::snapshot::Snapshot;
 use crate::config::Config;
 use crate::log::{chain, printable};
 use crate::operator::{File, Http, Server};
+use crate::sandbox::{self, SandboxError};
 use pool::{Pool, PoolError};
 use socket::{SocketError, VmSocket};
 use vms::{Vms, VmsError};
@@ -53,6 +55,8 @@ pub enum BrokerError {
     Vm { name: String, source: VmsError },
     #[error("serving metrics at {address}")]
     Metrics { address: String, source: std::io::Error },
+    #[error("confining the broker")]
+    Sandbox(#[from] SandboxError),
     #[error("waiting for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -89,6 +93,9 @@ fn serve(config: Config) -> Result<i32, BrokerError> {
     let mut bound = systemd::sockets();
     raise_descriptor_limit();
     status::start_clock();
+    // Before it has given up what that takes.
+    sandbox::prepare_devices();
+    sandbox::enter_broker(&config.sandbox)?;
     let operator = Server::bind(&config.operator, bound.remove("operator"))?;
     let metrics = config.metrics.as_ref().map(Http::bind).transpose()?;
     let mut sockets = Vec::new();

@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::file::File;
-use super::globals::{self, Globals, parse_metrics, parse_mode, parse_turns};
+use super::globals::{self, Globals, Sandbox, parse_metrics, parse_mode, parse_turns};
 use super::settings::{self, VmSettings};
 use super::{Config, ConfigError, MetricsAddress, OPERATOR_SOCKET, VmConfig};
 use crate::identity::{self, Setting};
 use crate::operator::commands::{Action, Order};
+use crate::sandbox::SandboxArgs;
+use crate::sandbox::check::CheckOptions;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +96,8 @@ struct BrokerArgs {
     /// The environment variable VGPU_POLL_US says the same.
     #[arg(long, value_name = "N", value_parser = range(globals::POLL_US))]
     poll_us: Option<u64>,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
     /// What to log on stderr: error, warn, info, debug or trace, or a filter such as "info,vgpu_backend::worker=debug" [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = crate::log::check_filter)]
     log: Option<String>,
@@ -159,6 +164,8 @@ enum Commands {
     Status(StatusArgs),
     /// Show VMs and their processes as they work; q ends
     Top(TopArgs),
+    /// Show how workers are confined on this machine, and try the driver in such a confinement
+    SandboxCheck(CheckOptions),
     /// A worker process; the broker starts it
     #[command(hide = true)]
     Worker(WorkerOptions),
@@ -250,6 +257,8 @@ pub struct MonitorOptions {
     /// Where the driver's libraries lie, if not in the system's folders.
     #[arg(long)]
     pub folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
     pub log: String,
 }
@@ -262,6 +271,14 @@ pub struct WorkerOptions {
     pub link_fd: i32,
     #[arg(long, default_value_t = 50)]
     pub poll_us: u32,
+    /// Where the driver's libraries lie, if not in the system's folders.
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
+    /// Whether to say how it is confined at level info: the first of all.
+    #[arg(long)]
+    pub first: bool,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
     pub log: String,
 }
@@ -272,6 +289,7 @@ pub enum Command {
     Operator(Box<Order>),
     Worker(WorkerOptions),
     Monitor(MonitorOptions),
+    SandboxCheck(CheckOptions),
 }
 
 /// Parses the command line; on a wrong one prints what is wrong and exits with status 2.
@@ -310,6 +328,7 @@ fn command(cli: Cli, matches: &ArgMatches) -> Result<Command, ConfigError> {
         Some(Commands::Vm(VmCommands::List { broker })) => order(broker, Action::List),
         Some(Commands::Status(StatusArgs { json, broker })) => order(broker, Action::Status { json }),
         Some(Commands::Top(TopArgs { once, broker })) => order(broker, Action::Top { once }),
+        Some(Commands::SandboxCheck(options)) => Ok(Command::SandboxCheck(options)),
         Some(Commands::Worker(options)) => Ok(Command::Worker(options)),
         Some(Commands::Monitor(options)) => Ok(Command::Monitor(options)),
     }
@@ -331,6 +350,12 @@ impl BrokerArgs {
             turns: self.turns,
             warm: self.warm,
             poll_us: self.poll_us,
+            sandbox: Sandbox {
+                layers: said(matches, "layers").then_some(self.sandbox.layers),
+                allow: said(matches, "allow").then_some(self.sandbox.allow),
+                user: self.sandbox.user,
+                compute_cache: self.sandbox.compute_cache,
+            },
             log: self.log,
             operator_socket: self.operator_socket,
             group: self.group,
@@ -354,6 +379,11 @@ impl BrokerArgs {
         }
         Ok((globals, vms))
     }
+}
+
+/// Whether an option that has a default was given.
+fn said(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
 /// Sockets in different folders may have the same name.

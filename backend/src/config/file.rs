@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-use super::globals::{Globals, POLL_US, WARM, parse_metrics, parse_mode, parse_turns};
+use super::globals::{Globals, POLL_US, Sandbox, WARM, parse_metrics, parse_mode, parse_turns};
 use super::settings::{VmSettings, Within};
 use super::{ConfigError, MetricsAddress, VmConfig};
+use crate::sandbox::{Layers, User, calls};
 
 /// A larger one is none that a person has written.
 const MAX_SIZE: u64 = 1 << 20;
@@ -36,6 +37,13 @@ struct Document {
     poll_us: Option<u64>,
     #[serde(deserialize_with = "log")]
     log: Option<String>,
+    #[serde(deserialize_with = "layers")]
+    sandbox: Option<Layers>,
+    #[serde(deserialize_with = "calls")]
+    sandbox_allow: Option<Vec<i64>>,
+    #[serde(deserialize_with = "user")]
+    worker_user: Option<User>,
+    compute_cache: Option<PathBuf>,
     operator_socket: Option<PathBuf>,
     group: Option<String>,
     #[serde(deserialize_with = "mode")]
@@ -59,21 +67,25 @@ impl File {
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let document: Document = toml::from_str(text).map_err(|e| placed(path, text, &e))?;
-        let Document {
-            cuda_dir,
-            softgpu,
-            turns,
-            warm,
-            poll_us,
-            log,
-            operator_socket,
-            group,
-            mode,
-            metrics,
-            ..
-        } = document;
-        let globals =
-            Globals { cuda_dir, softgpu, turns, warm, poll_us, log, operator_socket, group, mode, metrics };
+        let sandbox = Sandbox {
+            layers: document.sandbox,
+            allow: document.sandbox_allow,
+            user: document.worker_user,
+            compute_cache: document.compute_cache,
+        };
+        let globals = Globals {
+            cuda_dir: document.cuda_dir,
+            softgpu: document.softgpu,
+            turns: document.turns,
+            warm: document.warm,
+            poll_us: document.poll_us,
+            sandbox,
+            log: document.log,
+            operator_socket: document.operator_socket,
+            group: document.group,
+            mode: document.mode,
+            metrics: document.metrics,
+        };
         let defaults = document.defaults;
         let vm = |(name, settings): (String, VmSettings)| {
             let vm = settings.over(&defaults).vm(&name);
@@ -121,6 +133,19 @@ fn turns<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
 
 fn log<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     parsed(from, crate::log::check_filter)
+}
+
+fn layers<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Layers>, D::Error> {
+    parsed(from, |text| text.parse().map_err(|e| format!("{e}")))
+}
+
+fn user<'de, D: Deserializer<'de>>(from: D) -> Result<Option<User>, D::Error> {
+    parsed(from, User::parse)
+}
+
+fn calls<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<i64>>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    names.iter().map(|name| calls::parse(name).map_err(de::Error::custom)).collect::<Result<_, _>>().map(Some)
 }
 
 fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::{
     Config, ConfigError, MetricsAddress, OPERATOR_SOCKET, OperatorConfig, VmConfig, check_distinct,
-    default_poll_us, driver_folder, softgpu_folder,
+    default_poll_us, driver_dir,
 };
+use crate::sandbox::{Layers, SandboxArgs, User};
 
 /// Workers kept started ahead.
 pub const WARM: (u64, u64) = (0, 64);
@@ -23,11 +24,41 @@ pub struct Globals {
     pub turns: Option<bool>,
     pub warm: Option<u64>,
     pub poll_us: Option<u64>,
+    pub sandbox: Sandbox,
     pub log: Option<String>,
     pub operator_socket: Option<PathBuf>,
     pub group: Option<String>,
     pub mode: Option<u32>,
     pub metrics: Option<MetricsAddress>,
+}
+
+/// How workers are to be confined.
+#[derive(Debug, Clone, Default)]
+pub struct Sandbox {
+    pub layers: Option<Layers>,
+    pub allow: Option<Vec<i64>>,
+    pub user: Option<User>,
+    pub compute_cache: Option<PathBuf>,
+}
+
+impl Sandbox {
+    fn over(self, other: Sandbox) -> Self {
+        Sandbox {
+            layers: self.layers.or(other.layers),
+            allow: self.allow.or(other.allow),
+            user: self.user.or(other.user),
+            compute_cache: self.compute_cache.or(other.compute_cache),
+        }
+    }
+
+    fn args(&self) -> SandboxArgs {
+        SandboxArgs {
+            layers: self.layers.unwrap_or_default(),
+            allow: self.allow.clone().unwrap_or_default(),
+            user: self.user,
+            compute_cache: self.compute_cache.clone(),
+        }
+    }
 }
 
 impl Globals {
@@ -43,6 +74,7 @@ impl Globals {
             turns: self.turns.or(other.turns),
             warm: self.warm.or(other.warm),
             poll_us: self.poll_us.or(other.poll_us),
+            sandbox: self.sandbox.over(other.sandbox),
             log: self.log.or(other.log),
             operator_socket: self.operator_socket.or(other.operator_socket),
             group: self.group.or(other.group),
@@ -54,17 +86,12 @@ impl Globals {
     /// The broker's settings, with these VMs.
     pub fn config(self, vms: Vec<VmConfig>) -> Result<Config, ConfigError> {
         check_distinct(&vms)?;
-        let cuda_dir = match (&self.cuda_dir, self.softgpu.unwrap_or(false)) {
-            (Some(dir), _) => Some(driver_folder("cuda-dir", dir)?),
-            (None, true) => Some(driver_folder("softgpu", &softgpu_folder()?)?),
-            (None, false) => None,
-        };
+        let cuda_dir = driver_dir(self.softgpu.unwrap_or(false), self.cuda_dir.as_deref())?;
         let operator = self.operator()?;
         if vms.is_empty() && operator.socket.is_none() {
             return Err(ConfigError::Nothing);
         }
         Ok(Config {
-            vms,
             cuda_dir,
             turns: self.turns.unwrap_or(true),
             warm: usize::try_from(self.warm.unwrap_or(1)).unwrap_or(1),
@@ -72,9 +99,12 @@ impl Globals {
                 Some(us) => us,
                 None => default_poll_us()?,
             }),
+            // With an operator's socket there may be more at any time.
+            sandbox: self.sandbox.args().for_vms(if operator.socket.is_some() { 2 } else { vms.len() }),
             log: self.log.unwrap_or_else(|| "info".into()),
             operator,
             metrics: self.metrics,
+            vms,
         })
     }
 

@@ -13,6 +13,7 @@ pub use cli::{Command, MonitorOptions, WorkerOptions, parse};
 
 use crate::identity::{Identities, IdentityError};
 use crate::limits::Limits;
+use crate::sandbox::SandboxArgs;
 
 /// vhost-user-backend keeps queues in a `u64` mask.
 pub const MAX_QUEUES: u16 = 64;
@@ -72,6 +73,8 @@ pub struct Config {
     pub warm: usize,
     /// For how long an idle lane polls before it sleeps.
     pub poll: Duration,
+    /// How workers and the monitor are confined.
+    pub sandbox: SandboxArgs,
     pub log: String,
     pub operator: OperatorConfig,
     pub metrics: Option<MetricsAddress>,
@@ -133,8 +136,17 @@ fn check_distinct(vms: &[VmConfig]) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The folder of the driver that the options name, if they name one.
+pub fn driver_dir(softgpu: bool, cuda_dir: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+    match (cuda_dir, softgpu) {
+        (Some(dir), _) => driver_folder("cuda-dir", dir).map(Some),
+        (None, true) => driver_folder("softgpu", &softgpu_folder()?).map(Some),
+        (None, false) => Ok(None),
+    }
+}
+
 /// Where workers look for the software driver, beside the executable.
-fn softgpu_folder() -> Result<PathBuf, ConfigError> {
+pub fn softgpu_folder() -> Result<PathBuf, ConfigError> {
     let mut path = std::env::current_exe().map_err(ConfigError::NoExecutable)?;
     path.set_file_name("softgpu");
     Ok(path)

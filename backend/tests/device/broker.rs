@@ -116,6 +116,12 @@ impl Broker {
         self.child.id()
     }
 
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// As [`Broker::descriptors`], when no worker is being started any more.
     pub fn descriptors_at_rest(&self) -> usize {
         let (mut count, mut same) = (self.descriptors(), 0);

@@ -11,6 +11,7 @@ mod guest;
 mod lanes;
 mod life;
 mod operator;
+mod sandbox;
 mod sharing;
 mod start;
 mod windows;

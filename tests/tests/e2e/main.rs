@@ -5,7 +5,6 @@
 // A failed expectation is a failed test.
 #![allow(clippy::unwrap_used)]
 
-mod arguments;
 mod broker_socket;
 mod command_line;
 mod copies;
@@ -15,6 +14,7 @@ mod doctor;
 mod errors;
 mod garbage_lane;
 mod garbage_socket;
+mod hostile;
 mod identity;
 mod install;
 mod life;
