@@ -63,6 +63,33 @@ pub enum Popped {
     Broken,
 }
 
+/// Places of messages that are known beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// The express message's: it has a reply.
+    Express,
+    /// The start of the circular buffer: a message without a reply.
+    First,
+}
+
+impl Known {
+    /// In the command area.
+    fn offset(self) -> u64 {
+        match self {
+            Known::Express => LINE,
+            Known::First => EXPRESS_LEN,
+        }
+    }
+
+    /// The most bytes of a message.
+    fn room(self) -> usize {
+        match self {
+            Known::Express => (EXPRESS_LEN - LINE) as usize,
+            Known::First => MAX_MESSAGE,
+        }
+    }
+}
+
 struct Descriptor {
     addr: u64,
     len: u32,
@@ -81,7 +108,7 @@ pub struct LaneRing {
     told: u16,
     /// The descriptor that a driver which uses them in order, as the shim does, takes for its next chain.
     next_descriptor: u16,
-    /// What an express message's number would be now. Not known before the first message of this ring.
+    /// What the number of a message at a known place would be now. Not known before the first message of this ring.
     next_number: Option<u32>,
 }
 
@@ -132,8 +159,11 @@ impl LaneRing {
     /// Whether the driver has made something available; if so it is about to be taken.
     #[inline]
     pub fn has_more(&self) -> bool {
-        if self.announced() {
+        if self.announced(Known::Express) {
             self.page.prefetch_to_write(self.layout.commands);
+            return true;
+        }
+        if self.announced(Known::First) {
             return true;
         }
         let more = self.available() != 0;
@@ -150,12 +180,14 @@ impl LaneRing {
         if ahead == u16::MAX { 0 } else { ahead }
     }
 
-    /// Whether the express message is the next one. Its number is written last, so all of it is there: with the message comes what the
-    /// available index, the ring and the descriptors would have told.
+    /// Whether the message at a known place is the next one. Its number is written last, so all of it is there: with the message comes
+    /// what the available index, the ring and the descriptors would have told.
     #[inline]
-    fn announced(&self) -> bool {
-        let number = self.layout.commands + LINE + std::mem::offset_of!(MessageHeader, number) as u64;
-        Some(u32::from_le(self.page.u32(number).load(Ordering::Acquire))) == self.next_number
+    fn announced(&self, place: Known) -> bool {
+        let number =
+            self.layout.commands + place.offset() + std::mem::offset_of!(MessageHeader, number) as u64;
+        let number = u32::from_le(self.page.u32(number).load(Ordering::Acquire));
+        number != 0 && Some(number) == self.next_number
     }
 
     /// Fetches what the first chain after a pause probably consists of all at once: each line comes from another processor's cache, and
@@ -173,8 +205,8 @@ impl LaneRing {
 
     /// Takes the next chain; the bytes of its readable descriptor replace those of `message`.
     pub fn pop(&mut self, message: &mut Vec<u8>) -> Popped {
-        if self.announced() {
-            return Popped::Chain(self.pop_express(message));
+        if let Some(place) = [Known::Express, Known::First].into_iter().find(|&place| self.announced(place)) {
+            return Popped::Chain(self.pop_known(place, message));
         }
         match self.available() {
             0 => return Popped::Nothing,
@@ -194,19 +226,19 @@ impl LaneRing {
         Popped::Chain(chain)
     }
 
-    /// Takes the express message, whose chain takes the descriptors that come next.
-    fn pop_express(&mut self, message: &mut Vec<u8>) -> Chain {
-        let at = self.layout.commands + LINE;
+    /// Takes a message at a known place, whose chain takes the descriptors that come next.
+    fn pop_known(&mut self, place: Known, message: &mut Vec<u8>) -> Chain {
+        let at = self.layout.commands + place.offset();
         let len = self.page.u32(at + std::mem::offset_of!(MessageHeader, len) as u64).load(Ordering::Relaxed);
         // SECURITY: a length that is too large is cut, and then refused as one that does not fit the message.
-        let len = u64::from(u32::from_le(len)).min(EXPRESS_LEN - LINE);
-        let read = self.page.read(at, len as usize, message);
+        let len = (u32::from_le(len) as usize).min(place.room());
+        let read = self.page.read(at, len, message);
         let head = self.slot(self.next_descriptor) as u16;
+        let reply = (place == Known::Express).then_some((self.layout.commands, LINE as u32));
         self.next_avail = self.next_avail.wrapping_add(1);
-        self.next_descriptor = head.wrapping_add(2);
+        self.next_descriptor = head.wrapping_add(if reply.is_some() { 2 } else { 1 });
         self.next_number = self.next_number.map(|number| number.wrapping_add(1));
-        let error = if read { None } else { Some(ChainError::Memory) };
-        Chain { head, reply: Some((self.layout.commands, LINE as u32)), error }
+        Chain { head, reply, error: if read { None } else { Some(ChainError::Memory) } }
     }
 
     fn read_chain(&self, chain: &mut Chain, message: &mut Vec<u8>) -> Result<(), ChainError> {
@@ -432,6 +464,16 @@ mod tests {
         ring.mark_written(&express);
         let written = ring.layout.commands + std::mem::offset_of!(ReplyHeader, written) as u64;
         assert_eq!(ring.page.u32(written).load(Ordering::Relaxed), 1);
+        // The one at the start of the buffer has no reply.
+        let first = ring.layout.commands + EXPRESS_LEN;
+        ring.page.u32(first + std::mem::offset_of!(MessageHeader, len) as u64).store(24, Ordering::Relaxed);
+        ring.page.u32(first + std::mem::offset_of!(MessageHeader, number) as u64).store(3, Ordering::Relaxed);
+        ring.page.u16(ring.layout.avail + 2).store(2, Ordering::Relaxed);
+        assert!(ring.has_more());
+        let Popped::Chain(chain) = ring.pop(&mut message) else { panic!("nothing") };
+        assert_eq!((chain.head, chain.reply, message.len()), (3, None, 24));
+        ring.put_back();
+        ring.page.u16(ring.layout.avail + 2).store(1, Ordering::Relaxed);
         // Put back, it comes by the available ring.
         ring.put_back();
         assert!(!ring.has_more());

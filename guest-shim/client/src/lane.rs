@@ -58,6 +58,8 @@ const NAP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_mil
 const FAR_BEHIND: u16 = 1 << 15;
 /// Messages between two looks at the used ring while there is space.
 const REAP_EVERY: u64 = 64;
+/// A number that is so many messages old is taken away: it comes up again after 2³².
+const OLD: u64 = 1 << 30;
 /// Looks at a reply between two looks at the used ring.
 const RING_LOOKS: u32 = 64;
 
@@ -103,8 +105,9 @@ pub struct Lane {
     tail: u64,
     next_descriptor: u16,
     free_descriptors: u16,
-    /// Messages up to and with the latest express one.
+    /// Messages up to and with the latest one at each place that the worker looks at: the express message's, the buffer's start.
     express: u64,
+    first: u64,
     /// The agent, whose end is the worker's too.
     agent: Option<Arc<Connection>>,
     spin: Spin,
@@ -135,6 +138,7 @@ impl Lane {
             next_descriptor: 0,
             free_descriptors: layout.size,
             express: 0,
+            first: 0,
             agent: None,
             spin: Spin::from_environment(),
             page,
@@ -241,7 +245,11 @@ impl Lane {
     fn place(&self, descriptors: u16, len: u64, reply: u64) -> Option<Place> {
         let area = self.buffer_len();
         let to_end = area - self.head % area;
-        let start = if len > to_end { self.head + to_end } else { self.head };
+        let mut start = if len > to_end { self.head + to_end } else { self.head };
+        if reply != 0 && start.is_multiple_of(area) {
+            // What a worker looks for at the start are messages' headers.
+            start += LINE;
+        }
         let message = start + padded(reply);
         (self.free_descriptors >= descriptors && start + len - self.tail <= area).then(|| Place {
             message_at: self.offset(message),
@@ -351,6 +359,9 @@ impl Lane {
         if let Some(start) = place.start {
             // Space that was asked for and not used is given back.
             self.head = start + padded(u64::from(len));
+            if place.message_at == EXPRESS_LEN {
+                self.first = self.issued + 1;
+            }
         } else {
             self.express = self.issued + 1;
         }
@@ -369,7 +380,24 @@ impl Lane {
         if self.kick_wanted(index) {
             self.kick();
         }
-        if self.issued.is_multiple_of(REAP_EVERY) { self.reap() } else { Ok(()) }
+        if self.issued.is_multiple_of(REAP_EVERY) {
+            self.forget_numbers();
+            self.reap()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes numbers away that would come up again, long before they do.
+    fn forget_numbers(&mut self) {
+        let issued = self.issued;
+        for (place, latest) in [(LINE, &mut self.express), (EXPRESS_LEN, &mut self.first)] {
+            if *latest != 0 && issued - *latest >= OLD {
+                *latest = 0;
+                let number = place + offset_of!(MessageHeader, number) as u64;
+                self.page.command_word(number).store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Whether the device asked to hear of the entry `index`, just published.
