@@ -227,6 +227,9 @@ impl Server {
         };
         // Published before the driver can see the entry used: a thread that has an answer may depend on it.
         self.client.lanes.publish(self.queue);
+        if written != 0 {
+            ring.mark_written(chain);
+        }
         ring.complete(chain, written);
         if chain.reply.is_some() || ring.untold() >= BATCH {
             self.tell(ring);
@@ -310,7 +313,7 @@ impl Server {
     ) -> u32 {
         let len = size_of::<ReplyHeader>() + self.body.len();
         let len = u32::try_from(len).unwrap_or(u32::MAX);
-        let header = ReplyHeader { status, len, flags, reserved: 0 };
+        let header = ReplyHeader { status, len, flags, written: 0 };
         self.reply.clear();
         self.reply.extend_from_slice(header.as_bytes());
         self.reply.extend_from_slice(&self.body);
