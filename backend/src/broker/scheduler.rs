@@ -80,7 +80,10 @@ impl Scheduler {
         }
         let timeout = next.map(|at| {
             let left = at.saturating_sub(self.now());
-            Timespec { tv_sec: (left / 1_000_000_000).cast_signed(), tv_nsec: (left % 1_000_000_000).cast_signed() }
+            Timespec {
+                tv_sec: (left / 1_000_000_000).cast_signed(),
+                tv_nsec: (left % 1_000_000_000).cast_signed(),
+            }
         });
         // Edge-triggered, and never read: reading could wait for ever, since a worker may change how the eventfd is read.
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 16];
@@ -146,6 +149,7 @@ impl Scheduler {
                 }
             }
             for &(key, word) in &step.gates {
+                tracing::trace!(device = ordinal, vm = key, turn = word >> 2, gate = word & 3);
                 if let Some(device) = vm(key).and_then(|(_, accounts, _)| accounts.ledger().device(ordinal)) {
                     set_gate(device, word);
                 }
@@ -182,7 +186,8 @@ fn set_gate(device: &Device, word: u32) {
 /// What a VM's ledger says of a device, if its gate is `word`.
 fn view(accounts: &Accounts, slots: &[u32], ordinal: u32, word: u32) -> View {
     let limits = accounts.limits();
-    let mut view = View { weight: limits.weight, cap: limits.cap, wants: false, drained: true, worked: false };
+    let mut view =
+        View { weight: limits.weight, cap: limits.cap, wants: false, drained: true, worked: false };
     let of = |&slot: &u32| accounts.ledger().slot(slot)?.turns.get(ordinal as usize);
     for slot in slots.iter().filter_map(of) {
         view.wants |= slot.waiting.load(Ordering::SeqCst) > 0;

@@ -17,6 +17,11 @@ const MOST_APART: u32 = 64;
 /// So many calls may always be under way.
 const LEAST: u32 = 2;
 
+/// After so long without anything to do a turn is given up, at least.
+const QUIET: Duration = Duration::from_micros(60);
+/// A client that comes back sooner than this as a rule, as one does that waits for results and goes on, is waited for.
+const SOON: Duration = Duration::from_micros(500);
+
 /// A stream of the driver's, in a context: the special ones are there once for each.
 pub type Stream = (u64, u64);
 
@@ -43,9 +48,32 @@ pub struct Track {
     /// When work was last known to be done, or begun on an idle device.
     since: Option<Instant>,
     last_call: Option<Instant>,
+    /// Since when nothing is under way.
+    idle_since: Option<Instant>,
+    /// About how long that lasts, each time.
+    pause: Duration,
 }
 
 impl Track {
+    /// A call is about to be issued, which came at the time `came`: it may have waited since.
+    pub fn comes(&mut self, came: Instant) {
+        if let Some(since) = self.idle_since.take() {
+            // One long pause is soon forgotten.
+            let pause = came.saturating_duration_since(since).min(SOON * 4);
+            self.pause = (self.pause * 3 + pause) / 4;
+        }
+    }
+
+    /// Whether there was nothing to do for so long that the turn is better given up.
+    pub fn is_over(&mut self, now: Instant) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        let patience = if self.pause < SOON { QUIET + self.pause * 2 } else { QUIET };
+        now.saturating_duration_since(since).max(self.quiet(now).min(QUIET)) >= patience
+    }
+
     /// Another call was issued in `stream`; whether to put a mark behind it.
     pub fn issued(&mut self, stream: Stream, now: Instant) -> bool {
         if self.calls == 0 {
@@ -121,8 +149,12 @@ impl Track {
         !self.marks.is_empty()
     }
 
-    /// For how long nothing was issued.
-    pub fn quiet(&self, now: Instant) -> Duration {
+    /// Whether nothing was issued for a moment.
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet(now) >= QUIET
+    }
+
+    fn quiet(&self, now: Instant) -> Duration {
         self.last_call.map_or(Duration::MAX, |last| now.saturating_duration_since(last))
     }
 
@@ -146,7 +178,8 @@ impl Track {
 
     /// A stream ends. Its marks' events are spare: whoever records one again no longer asks about the old mark.
     fn forget_stream(&mut self, stream: u64) {
-        let contexts: Vec<u64> = self.marks.iter().filter(|m| m.stream.1 == stream).map(|m| m.stream.0).collect();
+        let contexts: Vec<u64> =
+            self.marks.iter().filter(|m| m.stream.1 == stream).map(|m| m.stream.0).collect();
         let events = self.forget(|known| known.1 == stream);
         for (context, event) in contexts.into_iter().zip(events) {
             self.spare.entry(context).or_default().push(event);
@@ -262,6 +295,27 @@ mod tests {
         track.look(now, |_| true);
         track.marked(STREAM, None);
         assert!(track.is_idle() && track.calls == 0);
+    }
+
+    #[test]
+    fn who_comes_back_soon_is_waited_for() {
+        let (mut track, mut now) = (Track::default(), Instant::now());
+        let mut pause_of = |pause: u64, times: u32| {
+            let mut waited = Duration::ZERO;
+            for _ in 0..times {
+                track.comes(now);
+                track.issued(STREAM, now);
+                track.marked(STREAM, Some(1));
+                assert!(!track.is_over(now));
+                track.look(now, |_| true);
+                waited = (0..2000).map(Duration::from_micros).find(|&t| track.is_over(now + t)).unwrap();
+                now += Duration::from_micros(pause);
+            }
+            waited
+        };
+        assert!(pause_of(2000, 20) <= QUIET);
+        let patient = pause_of(200, 40);
+        assert!(patient > Duration::from_micros(400) && patient < Duration::from_micros(600), "{patient:?}");
     }
 
     #[test]

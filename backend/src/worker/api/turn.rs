@@ -34,8 +34,6 @@ const DISABLE_TIMING: u32 = 2;
 const RELAXED: u32 = 2;
 /// The per-thread default stream: only its own thread can put marks behind what is in it.
 const PER_THREAD: u64 = 2;
-/// After so long without a call a turn is given up.
-const QUIET: Duration = Duration::from_micros(60);
 /// How often the keeper looks while work is issued, and when the turn is over.
 const LOOK: Duration = Duration::from_micros(60);
 const LOOK_AT_END: Duration = Duration::from_micros(15);
@@ -99,6 +97,7 @@ impl Thread {
         if self.session.turns.captures() && self.is_capturing(stream) {
             return;
         }
+        let came = Instant::now();
         let (client, session) = (Arc::clone(&self.client), Arc::clone(&self.session));
         let account = &client.account;
         let (Some(shared), Some(turns)) = (account.device(device), account.turns(device)) else { return };
@@ -112,7 +111,7 @@ impl Thread {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
                     return;
                 }
-                gate::TURN if self.has_room(tracked) => {
+                gate::TURN if self.has_room(tracked, came) => {
                     turns.active.store(word, Ordering::SeqCst);
                     let stream = (self.real_context(), stream);
                     self.inside = Some(Inside { device, word, stream });
@@ -131,8 +130,9 @@ impl Thread {
     }
 
     /// Whether not too much is under way already.
-    fn has_room(&self, tracked: &Tracked) -> bool {
+    fn has_room(&self, tracked: &Tracked, came: Instant) -> bool {
         let mut track = tracked.track();
+        track.comes(came);
         if track.has_room() || self.session.turns.captures() {
             return true;
         }
@@ -243,7 +243,9 @@ impl Keeper {
         let (session, client) = (Arc::clone(&self.session), Arc::clone(&self.client));
         let account = &client.account;
         let Some(tracked) = session.turns.device(self.device) else { return };
-        let (Some(shared), Some(turns)) = (account.device(self.device), account.turns(self.device)) else { return };
+        let (Some(shared), Some(turns)) = (account.device(self.device), account.turns(self.device)) else {
+            return;
+        };
         loop {
             let kicks = tracked.kicks.load(Ordering::Acquire);
             let active = turns.active.load(Ordering::SeqCst);
@@ -270,12 +272,12 @@ impl Keeper {
             }
             if turns.inside.load(Ordering::SeqCst) == 0 {
                 let mut track = tracked.track();
-                let quiet = track.quiet(Instant::now()) >= QUIET;
-                if ended || quiet {
+                if ended || track.is_quiet(Instant::now()) {
                     self.mark_all(driver, &mut track);
                     look(driver, &mut track);
+                    let over = if ended { track.is_idle() } else { track.is_over(Instant::now()) };
                     // Under the lock, and looked at again: a lane that comes in takes it back before it leaves.
-                    if track.is_idle() && turns.inside.load(Ordering::SeqCst) == 0 {
+                    if over && turns.inside.load(Ordering::SeqCst) == 0 {
                         turns.done.store(active, Ordering::SeqCst);
                         return;
                     }
