@@ -210,7 +210,7 @@ def busy(driver, options):
 
 def small(driver, options):
     """A small inference, as it were: a few short kernels and a wait, every two milliseconds."""
-    work = Work(driver, options["blocks"], max(1, options["rounds"] // 4))
+    work = Work(driver, options["blocks"], options["small"])
     ready()
     end, times = time.perf_counter() + options["seconds"], []
     while time.perf_counter() < end:
@@ -247,8 +247,8 @@ def fill(driver, options):
         "array": ("cuArray3DCreate_v2", at, description),
         "mipmapped": ("cuMipmappedArrayCreate", at, description, 1),
     }
-    before, total = driver.memory()
     ready()
+    before, total = driver.memory()
     count = 0
     try:
         while True:

@@ -147,7 +147,7 @@ class Suite:
     def __init__(self, options):
         self.soft, self.seconds, self.results, self.failures = options.softgpu, options.seconds, {}, []
         # Blocks of 256 threads: enough for all of a large GPU.
-        self.work = {"blocks": 8 if self.soft else 1056, "rounds": 1}
+        self.work = {"blocks": 2 if self.soft else 1056, "rounds": 1, "small": 1}
 
     def say(self, text):
         print(text, flush=True)
@@ -161,7 +161,7 @@ class Suite:
         return {**self.work, "seconds": self.seconds, **more}
 
     def calibrate(self):
-        wanted = {**self.work, "microseconds": 300 if self.soft else 60}
+        wanted = {**self.work, "microseconds": 500 if self.soft else 60}
         if self.soft:
             with Host(self, [[]]) as host:
                 client = host.client(0, "calibrate", wanted).ready()
@@ -174,6 +174,8 @@ class Suite:
             found = client.answer()
             client.end()
         self.work["rounds"] = found["rounds"]
+        # A small inference has kernels of a quarter of that; on a CPU they must be much smaller to be small.
+        self.work["small"] = max(1, found["rounds"] // (32 if self.soft else 4))
         self.results["kernel_microseconds"] = found["microseconds"]
         self.say(f"kernels of {found['microseconds']:.1f} µs")
 
