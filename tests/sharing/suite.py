@@ -305,7 +305,7 @@ class Suite:
             if self.soft and kind == "illegal address":
                 continue # softgpu has no page tables
             with Host(self, [["--device-memory", "200" if self.soft else "4096"], []]) as host:
-                good = host.client(1, "checked", self.options(seconds=self.seconds + 1)).ready()
+                good = host.client(1, "checked", self.options(seconds=2)).ready()
                 bad = host.client(0, "misbehave", self.options(kind=kind)).ready()
                 good.go()
                 time.sleep(0.3)

@@ -14,7 +14,7 @@ const MILLISECOND: u64 = 1000 * MICROSECOND;
 /// A turn, if others wait.
 pub const QUANTUM: u64 = 20 * MILLISECOND;
 /// A turn, if another waits that has had much less.
-pub const SHORT: u64 = MILLISECOND;
+pub const SHORT: u64 = MILLISECOND / 2;
 /// By how much a VM that comes to wait may have had less than the others; what it did not want before is gone.
 const CREDIT: u64 = 2 * QUANTUM;
 /// Where virtual time begins, so that there is room for credit below.

@@ -9,11 +9,16 @@ use std::time::{Duration, Instant};
 use crate::ledger::DEVICES;
 
 /// Work that may be under way in a turn: what goes on after its end is no longer than this.
-const AHEAD: Duration = Duration::from_millis(2);
+const AHEAD: Duration = Duration::from_millis(1);
 /// Work between two marks of a stream.
-const APART: Duration = Duration::from_micros(200);
-/// The most calls between two marks, and those that may be under way as long as nothing has been measured.
+const APART: Duration = Duration::from_micros(150);
+/// The most calls between two marks.
 const MOST_APART: u32 = 64;
+/// Calls between two marks, and those that may be under way, as long as nothing has been measured.
+const FIRST_APART: u32 = 4;
+const FIRST: u32 = 16;
+/// Calls after which older ones count half.
+const OF_LATE: u32 = 256;
 /// So many calls may always be under way.
 const LEAST: u32 = 2;
 
@@ -43,8 +48,10 @@ pub struct Track {
     spare: HashMap<u64, Vec<u64>>,
     /// Calls that are not known to be done.
     calls: u32,
-    /// About what a call takes; zero as long as that is not known.
-    each: Duration,
+    /// Of late: calls that were done, and the time in which there was work. A call that was seen to be done late is followed by some that
+    /// seem short, so only sums tell what one takes.
+    done: u32,
+    busy: Duration,
     /// When work was last known to be done, or begun on an idle device.
     since: Option<Instant>,
     last_call: Option<Instant>,
@@ -81,10 +88,11 @@ impl Track {
         }
         self.last_call = Some(now);
         self.calls += 1;
+        let each = self.each();
         let unmarked = self.unmarked.entry(stream).or_insert(0);
         *unmarked += 1;
-        let apart = match u32::try_from(self.each.as_nanos()) {
-            Ok(0) => 8,
+        let apart = match u32::try_from(each.as_nanos()) {
+            Ok(0) => FIRST_APART,
             Ok(each) => (u32::try_from(APART.as_nanos()).unwrap_or(u32::MAX) / each).clamp(1, MOST_APART),
             Err(_) => 1,
         };
@@ -126,18 +134,32 @@ impl Track {
             return;
         }
         self.calls = self.calls.saturating_sub(calls);
-        let took = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)) / calls;
+        self.busy += self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.done = self.done.saturating_add(calls);
         self.since = Some(now);
-        // Time in which nothing was under way counts too: what is less is nearer to the truth.
-        self.each = if self.each.is_zero() || took < self.each { took } else { (self.each * 7 + took) / 8 };
+        if self.done >= OF_LATE {
+            self.done /= 2;
+            self.busy /= 2;
+        }
+    }
+
+    /// About what a call takes; zero as long as that is not known.
+    fn each(&self) -> Duration {
+        self.busy.checked_div(self.done).unwrap_or_default()
+    }
+
+    /// About how long the work that is under way goes on.
+    pub fn ahead(&self) -> Duration {
+        self.each().saturating_mul(self.calls)
     }
 
     /// Whether another call may be issued: not too much is under way.
     pub fn has_room(&self) -> bool {
-        if self.each.is_zero() {
-            return self.calls < MOST_APART;
+        let each = self.each();
+        if each.is_zero() {
+            return self.calls < FIRST;
         }
-        self.calls < LEAST || self.each.saturating_mul(self.calls) < AHEAD
+        self.calls < LEAST || self.ahead() < AHEAD
     }
 
     /// Nothing is under way that is known of.
@@ -281,20 +303,21 @@ mod tests {
                 track.marked(STREAM, Some(marks));
             }
         }
-        assert_eq!((track.calls, marks), (64, 8), "nothing is known yet");
-        // 100 µs for each.
-        now += Duration::from_micros(800);
+        assert_eq!((track.calls, marks), (FIRST, 4), "nothing is known yet");
+        // 100 µs for each. The first mark is seen late, the second right after it.
+        now += Duration::from_micros(790);
         track.look(now, |mark| mark.event == 1);
-        assert_eq!((track.each, track.calls), (Duration::from_micros(100), 56));
-        assert!(!track.has_room());
-        now += Duration::from_micros(4000);
-        track.look(now, |mark| mark.event <= 6);
-        assert!(track.has_room() && track.calls == 16, "1.6 ms are under way");
-        assert!(!track.issued(STREAM, now) && track.issued(STREAM, now), "a mark each 200 µs");
-        now += Duration::from_micros(1600);
+        now += Duration::from_micros(10);
+        track.look(now, |mark| mark.event == 2);
+        assert_eq!((track.each(), track.calls), (Duration::from_micros(100), 8));
+        assert!(track.has_room(), "0.8 ms are under way");
+        assert!(track.issued(STREAM, now), "a mark each 150 µs");
+        track.marked(STREAM, Some(9));
+        assert!(track.issued(STREAM, now) && !track.has_room());
+        now += Duration::from_micros(1000);
         track.look(now, |_| true);
         track.marked(STREAM, None);
-        assert!(track.is_idle() && track.calls == 0);
+        assert!(track.is_idle() && track.calls == 0 && track.has_room());
     }
 
     #[test]
