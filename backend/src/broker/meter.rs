@@ -70,10 +70,11 @@ impl Meter {
                 continue;
             }
             let uuid = self.pool.snapshot().and_then(|s| Some(s.devices.get(ordinal as usize)?.record.uuid));
+            let before: Vec<_> = limited.iter().map(|vm| counted(vm, ordinal)).collect();
             let Some(reading) = uuid.and_then(|uuid| self.pool.monitor().processes(uuid)) else { continue };
-            for vm in limited {
+            for (vm, before) in limited.into_iter().zip(before) {
                 let key = (Arc::as_ptr(vm) as usize, ordinal);
-                if let Some(worst) = measure(vm, ordinal, &reading) {
+                if let Some(worst) = measure(vm, ordinal, &reading, &before) {
                     let times = self.beyond.get(&key).map_or(1, |times| times + 1);
                     if times >= PATIENCE {
                         tracing::error!(
@@ -92,13 +93,29 @@ impl Meter {
     }
 }
 
+/// What the VM's clients have counted, by slot.
+fn counted(vm: &Accounts, ordinal: u32) -> HashMap<u32, u64> {
+    let of = |slot: u32| {
+        let used = vm.ledger().slot(slot)?.used.get(ordinal as usize)?;
+        Some((slot, used.load(Ordering::Relaxed)))
+    };
+    vm.slots().into_iter().filter_map(of).collect()
+}
+
 /// Enters the overheads of the VM's clients; the worker of the largest if the VM is beyond its limit.
-fn measure(vm: &Accounts, ordinal: u32, reading: &Reading) -> Option<Arc<Worker>> {
+fn measure(
+    vm: &Accounts,
+    ordinal: u32,
+    reading: &Reading,
+    before: &HashMap<u32, u64>,
+) -> Option<Arc<Worker>> {
     let clients = of_clients(reading, &vm.clients());
+    let after = counted(vm, ordinal);
     for (slot, _, bytes) in &clients {
-        let counted = vm.ledger().slot(*slot).and_then(|s| s.used.get(ordinal as usize));
-        let counted = counted.map_or(0, |used| used.load(Ordering::Relaxed));
-        vm.ledger().set_overhead(*slot, ordinal, bytes.saturating_sub(counted));
+        // Of one that allocates just now nothing can be said.
+        if let Some(counted) = after.get(slot).filter(|counted| before.get(slot) == Some(counted)) {
+            vm.ledger().set_overhead(*slot, ordinal, bytes.saturating_sub(*counted));
+        }
     }
     let limit = vm.ledger().device(ordinal)?.limit()?;
     let sum = clients.iter().fold(0_u64, |sum, (.., bytes)| sum.saturating_add(*bytes));

@@ -149,6 +149,7 @@ impl Scheduler {
                 }
             }
             for &(key, word) in &step.gates {
+                tracing::trace!(device = ordinal, vm = key, turn = word >> 2, gate = word & 3);
                 if let Some(device) = vm(key).and_then(|(_, accounts, _)| accounts.ledger().device(ordinal)) {
                     set_gate(device, word);
                 }

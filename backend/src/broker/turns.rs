@@ -14,13 +14,13 @@ const MILLISECOND: u64 = 1000 * MICROSECOND;
 /// A turn, if others wait.
 pub const QUANTUM: u64 = 20 * MILLISECOND;
 /// A turn, if another waits that has had much less.
-pub const SHORT: u64 = MILLISECOND;
+pub const SHORT: u64 = MILLISECOND / 2;
 /// By how much a VM that comes to wait may have had less than the others; what it did not want before is gone.
 const CREDIT: u64 = 2 * QUANTUM;
 /// Where virtual time begins, so that there is room for credit below.
 const START: u64 = 1 << 40;
 /// For a VM to begin, once it has its turn.
-const GRACE: u64 = 300 * MICROSECOND;
+const GRACE: u64 = 500 * MICROSECOND;
 /// How long a VM has the device by turns after the last time that another wanted it.
 const OPEN_AFTER: u64 = 100 * MILLISECOND;
 /// How long the work of a turn that is over may go on alone. After that others begin beside it. Halved each time that it was not enough.
@@ -271,7 +271,7 @@ impl Turns {
                 State::Holding { since } => {
                     let over = match waiting {
                         _ if vm.exhausted() => true,
-                        Some(least) => vm.idles(now) || now.saturating_sub(since) >= quantum(vm, least),
+                        Some(least) => vm.idles(now) || now >= end(vm, since, least, now),
                         // Its next work is to be counted: it asks again.
                         None => vm.capped() && vm.idles(now),
                     };
@@ -323,7 +323,7 @@ impl Turns {
         let waiting = self.least_waiting();
         let of = |vm: &Vm| match vm.state {
             State::Holding { since } => {
-                let turn = waiting.map(|least| since + quantum(vm, least));
+                let turn = waiting.map(|least| end(vm, since, least, now));
                 let begin = (waiting.is_some() && !vm.view.worked).then_some(since + GRACE);
                 let open =
                     self.contended.filter(|_| waiting.is_none() && !vm.capped()).map(|c| c + OPEN_AFTER);
@@ -340,9 +340,13 @@ impl Turns {
     }
 }
 
-/// How long the holder's turn may be, if one waits that had `least`.
-fn quantum(holder: &Vm, least: u64) -> u64 {
-    if least.saturating_add(holder.scaled(QUANTUM)) < holder.had { SHORT } else { QUANTUM }
+/// When the holder's turn is over, if one waits that had `least`. One that would be next again goes on.
+fn end(holder: &Vm, since: u64, least: u64, now: u64) -> u64 {
+    if least.saturating_add(holder.scaled(QUANTUM)) < holder.had {
+        return since + SHORT;
+    }
+    let behind = least.saturating_sub(holder.had).saturating_mul(u64::from(holder.view.weight)) / 100;
+    (since + QUANTUM).max(now + behind.min(PERIOD))
 }
 
 #[cfg(test)]

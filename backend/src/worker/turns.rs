@@ -9,13 +9,23 @@ use std::time::{Duration, Instant};
 use crate::ledger::DEVICES;
 
 /// Work that may be under way in a turn: what goes on after its end is no longer than this.
-const AHEAD: Duration = Duration::from_millis(2);
+const AHEAD: Duration = Duration::from_millis(1);
 /// Work between two marks of a stream.
-const APART: Duration = Duration::from_micros(200);
-/// The most calls between two marks, and those that may be under way as long as nothing has been measured.
+const APART: Duration = Duration::from_micros(150);
+/// The most calls between two marks.
 const MOST_APART: u32 = 64;
+/// Calls between two marks, and those that may be under way, as long as nothing has been measured.
+const FIRST_APART: u32 = 4;
+const FIRST: u32 = 16;
+/// Calls after which older ones count half.
+const OF_LATE: u32 = 256;
 /// So many calls may always be under way.
 const LEAST: u32 = 2;
+
+/// After so long without anything to do a turn is given up, at least.
+const QUIET: Duration = Duration::from_micros(60);
+/// A client that comes back sooner than this as a rule, as one does that waits for results and goes on, is waited for.
+const SOON: Duration = Duration::from_micros(500);
 
 /// A stream of the driver's, in a context: the special ones are there once for each.
 pub type Stream = (u64, u64);
@@ -38,14 +48,39 @@ pub struct Track {
     spare: HashMap<u64, Vec<u64>>,
     /// Calls that are not known to be done.
     calls: u32,
-    /// About what a call takes; zero as long as that is not known.
-    each: Duration,
+    /// Of late: calls that were done, and the time in which there was work. A call that was seen to be done late is followed by some that
+    /// seem short, so only sums tell what one takes.
+    done: u32,
+    busy: Duration,
     /// When work was last known to be done, or begun on an idle device.
     since: Option<Instant>,
     last_call: Option<Instant>,
+    /// Since when nothing is under way.
+    idle_since: Option<Instant>,
+    /// About how long that lasts, each time.
+    pause: Duration,
 }
 
 impl Track {
+    /// A call is about to be issued, which came at the time `came`: it may have waited since.
+    pub fn comes(&mut self, came: Instant) {
+        if let Some(since) = self.idle_since.take() {
+            // One long pause is soon forgotten.
+            let pause = came.saturating_duration_since(since).min(SOON * 4);
+            self.pause = (self.pause * 3 + pause) / 4;
+        }
+    }
+
+    /// Whether there was nothing to do for so long that the turn is better given up.
+    pub fn is_over(&mut self, now: Instant) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        let patience = if self.pause < SOON { QUIET + self.pause * 2 } else { QUIET };
+        now.saturating_duration_since(since).max(self.quiet(now).min(QUIET)) >= patience
+    }
+
     /// Another call was issued in `stream`; whether to put a mark behind it.
     pub fn issued(&mut self, stream: Stream, now: Instant) -> bool {
         if self.calls == 0 {
@@ -53,10 +88,11 @@ impl Track {
         }
         self.last_call = Some(now);
         self.calls += 1;
+        let each = self.each();
         let unmarked = self.unmarked.entry(stream).or_insert(0);
         *unmarked += 1;
-        let apart = match u32::try_from(self.each.as_nanos()) {
-            Ok(0) => 8,
+        let apart = match u32::try_from(each.as_nanos()) {
+            Ok(0) => FIRST_APART,
             Ok(each) => (u32::try_from(APART.as_nanos()).unwrap_or(u32::MAX) / each).clamp(1, MOST_APART),
             Err(_) => 1,
         };
@@ -98,18 +134,32 @@ impl Track {
             return;
         }
         self.calls = self.calls.saturating_sub(calls);
-        let took = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)) / calls;
+        self.busy += self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.done = self.done.saturating_add(calls);
         self.since = Some(now);
-        // Time in which nothing was under way counts too: what is less is nearer to the truth.
-        self.each = if self.each.is_zero() || took < self.each { took } else { (self.each * 7 + took) / 8 };
+        if self.done >= OF_LATE {
+            self.done /= 2;
+            self.busy /= 2;
+        }
+    }
+
+    /// About what a call takes; zero as long as that is not known.
+    fn each(&self) -> Duration {
+        self.busy.checked_div(self.done).unwrap_or_default()
+    }
+
+    /// About how long the work that is under way goes on.
+    pub fn ahead(&self) -> Duration {
+        self.each().saturating_mul(self.calls)
     }
 
     /// Whether another call may be issued: not too much is under way.
     pub fn has_room(&self) -> bool {
-        if self.each.is_zero() {
-            return self.calls < MOST_APART;
+        let each = self.each();
+        if each.is_zero() {
+            return self.calls < FIRST;
         }
-        self.calls < LEAST || self.each.saturating_mul(self.calls) < AHEAD
+        self.calls < LEAST || self.ahead() < AHEAD
     }
 
     /// Nothing is under way that is known of.
@@ -121,8 +171,12 @@ impl Track {
         !self.marks.is_empty()
     }
 
-    /// For how long nothing was issued.
-    pub fn quiet(&self, now: Instant) -> Duration {
+    /// Whether nothing was issued for a moment.
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet(now) >= QUIET
+    }
+
+    fn quiet(&self, now: Instant) -> Duration {
         self.last_call.map_or(Duration::MAX, |last| now.saturating_duration_since(last))
     }
 
@@ -249,20 +303,42 @@ mod tests {
                 track.marked(STREAM, Some(marks));
             }
         }
-        assert_eq!((track.calls, marks), (64, 8), "nothing is known yet");
-        // 100 µs for each.
-        now += Duration::from_micros(800);
+        assert_eq!((track.calls, marks), (FIRST, 4), "nothing is known yet");
+        // 100 µs for each. The first mark is seen late, the second right after it.
+        now += Duration::from_micros(790);
         track.look(now, |mark| mark.event == 1);
-        assert_eq!((track.each, track.calls), (Duration::from_micros(100), 56));
-        assert!(!track.has_room());
-        now += Duration::from_micros(4000);
-        track.look(now, |mark| mark.event <= 6);
-        assert!(track.has_room() && track.calls == 16, "1.6 ms are under way");
-        assert!(!track.issued(STREAM, now) && track.issued(STREAM, now), "a mark each 200 µs");
-        now += Duration::from_micros(1600);
+        now += Duration::from_micros(10);
+        track.look(now, |mark| mark.event == 2);
+        assert_eq!((track.each(), track.calls), (Duration::from_micros(100), 8));
+        assert!(track.has_room(), "0.8 ms are under way");
+        assert!(track.issued(STREAM, now), "a mark each 150 µs");
+        track.marked(STREAM, Some(9));
+        assert!(track.issued(STREAM, now) && !track.has_room());
+        now += Duration::from_micros(1000);
         track.look(now, |_| true);
         track.marked(STREAM, None);
-        assert!(track.is_idle() && track.calls == 0);
+        assert!(track.is_idle() && track.calls == 0 && track.has_room());
+    }
+
+    #[test]
+    fn who_comes_back_soon_is_waited_for() {
+        let (mut track, mut now) = (Track::default(), Instant::now());
+        let mut pause_of = |pause: u64, times: u32| {
+            let mut waited = Duration::ZERO;
+            for _ in 0..times {
+                track.comes(now);
+                track.issued(STREAM, now);
+                track.marked(STREAM, Some(1));
+                assert!(!track.is_over(now));
+                track.look(now, |_| true);
+                waited = (0..2000).map(Duration::from_micros).find(|&t| track.is_over(now + t)).unwrap();
+                now += Duration::from_micros(pause);
+            }
+            waited
+        };
+        assert!(pause_of(2000, 20) <= QUIET);
+        let patient = pause_of(200, 40);
+        assert!(patient > Duration::from_micros(400) && patient < Duration::from_micros(600), "{patient:?}");
     }
 
     #[test]

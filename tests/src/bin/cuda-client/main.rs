@@ -74,7 +74,7 @@ fn compute() {
 /// Gives the device work from one line on to the next, with a little under way all the time; then checks what it computed.
 fn busy() {
     let d = Driver::start();
-    let n = 20_000_u32;
+    let n = 4000_u32;
     let out = d.allocate(4 * n as usize).unwrap();
     let mix = d.function(d.module(), c"mix");
     let launch = || d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap();
@@ -83,11 +83,20 @@ fn busy() {
     pause("ready");
     let end = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
     let mut launches = 0;
-    while !end.is_finished() {
+    // One batch is waited for while the next is under way.
+    let events = [d.event().unwrap(), d.event().unwrap()];
+    for round in 0.. {
+        if end.is_finished() {
+            break;
+        }
         (0..4).for_each(|_| launch());
         launches += 4;
-        d.synchronize().unwrap();
+        d.record(events[round % 2], 0).unwrap();
+        if round > 0 {
+            d.synchronize_event(events[(round + 1) % 2]).unwrap();
+        }
     }
+    d.synchronize().unwrap();
     let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(7) ^ (i + 7)).collect();
     assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
     say(format_args!("{launches} launches"));

@@ -1,0 +1,367 @@
+#!/usr/bin/env python3
+"""Measures how VMs share one GPU: throughput, fairness, weights, caps, latency, memory limits, isolation.
+
+usage: gpu-suite sharing [--softgpu] [--only PART[,PART…]] [--seconds S] [--json FILE]
+Parts: throughput, weights, cap, idle, latency, memory, isolation.
+VMs are vgpu-agents in local mode, each on a socket of its own of one vgpu-backend. With --softgpu everything is smaller, and there is no
+native run: it shows that limits are met, not how fast.
+Exit status: 1 if something that must hold does not.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.environ.get("VGPU_BUILD_DIR", os.path.join(ROOT, "build"))
+PARTS = ["throughput", "weights", "cap", "idle", "latency", "memory", "isolation"]
+MIB = 1 << 20
+
+
+class Client:
+    """A process of client.py."""
+
+    def __init__(self, role, options, socket=None):
+        environment = dict(os.environ)
+        if socket:
+            environment["LD_LIBRARY_PATH"] = os.path.join(BUILD, "lib/vgpu")
+            environment["VGPU_AGENT_SOCKET"] = socket
+        self.role = role
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, "client.py"), role, json.dumps(options)],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def line(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the client for {self.role} ended with {self.process.wait()}")
+        return line.strip()
+
+    def ready(self):
+        line = self.line()
+        if line != "ready":
+            raise RuntimeError(f"the client for {self.role} said {line}")
+        return self
+
+    def go(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        return json.loads(self.line())
+
+    def end(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Host:
+    """One broker, with a VM for each list of options."""
+
+    def __init__(self, suite, vms, options=()):
+        self.folder = tempfile.mkdtemp(prefix="vgpu-sharing.")
+        self.daemons = []
+        command = [os.path.join(BUILD, "bin/vgpu-backend"), *options, "--warm", str(min(4, len(vms)))]
+        command += ["--softgpu"] if suite.soft else []
+        for vm, settings in enumerate(vms):
+            command += ["--socket", self.path(f"vm{vm}.sock"), *settings]
+        self.start("broker", command, [self.path(f"vm{vm}.sock") for vm in range(len(vms))])
+        for vm in range(len(vms)):
+            agent = [os.path.join(BUILD, "bin/vgpu-agent"), "--backend", self.path(f"vm{vm}.sock"), "--socket",
+                     self.socket(vm)]
+            self.start(f"agent{vm}", agent, [self.socket(vm)])
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def socket(self, vm):
+        return self.path(f"agent{vm}.sock")
+
+    def start(self, name, command, sockets):
+        with open(self.path(f"{name}.log"), "w") as log:
+            daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.daemons.append(daemon)
+        deadline = time.time() + 60
+        # The broker binds its sockets before it has a worker: it listens when it says so.
+        while not all(map(os.path.exists, sockets)) or not self.says(name):
+            if daemon.poll() is not None or time.time() > deadline:
+                raise RuntimeError(f"the {name} did not start: {open(self.path(f'{name}.log')).read()[-2000:]}")
+            time.sleep(0.02)
+
+    def says(self, name):
+        with open(self.path(f"{name}.log")) as log:
+            text = log.read()
+        return ("listening on" if name == "broker" else "ready") in text
+
+    def client(self, vm, role, options):
+        return Client(role, options, self.socket(vm))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in self.daemons:
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+        if os.environ.get("VGPU_SHARING_LOGS"):
+            shutil.copytree(self.folder, os.path.join(os.environ["VGPU_SHARING_LOGS"], os.path.basename(self.folder)),
+                            ignore=shutil.ignore_patterns("*.sock"))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def jain(values):
+    return sum(values) ** 2 / (len(values) * sum(v * v for v in values))
+
+
+def device_used():
+    """Bytes that the device's processes use, all of the host; None without NVML."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        device, memory = ctypes.c_void_p(), (ctypes.c_ulonglong * 3)()
+        if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
+            return None
+        return None if nvml.nvmlDeviceGetMemoryInfo(device, memory) else memory[2]
+    except OSError:
+        return None
+
+
+class Suite:
+    def __init__(self, options):
+        self.soft, self.seconds, self.results, self.failures = options.softgpu, options.seconds, {}, []
+        # Blocks of 256 threads: enough for all of a large GPU.
+        self.work = {"blocks": 2 if self.soft else 1056, "rounds": 1, "small": 1}
+
+    def say(self, text):
+        print(text, flush=True)
+
+    def expect(self, holds, what):
+        if not holds:
+            self.failures.append(what)
+            self.say(f"  does not hold: {what}")
+
+    def options(self, **more):
+        return {**self.work, "seconds": self.seconds, **more}
+
+    def calibrate(self):
+        wanted = {**self.work, "microseconds": 500 if self.soft else 60}
+        if self.soft:
+            with Host(self, [[]]) as host:
+                client = host.client(0, "calibrate", wanted).ready()
+                client.go()
+                found = client.answer()
+                client.end()
+        else:
+            client = Client("calibrate", wanted).ready()
+            client.go()
+            found = client.answer()
+            client.end()
+        self.work["rounds"] = found["rounds"]
+        # A small inference has kernels of a quarter of that; on a CPU they must be much smaller to be small.
+        self.work["small"] = max(1, found["rounds"] // (32 if self.soft else 4))
+        self.results["kernel_microseconds"] = found["microseconds"]
+        self.say(f"kernels of {found['microseconds']:.1f} µs")
+
+    def together(self, clients):
+        """Has them begin together; their answers."""
+        for client in clients:
+            client.ready()
+        for client in clients:
+            client.go()
+        answers = [client.answer() for client in clients]
+        for client in clients:
+            client.end()
+        return answers
+
+    def rates(self, clients):
+        """Launches per second of each of these clients, which are busy."""
+        answers = self.together(clients)
+        for answer in answers:
+            self.expect(answer["right"], "results are right")
+        return [answer["launches"] / answer["seconds"] for answer in answers]
+
+    def throughput(self):
+        counts = [1, 2] if self.soft else [1, 2, 4]
+        table = {}
+        for count in counts:
+            if not self.soft:
+                rates = self.rates([Client("busy", self.options()) for _ in range(count)])
+                table[f"native {count}"] = {"sum": sum(rates), "jain": jain(rates)}
+            for name, options in (("VMs", []), ("VMs, turns off", ["--turns", "off"])):
+                if options and count == 1:
+                    continue
+                with Host(self, [[]] * count, options) as host:
+                    rates = self.rates([host.client(vm, "busy", self.options()) for vm in range(count)])
+                table[f"{name} {count}"] = {"sum": sum(rates), "jain": jain(rates)}
+        for name, row in table.items():
+            count = name.split()[-1]
+            native = table.get(f"native {count}")
+            ratio = row["sum"] / native["sum"] if native else None
+            row["to_native"] = ratio
+            self.say(f"  {name:18} {row['sum']:10.0f} launches/s, Jain {row['jain']:.4f}" +
+                     (f", {ratio:.3f} of native" if ratio else ""))
+        self.results["throughput"] = table
+        last = counts[-1]
+        self.expect(table[f"VMs {last}"]["jain"] >= (0.9 if self.soft else 0.98), f"{last} equal VMs get equal shares")
+        if not self.soft:
+            self.expect(table["VMs 4"]["to_native"] >= 1.08, "4 VMs do 1.08 of what 4 native processes do")
+
+    def weights(self):
+        weights = [100, 200, 400]
+        with Host(self, [["--weight", str(w)] for w in weights]) as host:
+            more = self.options(seconds=self.seconds * 2)
+            rates = self.rates([host.client(vm, "busy", more) for vm in range(3)])
+        shares = [rate / sum(rates) * 7 / (w / 100) for rate, w in zip(rates, weights)]
+        self.results["weights"] = {"rates": rates, "share_to_weight": shares}
+        self.say("  1:2:4 got " + " : ".join(f"{rate / rates[0]:.2f}" for rate in rates) +
+                 ", to their weights " + ", ".join(f"{share:.3f}" for share in shares))
+        self.expect(all(abs(s - 1) <= (0.5 if self.soft else 0.05) for s in shares), "shares are as weights, within 5 %")
+
+    def cap(self):
+        with Host(self, [["--cap", "30"], []]) as host:
+            capped = self.rates([host.client(0, "busy", self.options())])[0]
+            free = self.rates([host.client(1, "busy", self.options())])[0]
+            both = self.rates([host.client(vm, "busy", self.options()) for vm in range(2)])
+        self.results["cap"] = {"alone": capped / free, "beside": both[0] / sum(both)}
+        self.say(f"  a cap of 30 %: {capped / free:.3f} alone, {both[0] / sum(both):.3f} beside another")
+        self.expect(capped / free < (0.45 if self.soft else 0.32), "a cap holds alone")
+
+    def idle(self):
+        with Host(self, [[], []]) as host:
+            alone = self.rates([host.client(0, "busy", self.options())])[0]
+            neighbour = host.client(1, "idle", {}).ready()
+            beside = self.rates([host.client(0, "busy", self.options())])[0]
+            neighbour.go()
+            neighbour.end()
+        self.results["idle"] = {"beside_to_alone": beside / alone}
+        self.say(f"  beside an idle VM: {beside / alone:.4f} of alone")
+        self.expect(beside / alone > (0.6 if self.soft else 0.98), "an idle VM costs nothing")
+
+    def latency(self):
+        heavy = 2 if self.soft else 3
+        table = {}
+        ways = [("alone", 0, []), ("turns", heavy, []), ("turns off", heavy, ["--turns", "off"])]
+        for name, count, options in ways:
+            with Host(self, [[]] * (count + 1), options) as host:
+                clients = [host.client(vm + 1, "busy", self.options()) for vm in range(count)]
+                table[name] = self.together([host.client(0, "small", self.options()), *clients])[0]
+        if not self.soft:
+            clients = [Client("busy", self.options()) for _ in range(heavy)]
+            table["native"] = self.together([Client("small", self.options()), *clients])[0]
+        for name, row in table.items():
+            self.say(f"  {name:10} p50 {row['p50']:7.2f} ms, p99 {row['p99']:7.2f} ms, longest {row['longest']:7.2f} ms")
+            self.expect(row["right"], "results are right")
+        self.results["latency"] = table
+
+    def memory(self):
+        limit = 256 if self.soft else 8192
+        table = {}
+        kinds = [("plain", 64), ("plain", 1), ("physical", 2), ("pool", 16), ("array", 16), ("mipmapped", 16)]
+        with Host(self, [["--device-memory", str(limit)], []]) as host:
+            for kind, step in kinds:
+                client = host.client(0, "fill", {"kind": kind, "step": step}).ready()
+                # Long enough for the broker to have measured what the context takes.
+                time.sleep(0 if self.soft else 2.5)
+                before = None if self.soft else device_used()
+                client.go()
+                row = client.answer()
+                after = None if self.soft else device_used()
+                row["driver"] = after - before if before is not None and after is not None else None
+                table[f"{kind} {step}"] = row
+                client.go()
+                client.end()
+                counted = row["before"] - row["free"]
+                self.say(f"  {kind:9} {step:3} MiB at a time: {row['got'] >> 20} of {row['total'] >> 20} MiB, {row['before'] >> 20} "
+                         f"free before, {row['free'] >> 20} after" +
+                         (f", by the driver {row['driver'] / MIB:.0f} MiB" if row["driver"] is not None else ""))
+                self.expect(row["code"] == 2, f"{kind}: the error is CUDA_ERROR_OUT_OF_MEMORY")
+                room = max(row["total"] // 100, step * MIB * 2)
+                self.expect(row["got"] <= row["total"] and row["free"] <= room, f"{kind}: all of the limit can be had, and no more")
+                if row["driver"] is not None:
+                    row["accuracy"] = counted / max(1, row["driver"])
+                    self.expect(abs(row["accuracy"] - 1) <= 0.01, f"{kind}: what is counted is what the driver takes, within 1 %")
+        self.results["memory"] = table
+
+    def isolation(self):
+        table = {}
+        for kind in ("illegal address", "trap", "infinite kernel", "killed", "memory exhausted"):
+            if self.soft and kind == "illegal address":
+                continue # softgpu has no page tables
+            with Host(self, [["--device-memory", "200" if self.soft else "4096"], []]) as host:
+                good = host.client(1, "checked", self.options(seconds=2)).ready()
+                bad = host.client(0, "misbehave", self.options(kind=kind)).ready()
+                good.go()
+                time.sleep(0.3)
+                bad.go()
+                if kind == "infinite kernel":
+                    time.sleep(1)
+                    bad.kill()
+                elif kind != "killed":
+                    answer = bad.answer()
+                    self.expect(answer["code"] != 0, f"{kind}: the program is told")
+                start = time.perf_counter()
+                bad.kill()
+                again = host.client(0, "once", self.work).ready()
+                recovered = time.perf_counter() - start
+                again.go()
+                self.expect(again.answer()["right"], f"{kind}: the VM computes right again")
+                again.end()
+                row = good.answer()
+                good.end()
+            row["recovered"] = recovered
+            table[kind] = row
+            self.say(f"  {kind:16} the other: {row['rounds']} rounds, {row['wrong']} wrong, the longest {row['longest']:.1f} ms; "
+                     f"the VM itself works again after {recovered:.2f} s")
+            self.expect(row["wrong"] == 0 and row["rounds"] > 0, f"{kind}: the other VM's results are right")
+        self.results["isolation"] = table
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="gpu-suite sharing", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--softgpu", action="store_true")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    unknown = [part for part in options.only if part not in PARTS]
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}")
+    options.seconds = options.seconds or (1.0 if options.softgpu else 3.0)
+    suite = Suite(options)
+    suite.calibrate()
+    for part in options.only:
+        suite.say(f"{part}:")
+        start = time.time()
+        try:
+            getattr(suite, part)()
+        except (RuntimeError, OSError, json.JSONDecodeError) as error:
+            suite.expect(False, f"{part}: {error}")
+        suite.say(f"  ({time.time() - start:.0f} s)")
+    suite.results["failures"] = suite.failures
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(suite.results, file, indent=1)
+            file.write("\n")
+    sys.exit(1 if suite.failures else 0)
+
+
+if __name__ == "__main__":
+    main()
