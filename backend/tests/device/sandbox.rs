@@ -83,8 +83,17 @@ fn worker_of_another_user_has_its_rights_and_dies_with_the_broker() {
     }
     let attempts = attempts("escape-user", &["--worker-user", "65534", "--sandbox", "off"]);
     assert_refused(&attempts, &["write", "memory", "signal", "root"]);
-    let mut broker = Broker::start("user-end", &["--worker-user", "65534:65533"]);
-    let worker = broker.workers()[0];
+    let mut broker = Broker::start("user-end", &["--worker-user", "65534:65533", "--warm", "0"]);
+    let mut guest = Guest::connect(&broker.socket);
+    guest.hello();
+    guest.open(1);
+    assert_eq!(guest.attach(1, 2), status::OK);
+    guest.queues[2].post(0, &message(function_id("cuCtxSynchronize"), &[], &[]));
+    let stuck = broker.client_worker(1);
+    assert_eq!(guest.close(1), status::OK);
+    assert!(!runs(stuck), "the broker ends a worker of another user");
+    guest.open(2);
+    let worker = broker.client_worker(2);
     let text = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
     assert!(text.contains("Uid:\t65534\t65534\t65534\t65534"), "{text}");
     assert!(text.contains("Gid:\t65533\t65533\t65533\t65533"), "{text}");
