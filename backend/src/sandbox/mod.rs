@@ -123,7 +123,13 @@ impl Sandbox {
         sandbox
             .states
             .push((Layer::User, if args.user.is_some() { State::Active(is) } else { State::Missing(is) }));
-        sandbox.layer(Layer::Privileges, privileges::drop_all)?;
+        // Other workers have the same user. Landlock keeps them out, and the operator's tools, which suspend workers, may come in; without it
+        // nobody may. softgpu's workers look into each other.
+        let open = sandbox.is_active(Layer::Files) || is_softgpu(folders);
+        sandbox.layer(Layer::Privileges, || {
+            privileges::set_open(open)?;
+            privileges::drop_all()
+        })?;
         sandbox.layer(Layer::Calls, calls::forbid_hostile)?;
         Ok(sandbox)
     }

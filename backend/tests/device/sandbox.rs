@@ -26,6 +26,12 @@ fn attempts(name: &str, options: &[&str]) -> BTreeMap<String, bool> {
     guest.hello();
     guest.open(1);
     assert_eq!(guest.attach(1, 2), status::OK);
+    // The next warm one is a neighbour.
+    eventually(
+        "another worker is ready",
+        || broker.log().matches("worker ready").count() == 2,
+        || broker.log(),
+    );
     let (reply, _) = guest.queues[2].call(&message(function_id("cuProfilerStart"), &[], &[]));
     assert_eq!(reply.status, 0);
     broker.wait_log("attempts: done");
@@ -50,6 +56,7 @@ fn worker_that_was_taken_over_gets_nowhere() {
     if has_landlock() {
         assert_refused(&attempts, &["read", "write", "list", "memory"]);
     }
+    assert_refused(&attempts, &["neighbour"]);
 }
 
 #[test]
@@ -58,11 +65,11 @@ fn each_layer_holds_by_itself() {
     assert_refused(&calls, &["signal", "connect", "network", "execute", "outlive"]);
     if has_landlock() {
         let files = attempts("escape-files", &["--sandbox", "files"]);
-        assert_refused(&files, &["read", "write", "list", "memory", "signal"]);
+        assert_refused(&files, &["read", "write", "list", "memory", "neighbour", "signal"]);
         assert_eq!((files["execute"], files["outlive"]), (false, false), "another layer's: {files:?}");
     }
     let privileges = attempts("escape-privileges", &["--sandbox", "privileges"]);
-    assert_refused(&privileges, &["capabilities"]);
+    assert_refused(&privileges, &["capabilities", "neighbour"]);
     let limits = attempts("escape-limits", &["--sandbox", "limits"]);
     assert_refused(&limits, &["core"]);
 }
@@ -70,7 +77,7 @@ fn each_layer_holds_by_itself() {
 #[test]
 fn without_a_sandbox_all_is_possible() {
     let attempts = attempts("escape-off", &["--sandbox", "off"]);
-    for what in ["read", "write", "list", "signal", "connect", "network", "execute", "outlive"] {
+    for what in ["read", "write", "list", "neighbour", "signal", "connect", "network", "execute", "outlive"] {
         assert_eq!(attempts.get(what), Some(&false), "{what}: the attempt itself is none");
     }
 }
