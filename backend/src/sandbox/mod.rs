@@ -16,6 +16,7 @@ mod layers;
 mod limits;
 mod namespaces;
 mod options;
+mod peer;
 mod privileges;
 mod refusals;
 mod user;
