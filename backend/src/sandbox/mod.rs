@@ -114,7 +114,7 @@ impl Sandbox {
             if !args.layers.required() && is_softgpu(folders) {
                 return Err(SandboxError::Softgpu);
             }
-            files::enter(folders, cache.as_deref())
+            files::enter(folders, cache.as_deref(), args.allow.contains(&libc::SYS_connect))
         })?;
         if let Some(user) = args.user {
             // Asked for by name: a worker that stays root instead is not started.
