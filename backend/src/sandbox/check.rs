@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
+use super::peer::{self, Peer};
 use super::{Layer, Sandbox, SandboxArgs, State, refusals};
 use crate::config::{self, ConfigError};
 use crate::log::chain;
@@ -26,6 +27,9 @@ pub struct CheckOptions {
     /// This process has been executed with the folder in the path of libraries.
     #[arg(long, hide = true)]
     inside: bool,
+    /// This is the second process, with the link to the first.
+    #[arg(long, hide = true)]
+    peer: Option<i32>,
 }
 
 /// Runs the command: 0 if all that was tried went as it should.
@@ -50,14 +54,24 @@ fn attempt(options: &CheckOptions) -> Result<bool, String> {
         command.args(std::env::args_os().skip(1)).arg("--inside").env("LD_LIBRARY_PATH", folder);
         return Err(format!("executing itself: {}", command.exec()));
     }
-    super::prepare_devices();
     let folders = super::library_folders(folder.as_deref());
+    if let Some(link) = options.peer {
+        return peer::run(link, &options.sandbox, &folders).map(|()| true);
+    }
+    super::prepare_devices();
+    let peer = Peer::start()?;
     let mut sandbox = Sandbox::enter(&options.sandbox, &folders).map_err(|e| chain(&e))?;
     let warm = api::warm_up().inspect_err(|_| print(&layers(&sandbox)))?;
     let before = refusals::so_far().len();
     sandbox.close().map_err(|e| chain(&e))?;
     let name = warm.snapshot.devices.first().map_or_else(String::new, |d| d.name().to_owned());
-    let (driver, works) = driver();
+    let ipc = if sandbox.is_active(Layer::Files) && super::is_softgpu(&folders) {
+        // Said of softgpu where its layers are.
+        None
+    } else {
+        Some(peer.try_ipc())
+    };
+    let (driver, works) = driver(ipc);
     let driver_refusals = refusals::so_far().split_off(before);
     let (attempts, holds) = forbidden(&sandbox);
     print(&format!(
@@ -86,11 +100,12 @@ fn layers(sandbox: &Sandbox) -> String {
 }
 
 /// What the driver could do, and whether that is all.
-fn driver() -> (String, bool) {
+fn driver(ipc: Option<Result<(), String>>) -> (String, bool) {
     let (mut text, mut good) = (String::new(), true);
-    for (what, result) in api::trial() {
+    let ipc = ipc.map(|result| ("memory and events of another worker", result));
+    for (what, result) in api::trial().into_iter().chain(ipc) {
         let outcome = result.as_ref().map_or_else(|error| format!("FAILED: {error}"), |()| "ok".into());
-        text.push_str(&format!("  {what:<34} {outcome}\n"));
+        text.push_str(&format!("  {what:<38} {outcome}\n"));
         good &= result.is_ok();
     }
     (text, good)
@@ -106,7 +121,7 @@ fn forbidden(sandbox: &Sandbox) -> (String, bool) {
             (false, true) => "POSSIBLE",
             (false, false) => "possible without the layers that are not there",
         };
-        text.push_str(&format!("  {what:<34} {outcome}\n"));
+        text.push_str(&format!("  {what:<38} {outcome}\n"));
         good &= refused || !held;
     }
     (text, good)

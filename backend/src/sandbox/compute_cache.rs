@@ -12,6 +12,8 @@ use super::SandboxArgs;
 /// The driver's own variables.
 const PATH: &str = "CUDA_CACHE_PATH";
 const DISABLE: &str = "CUDA_CACHE_DISABLE";
+/// Where systemd's CacheDirectory=vgpu is.
+const SYSTEM: &str = "/var/cache/vgpu";
 /// Instead of a folder.
 const OFF: &str = "off";
 
@@ -22,7 +24,7 @@ pub fn find(args: &SandboxArgs) -> Option<PathBuf> {
     let folder = match &args.compute_cache {
         Some(folder) if folder.as_os_str() == OFF => None,
         Some(folder) => Some(folder.clone()),
-        None => default_folder(),
+        None => default_folder(args.user.is_some()),
     };
     let made = folder.filter(|folder| make(folder, args));
     // SAFETY: single-threaded, as the caller promises.
@@ -35,10 +37,18 @@ pub fn find(args: &SandboxArgs) -> Option<PathBuf> {
     made
 }
 
-fn default_folder() -> Option<PathBuf> {
-    let set = std::env::var_os(PATH).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".nv/ComputeCache"));
-    set.or_else(home).filter(|path| path.is_absolute())
+/// The one that the environment names, else the driver's default; a user of workers' own has no home.
+fn default_folder(other_user: bool) -> Option<PathBuf> {
+    let named =
+        |variable: &str| std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let default = || {
+        if other_user {
+            let caches = named("CACHE_DIRECTORY").unwrap_or_else(|| SYSTEM.into());
+            return Some(caches.join("compute"));
+        }
+        named("HOME").map(|home| home.join(".nv/ComputeCache"))
+    };
+    named(PATH).or_else(default).filter(|path| path.is_absolute())
 }
 
 /// Whether the folder is there; a new one belongs to the user of workers.
@@ -46,8 +56,12 @@ fn make(folder: &Path, args: &SandboxArgs) -> bool {
     if folder.is_dir() {
         return true;
     }
-    if fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).is_err() {
-        return false;
+    // Those above are for all to pass.
+    if let Some(above) = folder.parent() {
+        let _ = fs::create_dir_all(above);
+    }
+    if fs::DirBuilder::new().mode(0o700).create(folder).is_err() {
+        return folder.is_dir();
     }
     args.user.is_none_or(|user| chown(folder, Some(user.uid), Some(user.gid)).is_ok())
 }

@@ -48,13 +48,15 @@ const NODE_FOLDERS: [&str; 2] = ["/dev/nvidia-caps", "/dev/nvidia-caps-imex-chan
 /// Where the driver keeps what processes share by IPC.
 const SHARED: &str = "/dev/shm";
 
-/// Restricts the process; `folders` may have libraries too, and `cache` is what the driver compiled.
-pub fn enter(folders: &[PathBuf], cache: Option<&Path>) -> Result<String, SandboxError> {
+/// Restricts the process; `folders` may have libraries too, and `cache` is what the driver compiled. With `connects` it may reach abstract
+/// sockets of others.
+pub fn enter(folders: &[PathBuf], cache: Option<&Path>, connects: bool) -> Result<String, SandboxError> {
+    let scope = if connects { Scope::Signal.into() } else { Scope::AbstractUnixSocket | Scope::Signal };
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .scope(scope)?
         .create()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let node = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;

@@ -14,8 +14,9 @@ pub fn enter() -> Result<String, SandboxError> {
         let limit = Some(hard.map_or(limit, |hard| hard.min(limit)));
         setrlimit(resource, Rlimit { current: limit, maximum: limit }).map_err(SandboxError::system(what))
     };
-    // A dump would have the guest's memory in it.
-    set(Resource::Core, 0, "limiting core dumps")?;
+    // A dump would have the guest's memory in it. With 1 instead of 0 no program that collects dumps gets one either (core(5) ignores 0 for
+    // these, and the kernel takes 1 for such a program's own crash).
+    set(Resource::Core, 1, "limiting core dumps")?;
     set(Resource::Nofile, DESCRIPTORS, "limiting descriptors")?;
     set(Resource::Msgqueue, 0, "limiting message queues")?;
     set(Resource::Rtprio, 0, "limiting priorities")?;

@@ -16,6 +16,7 @@ mod layers;
 mod limits;
 mod namespaces;
 mod options;
+mod peer;
 mod privileges;
 mod refusals;
 mod user;
@@ -113,7 +114,7 @@ impl Sandbox {
             if !args.layers.required() && is_softgpu(folders) {
                 return Err(SandboxError::Softgpu);
             }
-            files::enter(folders, cache.as_deref())
+            files::enter(folders, cache.as_deref(), args.allow.contains(&libc::SYS_connect))
         })?;
         if let Some(user) = args.user {
             // Asked for by name: a worker that stays root instead is not started.
@@ -123,7 +124,13 @@ impl Sandbox {
         sandbox
             .states
             .push((Layer::User, if args.user.is_some() { State::Active(is) } else { State::Missing(is) }));
-        sandbox.layer(Layer::Privileges, privileges::drop_all)?;
+        // Other workers have the same user. Landlock keeps them out, and the operator's tools, which suspend workers, may come in; without it
+        // nobody may. softgpu's workers look into each other.
+        let open = sandbox.is_active(Layer::Files) || is_softgpu(folders);
+        sandbox.layer(Layer::Privileges, || {
+            privileges::set_open(open)?;
+            privileges::drop_all()
+        })?;
         sandbox.layer(Layer::Calls, calls::forbid_hostile)?;
         Ok(sandbox)
     }

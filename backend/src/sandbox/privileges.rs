@@ -36,3 +36,10 @@ pub fn keep(kept: CapabilitySet) -> Result<(), SandboxError> {
     )
     .map_err(SandboxError::system("dropping capabilities"))
 }
+
+/// Whether processes of the same user may look into this one, as into any other. The kernel's answer after a change of the user is no.
+pub fn set_open(open: bool) -> Result<(), SandboxError> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let behavior = if open { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
+    set_dumpable_behavior(behavior).map_err(SandboxError::system("closing the process to others"))
+}

@@ -26,6 +26,12 @@ fn attempts(name: &str, options: &[&str]) -> BTreeMap<String, bool> {
     guest.hello();
     guest.open(1);
     assert_eq!(guest.attach(1, 2), status::OK);
+    // The next warm one is a neighbour.
+    eventually(
+        "another worker is ready",
+        || broker.log().matches("worker ready").count() == 2,
+        || broker.log(),
+    );
     let (reply, _) = guest.queues[2].call(&message(function_id("cuProfilerStart"), &[], &[]));
     assert_eq!(reply.status, 0);
     broker.wait_log("attempts: done");
@@ -50,6 +56,7 @@ fn worker_that_was_taken_over_gets_nowhere() {
     if has_landlock() {
         assert_refused(&attempts, &["read", "write", "list", "memory"]);
     }
+    assert_refused(&attempts, &["neighbour"]);
 }
 
 #[test]
@@ -58,11 +65,11 @@ fn each_layer_holds_by_itself() {
     assert_refused(&calls, &["signal", "connect", "network", "execute", "outlive"]);
     if has_landlock() {
         let files = attempts("escape-files", &["--sandbox", "files"]);
-        assert_refused(&files, &["read", "write", "list", "memory", "signal"]);
+        assert_refused(&files, &["read", "write", "list", "memory", "neighbour", "signal"]);
         assert_eq!((files["execute"], files["outlive"]), (false, false), "another layer's: {files:?}");
     }
     let privileges = attempts("escape-privileges", &["--sandbox", "privileges"]);
-    assert_refused(&privileges, &["capabilities"]);
+    assert_refused(&privileges, &["capabilities", "neighbour"]);
     let limits = attempts("escape-limits", &["--sandbox", "limits"]);
     assert_refused(&limits, &["core"]);
 }
@@ -70,7 +77,7 @@ fn each_layer_holds_by_itself() {
 #[test]
 fn without_a_sandbox_all_is_possible() {
     let attempts = attempts("escape-off", &["--sandbox", "off"]);
-    for what in ["read", "write", "list", "signal", "connect", "network", "execute", "outlive"] {
+    for what in ["read", "write", "list", "neighbour", "signal", "connect", "network", "execute", "outlive"] {
         assert_eq!(attempts.get(what), Some(&false), "{what}: the attempt itself is none");
     }
 }
@@ -83,8 +90,17 @@ fn worker_of_another_user_has_its_rights_and_dies_with_the_broker() {
     }
     let attempts = attempts("escape-user", &["--worker-user", "65534", "--sandbox", "off"]);
     assert_refused(&attempts, &["write", "memory", "signal", "root"]);
-    let mut broker = Broker::start("user-end", &["--worker-user", "65534:65533"]);
-    let worker = broker.workers()[0];
+    let mut broker = Broker::start("user-end", &["--worker-user", "65534:65533", "--warm", "0"]);
+    let mut guest = Guest::connect(&broker.socket);
+    guest.hello();
+    guest.open(1);
+    assert_eq!(guest.attach(1, 2), status::OK);
+    guest.queues[2].post(0, &message(function_id("cuCtxSynchronize"), &[], &[]));
+    let stuck = broker.client_worker(1);
+    assert_eq!(guest.close(1), status::OK);
+    assert!(!runs(stuck), "the broker ends a worker of another user");
+    guest.open(2);
+    let worker = broker.client_worker(2);
     let text = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
     assert!(text.contains("Uid:\t65534\t65534\t65534\t65534"), "{text}");
     assert!(text.contains("Gid:\t65533\t65533\t65533\t65533"), "{text}");

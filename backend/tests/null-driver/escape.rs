@@ -24,6 +24,22 @@ fn refused<T>(result: Result<T>) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
+/// Whether no other worker of the broker can be looked into. There is one.
+fn neighbours_refuse() -> bool {
+    let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
+    let is_worker = |pid: u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        command.starts_with(b"vgpu-worker") && status.contains(&format!("PPid:\t{parent}\n"))
+    };
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut others = pids
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&pid| pid != own && is_worker(pid))
+        .peekable();
+    others.peek().is_some() && others.all(|pid| refused(std::fs::File::open(format!("/proc/{pid}/mem"))))
+}
+
 fn done(result: i32) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
@@ -38,7 +54,7 @@ fn status(of: &str) -> String {
 fn attempts() -> Vec<(&'static str, bool)> {
     // SAFETY: plain system calls; signal 0 goes to nobody.
     let (signal, death, user, core) = unsafe {
-        let mut core = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        let mut core = libc::rlimit { rlim_cur: 9, rlim_max: 9 };
         libc::getrlimit(libc::RLIMIT_CORE, &raw mut core);
         let signal = done(libc::kill(libc::getppid(), 0));
         // The system call itself: the C library's function has all threads make it.
@@ -52,6 +68,7 @@ fn attempts() -> Vec<(&'static str, bool)> {
         ("write", refused(std::fs::write(folder.join("written"), "x"))),
         ("list", refused(std::fs::read_dir(std::env::temp_dir()))),
         ("memory", refused(std::fs::File::open(format!("/proc/{parent}/mem")))),
+        ("neighbour", neighbours_refuse()),
         ("signal", refused(signal)),
         ("connect", refused(UnixStream::connect(folder.join("vm.sock")))),
         // Refused, or not there: anything but a host that answers.
@@ -63,7 +80,7 @@ fn attempts() -> Vec<(&'static str, bool)> {
         ("outlive", refused(death)),
         ("root", refused(user)),
         ("capabilities", status("CapEff").chars().all(|digit| digit == '0') && status("NoNewPrivs") == "1"),
-        ("core", core.rlim_max == 0),
+        ("core", core.rlim_max <= 1),
     ]
 }
 

@@ -103,6 +103,7 @@ fn whatever_is_killed_leaves_nothing_behind() {
     let full = host.client(&["memory"]).succeed();
     let [before, mut agent] = held_at_first(&host);
     let names = files(&host);
+    println!("seed {}", soak::seed());
     let mut noise = Noise::new(soak::seed());
     let (begun, mut rounds) = (Instant::now(), 0);
     while begun.elapsed() < soak::seconds(4) {

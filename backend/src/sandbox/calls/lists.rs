@@ -63,7 +63,7 @@ pub const REFUSED: &[(i64, &str)] = calls! {
     SYS_readahead SYS_sync SYS_syncfs SYS_sync_file_range SYS_mlockall SYS_munlockall SYS_process_madvise
     SYS_process_mrelease SYS_remap_file_pages SYS_memfd_secret SYS_set_mempolicy_home_node SYS_ioprio_set
     SYS_ioprio_get SYS_io_setup SYS_io_submit SYS_io_getevents SYS_io_destroy SYS_io_cancel
-    SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self SYS_seccomp SYS_sched_setattr
+    SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self SYS_seccomp SYS_sched_setattr SYS_kcmp SYS_name_to_handle_at
     SYS_personality SYS_vhangup SYS_syslog;
     SYS_fork SYS_vfork SYS_mknod SYS_chown SYS_lchown SYS_inotify_init SYS_modify_ldt
 };
@@ -71,12 +71,12 @@ pub const REFUSED: &[(i64, &str)] = calls! {
 /// What nobody but an attacker asks for.
 #[rustfmt::skip]
 pub const HOSTILE: &[(i64, &str)] = calls! {
-    SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_kcmp SYS_bpf SYS_perf_event_open SYS_userfaultfd
+    SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_bpf SYS_perf_event_open SYS_userfaultfd
     SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register SYS_add_key SYS_request_key SYS_keyctl SYS_setns
     SYS_unshare SYS_mount SYS_umount2 SYS_mount_setattr SYS_move_mount SYS_open_tree SYS_fsopen SYS_fsconfig
     SYS_fsmount SYS_fspick SYS_pivot_root SYS_chroot SYS_init_module SYS_finit_module SYS_delete_module
     SYS_kexec_load SYS_kexec_file_load SYS_reboot SYS_swapon SYS_swapoff SYS_acct SYS_quotactl SYS_quotactl_fd
-    SYS_open_by_handle_at SYS_name_to_handle_at SYS_sethostname SYS_setdomainname SYS_settimeofday SYS_clock_settime
+    SYS_open_by_handle_at SYS_sethostname SYS_setdomainname SYS_settimeofday SYS_clock_settime
     SYS_clock_adjtime SYS_adjtimex SYS_nfsservctl SYS_lookup_dcookie;
     SYS_iopl SYS_ioperm SYS_uselib SYS_ustat SYS__sysctl
 };

@@ -57,5 +57,5 @@ mod window;
 pub use session::Session;
 pub use snapshot::{WarmUp, warm_up};
 pub use thread::new_executor;
-pub use trial::trial;
+pub use trial::{Exported, export, import, trial};
 pub use window::{register_window, unregister_window};

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use vgpu_spec::plain::Blob8;
+use vgpu_spec::plain::{Blob1, Blob8};
 
 use super::driver::{self, Driver};
 
@@ -28,6 +28,11 @@ const PINNED: usize = 2 << 20;
 /// CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, CU_MEM_LOCATION_TYPE_DEVICE.
 const ALLOCATION_KIND: [u32; 3] = [1, 1, 1];
 
+/// What another process finds.
+const WRITTEN: u32 = 0x5eed_cafe;
+/// CU_EVENT_DISABLE_TIMING, CU_EVENT_INTERPROCESS.
+const EVENT_FOR_OTHERS: u32 = 2 | 4;
+
 type Outcome = Result<(), String>;
 
 /// What was tried, and how it went. The first device's context is current to this thread.
@@ -39,7 +44,6 @@ pub fn trial() -> Vec<(&'static str, Outcome)> {
         ("managed memory", managed(driver)),
         ("memory of a stream's order", ordered(driver)),
         ("an allocation to share", shareable(driver)),
-        ("memory for other processes (IPC)", ipc(driver)),
     ]
 }
 
@@ -130,14 +134,43 @@ fn shareable(driver: &Driver) -> Outcome {
     }
 }
 
-fn ipc(driver: &Driver) -> Outcome {
-    let mut place = 0;
-    let mut handle = vgpu_spec::plain::Blob1([0; 64]);
-    // SAFETY: as above.
+/// What another process opens: memory, and an event behind what was written there.
+pub struct Exported {
+    pub memory: [u8; 64],
+    pub event: [u8; 64],
+}
+
+/// Makes something for another process, which lasts as long as this one.
+pub fn export() -> Result<Exported, String> {
+    let driver = driver::get().ok_or("no driver is loaded")?;
+    let (mut place, mut event) = (0, 0);
+    let (mut memory_handle, mut event_handle) = (Blob1([0; 64]), Blob1([0; 64]));
+    // SAFETY: places that live during the calls, of the types that the functions want.
     unsafe {
         check("allocating", function!(driver, cuMemAlloc_v2)(&raw mut place, PINNED))?;
-        let told = check("telling", function!(driver, cuIpcGetMemHandle)(&raw mut handle, place));
-        check("freeing", function!(driver, cuMemFree_v2)(place))?;
-        told
+        check("writing", function!(driver, cuMemsetD32_v2)(place, WRITTEN, 1))?;
+        check("creating an event", function!(driver, cuEventCreate)(&raw mut event, EVENT_FOR_OTHERS))?;
+        check("recording it", function!(driver, cuEventRecord)(event, 0))?;
+        check("telling of memory", function!(driver, cuIpcGetMemHandle)(&raw mut memory_handle, place))?;
+        check("telling of an event", function!(driver, cuIpcGetEventHandle)(&raw mut event_handle, event))?;
     }
+    Ok(Exported { memory: memory_handle.0, event: event_handle.0 })
+}
+
+/// Opens what another process has made.
+pub fn import(exported: &Exported) -> Outcome {
+    let driver = driver::get().ok_or("no driver is loaded")?;
+    let (mut place, mut event, mut number) = (0, 0, 0_u32);
+    // SAFETY: as above. 1 is CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS.
+    unsafe {
+        let open = function!(driver, cuIpcOpenEventHandle);
+        check("opening an event", open(&raw mut event, Blob1(exported.event)))?;
+        check("waiting for it", function!(driver, cuEventSynchronize)(event))?;
+        let open = function!(driver, cuIpcOpenMemHandle_v2);
+        check("opening memory", open(&raw mut place, Blob1(exported.memory), 1))?;
+        let read = function!(driver, cuMemcpyDtoH_v2);
+        check("reading it", read((&raw mut number).cast(), place, size_of::<u32>()))?;
+        check("closing it", function!(driver, cuIpcCloseMemHandle)(place))?;
+    }
+    if number == WRITTEN { Ok(()) } else { Err(format!("it has {number:#x} instead of {WRITTEN:#x}")) }
 }

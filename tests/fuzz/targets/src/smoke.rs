@@ -35,7 +35,12 @@ pub fn inputs(target: &Target, corpus: &Path) -> Result<Vec<Vec<u8>>, CorpusErro
     paths.sort();
     let read = |path: PathBuf| fs::read(&path).map_err(|source| CorpusError { path, source });
     let mut inputs = paths.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    inputs.extend((target.seeds)());
+    for seed in (target.seeds)() {
+        // The corpus has older ones, or the same.
+        if !inputs.contains(&seed) {
+            inputs.push(seed);
+        }
+    }
     Ok(inputs)
 }
 
