@@ -16,6 +16,9 @@ use crate::link::message::{Header, Ready, kind};
 use crate::log::chain;
 use crate::sandbox::{self, Sandbox, SandboxError};
 
+/// Lines of the log in ten seconds: the guest decides what there is to say.
+const LOG_LINES: u32 = 100;
+
 /// Why a worker did not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -34,6 +37,9 @@ enum StartError {
 pub fn run(options: WorkerOptions) -> ExitCode {
     crate::log::start(&options.log);
     crate::log::set_prefix(format!("worker {}: ", std::process::id()));
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        crate::log::limit_lines(LOG_LINES);
+    }
     std::panic::set_hook(Box::new(|info| {
         tracing::error!("panic, which is a defect: {info}");
         // One lost thread would leave a guest thread waiting for ever; a lost worker is reported.

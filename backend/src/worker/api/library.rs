@@ -42,7 +42,7 @@ pub fn vgpuLibraryLoad(
     };
     let (status, bytes) = t.measured(len, load);
     if status == 0 {
-        if !t.hold(Thing::Library, real, bytes)? {
+        if !t.hold(Thing::Library, real, bytes) {
             unload(t, real);
             return Ok(options.told(OUT_OF_MEMORY.0));
         }

@@ -51,7 +51,7 @@ pub fn vgpuModuleLoad(
     let load = || unsafe { load(&raw mut real, code, count, options.names(), options.values()) };
     let (status, bytes) = t.measured(len, load);
     if status == 0 {
-        if !t.hold(Thing::Module, real, bytes)? {
+        if !t.hold(Thing::Module, real, bytes) {
             unload(t, real);
             return Ok(options.told(OUT_OF_MEMORY.0));
         }

@@ -14,6 +14,8 @@ const POOL_RESERVED: u32 = 5;
 const POOL_USED: u32 = 7;
 /// CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT.
 const GRAPHS_RESERVED: u32 = 2;
+/// More than any device has.
+const ABSURD: u64 = 1 << 44;
 /// A pool grows by so much at least, so a VM may be beyond its limit by this until the pool is filled.
 const POOL_STEP: u64 = 32 << 20;
 
@@ -58,6 +60,10 @@ impl Thread {
         bytes: u64,
         make: impl FnOnce() -> Result<T, CudaError>,
     ) -> Result<T, CudaError> {
+        if bytes > ABSURD {
+            // The driver has its own words for that.
+            return make().inspect(|_| self.client.account.take_anyway(device, bytes));
+        }
         self.take_memory(device, bytes)?;
         make().inspect_err(|_| self.give_back(Share { device, bytes }))
     }
@@ -71,8 +77,7 @@ impl Thread {
         free: impl FnOnce(u64),
     ) -> Result<u64, CudaError> {
         let device = self.device()?;
-        let ahead =
-            if least < BLOCK { 0 } else { least.checked_next_multiple_of(BLOCK).ok_or(OUT_OF_MEMORY)? };
+        let ahead = if least < BLOCK { 0 } else { least.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX) };
         let (address, len) = self.with_memory(device, ahead, make)?;
         let context = self.real_context();
         let blocks = self.session.quota.blocks().insert(address, len, device, context);
@@ -225,14 +230,15 @@ impl Thread {
     }
 
     /// Counts what a thing has, which the driver has made already; false if the VM may not have it.
-    pub fn hold(&self, thing: Thing, handle: u64, bytes: u64) -> Result<bool, CudaError> {
-        let device = self.device()?;
+    pub fn hold(&self, thing: Thing, handle: u64, bytes: u64) -> bool {
+        // Without a context that lives nothing was loaded yet.
+        let Ok(device) = self.device() else { return true };
         let context = if thing == Thing::Library { 0 } else { self.real_context() };
         if self.take_memory(device, bytes).is_err() {
-            return Ok(false);
+            return false;
         }
         self.session.quota.hold(thing, handle, Share { device, bytes }, context);
-        Ok(true)
+        true
     }
 
     /// Gives back what a thing had.
