@@ -7,10 +7,11 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 
 use super::file::File;
 use super::globals::{self, Globals, Sandbox, parse_metrics, parse_mode, parse_turns};
+use super::operator_args::{StatusArgs, TopArgs, VmCommands};
 use super::settings::{self, VmSettings};
-use super::{Config, ConfigError, MetricsAddress, OPERATOR_SOCKET, VmConfig};
-use crate::identity::{self, Setting};
-use crate::operator::commands::{Action, Order};
+use super::vm_args::{VmArgs, range};
+use super::{Config, ConfigError, MetricsAddress, VmConfig};
+use crate::operator::commands::Order;
 use crate::sandbox::SandboxArgs;
 use crate::sandbox::check::CheckOptions;
 
@@ -115,44 +116,6 @@ struct BrokerArgs {
     metrics: Option<MetricsAddress>,
 }
 
-/// What is said of VMs. For the broker they count for the --socket before them, or for all VMs if before the first.
-#[derive(Args)]
-struct VmArgs {
-    /// Name that the VM is shown of device N (0 if left out), at most 95 printable ASCII characters
-    ///
-    /// This and the options below, up to --queues, count for the --socket before them, or for all VMs if before the first.
-    #[arg(long = "device-name", value_name = "[N=]NAME", value_parser = identity::parse_name)]
-    device_name: Vec<Setting<String>>,
-    /// UUID that the VM is shown of device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
-    #[arg(long = "device-uuid", value_name = "[N=]UUID", value_parser = identity::parse_uuid)]
-    device_uuid: Vec<Setting<[u8; 16]>>,
-    /// Memory in MiB that the VM has of device N, all its processes together: it is shown so much, and gets no more
-    #[arg(long = "device-memory", value_name = "[N=]MIB", value_parser = identity::parse_memory)]
-    device_memory: Vec<Setting<u64>>,
-    /// The host's devices that the VM sees, by their ordinals [default: all]
-    #[arg(long, value_name = "N,…", value_delimiter = ',')]
-    devices: Vec<u32>,
-    /// MiB of guest memory that the VM's processes may have pinned [default: no limit]
-    #[arg(long, value_name = "MIB", value_parser = range(settings::PINNED))]
-    pinned_memory: Vec<u64>,
-    /// The VM's share of a device's time against others that want it, 1 to 10000 [default: 100]
-    #[arg(long, value_name = "N", value_parser = range(settings::WEIGHT))]
-    weight: Vec<u64>,
-    /// Percent of a device's time that the VM gets at most [default: 100]
-    #[arg(long, value_name = "PERCENT", value_parser = range(settings::CAP))]
-    cap: Vec<u64>,
-    /// Guest processes that the VM may have at once [default: 64]
-    #[arg(long, value_name = "N", value_parser = range(settings::CLIENTS))]
-    clients: Vec<u64>,
-    /// Virtqueues of the VM's device: one control, one event, the rest lanes [default: 64]
-    #[arg(long, value_name = "N", value_parser = range(settings::QUEUES))]
-    queues: Vec<u64>,
-}
-
-fn range((least, most): (u64, u64)) -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(least..=most)
-}
-
 #[derive(Subcommand)]
 enum Commands {
     /// Serve the VMs of a configuration file, and those of the command line
@@ -181,71 +144,6 @@ struct ServeArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     broker: BrokerArgs,
-}
-
-/// Which broker is meant.
-#[derive(Args)]
-struct BrokerSocket {
-    /// The broker's socket for the operator
-    #[arg(long, value_name = "PATH", default_value = OPERATOR_SOCKET)]
-    operator_socket: PathBuf,
-}
-
-#[derive(Subcommand)]
-enum VmCommands {
-    /// Add a VM
-    Add {
-        /// What it is called
-        name: String,
-        /// Listen on this path
-        #[arg(long, value_name = "PATH")]
-        socket: PathBuf,
-        #[command(flatten)]
-        vm: Box<VmArgs>,
-        #[command(flatten)]
-        broker: BrokerSocket,
-    },
-    /// Change a VM
-    ///
-    /// Limits count at once. A name and a UUID of a device are seen when the agent of the guest starts next.
-    Set {
-        /// What it is called
-        name: String,
-        #[command(flatten)]
-        vm: Box<VmArgs>,
-        #[command(flatten)]
-        broker: BrokerSocket,
-    },
-    /// Remove a VM: ends its processes, disconnects it and removes the socket
-    Remove {
-        /// What it is called
-        name: String,
-        #[command(flatten)]
-        broker: BrokerSocket,
-    },
-    /// List the VMs
-    List {
-        #[command(flatten)]
-        broker: BrokerSocket,
-    },
-}
-
-#[derive(Args)]
-struct StatusArgs {
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    broker: BrokerSocket,
-}
-
-#[derive(Args)]
-struct TopArgs {
-    /// Print one frame after a second, as text
-    #[arg(long)]
-    once: bool,
-    #[command(flatten)]
-    broker: BrokerSocket,
 }
 
 /// What the broker tells the monitor on its command line.
@@ -303,9 +201,6 @@ pub fn parse() -> Command {
 }
 
 fn command(cli: Cli, matches: &ArgMatches) -> Result<Command, ConfigError> {
-    let order = |broker: BrokerSocket, action| {
-        Ok(Command::Operator(Box::new(Order { socket: broker.operator_socket, action })))
-    };
     match cli.command {
         None if cli.broker.sockets.is_empty() => Err(ConfigError::Nothing),
         None => config(cli.broker, matches, File::default()),
@@ -314,20 +209,9 @@ fn command(cli: Cli, matches: &ArgMatches) -> Result<Command, ConfigError> {
             let file = serve.config.map(|path| File::read(&path)).transpose()?;
             config(serve.broker, matches, file.unwrap_or_default())
         }
-        Some(Commands::Vm(VmCommands::Add { name, socket, vm, broker })) => {
-            settings::check_name(&name)?;
-            let socket = std::path::absolute(&socket).unwrap_or(socket);
-            let settings = VmSettings { socket: Some(socket), ..vm.one()? };
-            order(broker, Action::Add { name, settings })
-        }
-        Some(Commands::Vm(VmCommands::Set { name, vm, broker })) => {
-            settings::check_name(&name)?;
-            order(broker, Action::Set { name, settings: vm.one()? })
-        }
-        Some(Commands::Vm(VmCommands::Remove { name, broker })) => order(broker, Action::Remove { name }),
-        Some(Commands::Vm(VmCommands::List { broker })) => order(broker, Action::List),
-        Some(Commands::Status(StatusArgs { json, broker })) => order(broker, Action::Status { json }),
-        Some(Commands::Top(TopArgs { once, broker })) => order(broker, Action::Top { once }),
+        Some(Commands::Vm(vm)) => Ok(Command::Operator(Box::new(vm.order()?))),
+        Some(Commands::Status(status)) => Ok(Command::Operator(Box::new(status.order()))),
+        Some(Commands::Top(top)) => Ok(Command::Operator(Box::new(top.order()))),
         Some(Commands::SandboxCheck(options)) => Ok(Command::SandboxCheck(options)),
         Some(Commands::Worker(options)) => Ok(Command::Worker(options)),
         Some(Commands::Monitor(options)) => Ok(Command::Monitor(options)),
@@ -394,72 +278,10 @@ fn free_name(wanted: &str, vms: &[VmConfig]) -> String {
     names.find(|name| !taken(name)).unwrap_or_default()
 }
 
-impl VmArgs {
-    /// For one VM.
-    fn one(self) -> Result<VmSettings, ConfigError> {
-        let mut settings = self.spread(1, |_| Vec::new())?;
-        Ok(settings.pop().unwrap_or_default())
-    }
-
-    /// For `count` VMs; `vm_of` says of each occurrence of an option which is meant, the first if it does not.
-    fn spread(
-        self,
-        count: usize,
-        vm_of: impl Fn(&str) -> Vec<usize>,
-    ) -> Result<Vec<VmSettings>, ConfigError> {
-        let mut vms = vec![VmSettings::default(); count];
-        let vms = &mut vms;
-        give(vms, vm_of("device_name"), self.device_name, |vm, value| {
-            vm.device_name.push(value);
-            Ok(())
-        })?;
-        give(vms, vm_of("device_uuid"), self.device_uuid, |vm, value| {
-            vm.device_uuid.push(value);
-            Ok(())
-        })?;
-        give(vms, vm_of("device_memory"), self.device_memory, |vm, value| {
-            vm.device_memory.push(value);
-            Ok(())
-        })?;
-        give(vms, vm_of("devices"), self.devices, |vm, value| {
-            vm.devices.get_or_insert_default().push(value);
-            Ok(())
-        })?;
-        type Place = fn(&mut VmSettings) -> &mut Option<u64>;
-        let numbers: [(&'static str, &str, Vec<u64>, Place); 5] = [
-            ("pinned-memory", "pinned_memory", self.pinned_memory, |vm| &mut vm.pinned_memory),
-            ("weight", "weight", self.weight, |vm| &mut vm.weight),
-            ("cap", "cap", self.cap, |vm| &mut vm.cap),
-            ("clients", "clients", self.clients, |vm| &mut vm.clients),
-            ("queues", "queues", self.queues, |vm| &mut vm.queues),
-        ];
-        for (key, id, values, place) in numbers {
-            give(vms, vm_of(id), values, |vm, value| match place(vm).replace(value) {
-                Some(_) => Err(ConfigError::Twice(key)),
-                None => Ok(()),
-            })?;
-        }
-        Ok(std::mem::take(vms))
-    }
-}
-
-/// Gives each value to the VM that it is meant for.
-fn give<T>(
-    vms: &mut [VmSettings],
-    places: Vec<usize>,
-    values: Vec<T>,
-    set: impl Fn(&mut VmSettings, T) -> Result<(), ConfigError>,
-) -> Result<(), ConfigError> {
-    for (vm, value) in places.into_iter().chain(std::iter::repeat(0)).zip(values) {
-        vms.get_mut(vm).map_or(Ok(()), |vm| set(vm, value))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Identities;
+    use crate::identity::{self, Identities};
 
     fn config(args: &[&str]) -> Result<Config, String> {
         let arguments = std::iter::once(&"vgpu-backend").chain(args);

@@ -3,7 +3,9 @@
 pub mod cli;
 mod file;
 mod globals;
+mod operator_args;
 pub mod settings;
+mod vm_args;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
