@@ -40,7 +40,9 @@ const LOOK_AT_END: Duration = Duration::from_micros(15);
 /// It does not even sleep between looks at the end while less than this is about to go on, for so long.
 const NEAR: Duration = Duration::from_micros(300);
 const EAGER: Duration = Duration::from_millis(3);
-/// For a lane that has issued enough.
+/// The longest that a lane is held because enough is under way.
+const HELD: Duration = Duration::from_millis(20);
+/// Between its looks.
 const BREATH: Duration = Duration::from_micros(50);
 /// After which it looks more rarely: a kernel without end.
 const LATE: Duration = Duration::from_millis(200);
@@ -105,6 +107,7 @@ impl Thread {
         let account = &client.account;
         let (Some(shared), Some(turns)) = (account.device(device), account.turns(device)) else { return };
         let Some(tracked) = session.turns.device(device) else { return };
+        let mut held: Option<Instant> = None;
         loop {
             // First inside, then the look at the gate: the scheduler closes first, and looks then.
             turns.inside.fetch_add(1, Ordering::SeqCst);
@@ -114,7 +117,10 @@ impl Thread {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
                     return;
                 }
-                gate::TURN if self.has_room(tracked, came) => {
+                // What is under way may wait for just this call.
+                gate::TURN
+                    if self.has_room(tracked, came) || held.is_some_and(|since| since.elapsed() > HELD) =>
+                {
                     turns.active.store(word, Ordering::SeqCst);
                     let stream = (self.real_context(), stream);
                     self.inside = Some(Inside { device, word, stream });
@@ -122,6 +128,7 @@ impl Thread {
                 }
                 gate::TURN => {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
+                    held.get_or_insert_with(Instant::now);
                     // There is work for much longer than this.
                     std::thread::sleep(BREATH);
                 }
