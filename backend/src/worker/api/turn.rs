@@ -40,9 +40,7 @@ const LOOK_AT_END: Duration = Duration::from_micros(15);
 /// It does not even sleep between looks at the end while less than this is about to go on, for so long.
 const NEAR: Duration = Duration::from_micros(300);
 const EAGER: Duration = Duration::from_millis(3);
-/// The longest that a lane is held because enough is under way.
-const HELD: Duration = Duration::from_millis(20);
-/// Between its looks.
+/// For a lane that has issued enough.
 const BREATH: Duration = Duration::from_micros(50);
 /// After which it looks more rarely: a kernel without end.
 const LATE: Duration = Duration::from_millis(200);
@@ -107,7 +105,6 @@ impl Thread {
         let account = &client.account;
         let (Some(shared), Some(turns)) = (account.device(device), account.turns(device)) else { return };
         let Some(tracked) = session.turns.device(device) else { return };
-        let mut held: Option<Instant> = None;
         loop {
             // First inside, then the look at the gate: the scheduler closes first, and looks then.
             turns.inside.fetch_add(1, Ordering::SeqCst);
@@ -117,10 +114,7 @@ impl Thread {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
                     return;
                 }
-                // What is under way may wait for just this call.
-                gate::TURN
-                    if self.has_room(tracked, came) || held.is_some_and(|since| since.elapsed() > HELD) =>
-                {
+                gate::TURN if self.has_room(tracked, came) => {
                     turns.active.store(word, Ordering::SeqCst);
                     let stream = (self.real_context(), stream);
                     self.inside = Some(Inside { device, word, stream });
@@ -128,7 +122,6 @@ impl Thread {
                 }
                 gate::TURN => {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
-                    held.get_or_insert_with(Instant::now);
                     // There is work for much longer than this.
                     std::thread::sleep(BREATH);
                 }
@@ -144,12 +137,12 @@ impl Thread {
     fn has_room(&self, tracked: &Tracked, came: Instant) -> bool {
         let mut track = tracked.track();
         track.comes(came);
-        if track.has_room() || self.session.turns.captures() {
+        if track.has_room(Instant::now()) || self.session.turns.captures() {
             return true;
         }
         look(self.driver, &mut track);
         // Without marks nothing would ever be known to be done.
-        track.has_room() || !track.has_marks()
+        track.has_room(Instant::now()) || !track.has_marks()
     }
 
     /// After a call: it is tracked if it was made in a turn.
