@@ -72,13 +72,13 @@ pub fn parse_memory(text: &str) -> Result<Setting<u64>, String> {
 /// Why a VM cannot be shown what the command line says.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
-    #[error("--device-{what} {device}=…: given twice for one VM")]
+    #[error("device-{what} {device}=…: given twice for one VM")]
     Twice { what: &'static str, device: u32 },
-    #[error("--device-{what} {device}=…: there is no device {device}, the host shows {count}")]
+    #[error("device-{what} {device}=…: there is no device {device}, the host shows {count}")]
     NoDevice { what: &'static str, device: u32, count: usize },
-    #[error("--device-memory {device}={wanted}: device {device} has {has} MiB")]
+    #[error("device-memory {device}={wanted}: device {device} has {has} MiB")]
     Memory { device: u32, wanted: u64, has: u64 },
-    #[error("--device-uuid {device}=GPU-{uuid}: device {other} of the VM has that UUID")]
+    #[error("device-uuid {device}=GPU-{uuid}: device {other} of the VM has that UUID")]
     Uuid { device: u32, other: u32, uuid: String },
 }
 
@@ -273,11 +273,11 @@ mod tests {
         assert_eq!(check(&[("memory", "1000")]), Ok(()));
         assert_eq!(
             check(&[("memory", "1001")]).unwrap_err().to_string(),
-            "--device-memory 0=1001: device 0 has 1000 MiB"
+            "device-memory 0=1001: device 0 has 1000 MiB"
         );
         assert_eq!(
             check(&[("name", "2=x")]).unwrap_err().to_string(),
-            "--device-name 2=…: there is no device 2, the host shows 2"
+            "device-name 2=…: there is no device 2, the host shows 2"
         );
         assert!(matches!(
             check(&[("name", "1=x"), ("name", "1=x")]),

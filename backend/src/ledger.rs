@@ -42,6 +42,20 @@ pub enum Counter {
 /// How many there are.
 pub const COUNTERS: usize = Counter::Throttled as usize + 1;
 
+impl Counter {
+    /// In the order of their numbers.
+    pub const ALL: [Counter; COUNTERS] = [
+        Counter::Messages,
+        Counter::RoundTrips,
+        Counter::Errors,
+        Counter::Launches,
+        Counter::BytesToDevice,
+        Counter::BytesFromDevice,
+        Counter::DeviceTime,
+        Counter::Throttled,
+    ];
+}
+
 /// `Device::gate`: whether lanes may issue work.
 pub mod gate {
     /// Nobody else wants the device: pass, and leave no trace.

@@ -12,6 +12,8 @@ pub mod limits;
 pub mod link;
 pub mod log;
 pub mod monitor;
+pub mod operator;
+pub mod sandbox;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -19,8 +21,10 @@ use std::process::ExitCode;
 /// Parses the command line and runs the broker or a worker.
 pub fn main() -> ExitCode {
     match config::parse() {
-        config::Command::Broker(config) => broker::run(config),
+        config::Command::Broker(config) => broker::run(*config),
+        config::Command::Operator(order) => operator::commands::run(*order),
         config::Command::Worker(options) => worker::run(options),
         config::Command::Monitor(options) => monitor::run(&options),
+        config::Command::SandboxCheck(options) => sandbox::check::run(&options),
     }
 }

@@ -32,14 +32,30 @@ pub fn set_prefix(prefix: String) {
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = prefix;
 }
 
+/// Set where a guest decides how much there is to say.
+static LINES: OnceLock<Limit> = OnceLock::new();
+
+/// Lets only so many lines into the log in each period from now on: one that a guest could fill.
+pub fn limit_lines(lines: u32) {
+    let _ = LINES.set(Limit::of(lines));
+}
+
 /// Writes whole lines with the prefix; the subscriber makes one write per event.
 struct Prefixed;
 
 impl Write for Prefixed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let left_out = match LINES.get().map(Limit::pass) {
+            Some(None) => return Ok(bytes.len()),
+            Some(Some(left_out)) => left_out,
+            None => 0,
+        };
         let mut line = Vec::with_capacity(bytes.len() + 48);
         if let Some(prefix) = PREFIX.get() {
             line.extend_from_slice(prefix.lock().unwrap_or_else(PoisonError::into_inner).as_bytes());
+        }
+        if left_out > 0 {
+            line.extend_from_slice(format!("({left_out} lines left out) ").as_bytes());
         }
         line.extend_from_slice(bytes);
         // A closed stderr must not stop the program.
@@ -75,6 +91,7 @@ pub fn printable(bytes: &[u8]) -> String {
 #[derive(Debug)]
 pub struct Limit {
     state: Mutex<(Instant, u32, u64)>,
+    lines: u32,
 }
 
 impl Limit {
@@ -82,7 +99,12 @@ impl Limit {
     const LINES: u32 = 10;
 
     pub fn new() -> Self {
-        Limit { state: Mutex::new((Instant::now(), 0, 0)) }
+        Limit::of(Self::LINES)
+    }
+
+    /// With so many lines in each period.
+    pub fn of(lines: u32) -> Self {
+        Limit { state: Mutex::new((Instant::now(), 0, 0)), lines }
     }
 
     /// Whether to log now; if so, how many lines were left out before.
@@ -92,7 +114,7 @@ impl Limit {
         if start.elapsed() >= Self::PERIOD {
             (*start, *lines) = (Instant::now(), 0);
         }
-        if *lines < Self::LINES {
+        if *lines < self.lines {
             *lines += 1;
             return Some(std::mem::take(left_out));
         }

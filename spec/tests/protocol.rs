@@ -79,10 +79,10 @@ fn structures() -> Vec<(&'static str, usize, Vec<Row>)> {
             context,
             dependencies,
             flags,
-            reserved
+            number
         ),
         structure!("Dependency", Dependency, lane, reserved, count),
-        structure!("LaneReplyHeader", lane::ReplyHeader, status, len, flags, reserved),
+        structure!("LaneReplyHeader", lane::ReplyHeader, status, len, flags, written),
         structure!("SocketRequest", socket::Request, kind, arg2, arg0, arg1),
         structure!("SocketHelloReply", socket::HelloReply, version, reserved, client, pci, device_ranges),
         structure!("LaneReply", socket::LaneReply, queue, size, start, event_idx, polling),

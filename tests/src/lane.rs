@@ -204,7 +204,7 @@ impl<'a> Message<'a> {
             context: self.context,
             dependencies: u16::try_from(self.dependencies.len()).unwrap(),
             flags: 0,
-            reserved: 0,
+            number: 0,
         };
         [header.as_bytes(), dependencies, self.args].concat()
     }

@@ -131,6 +131,26 @@ impl Vm {
         bytes
     }
 
+    /// Available index of queue 0.
+    pub fn avail(&self) -> u16 {
+        self.avail
+    }
+
+    /// Notifies the broker or a worker.
+    pub fn kick(&self, queue: u16) {
+        // Full if nobody looks: then it is notified.
+        let _ = self.kicks[usize::from(queue)].write(1);
+    }
+
+    /// The memory once more, for another thread.
+    pub fn share(&self) -> Memory {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel picks a free range.
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &self.file, 0) };
+        Memory(base.unwrap().cast())
+    }
+
     fn descriptor(&self, index: u64, address: u64, len: usize, flags: u16, next: u16) {
         let mut bytes = address.to_le_bytes().to_vec();
         bytes.extend(u32::try_from(len).unwrap().to_le_bytes());
@@ -209,6 +229,29 @@ impl Vm {
     pub fn map(&mut self, client: u32, window: u32, address: u64, range: Range) -> u32 {
         let map = WindowMap { client, window, address, len: range.len, extents: 1, reserved: 0 };
         self.request(kind::WINDOW_MAP, &[map.as_bytes(), range.as_bytes()].concat())
+    }
+}
+
+/// A mapping of a VM's memory.
+pub struct Memory(*mut u8);
+
+// SAFETY: all accesses are atomic.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Writes a number at an aligned offset.
+    pub fn write(&self, offset: u64, value: u32) {
+        assert!(offset.is_multiple_of(4) && offset as usize + 4 <= BYTES);
+        // SAFETY: in the mapping and aligned (asserted).
+        let place = unsafe { std::sync::atomic::AtomicU32::from_ptr(self.0.add(offset as usize).cast()) };
+        place.store(value, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is the value's own.
+        let _ = unsafe { rustix::mm::munmap(self.0.cast(), BYTES) };
     }
 }
 

@@ -9,8 +9,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::lock;
 use super::worker_link::Worker;
 use crate::identity::Identities;
-use crate::ledger::{DEVICES, Ledger, LedgerError, MAX_SLOTS, Slot};
+use crate::ledger::{COUNTERS, Counter, DEVICES, Ledger, LedgerError, MAX_SLOTS, Slot};
 use crate::limits::Limits;
+
+/// What the counters of several clients come to, by [`Counter`].
+pub type Totals = [u64; COUNTERS];
 
 /// A VM's ledger and who has which slot of it. Lives as long as the VM's socket: limits and use survive a reconnection.
 pub struct Accounts {
@@ -20,16 +23,22 @@ pub struct Accounts {
     /// Written by workers when the scheduler should look at the ledger. The VM's own, so that no other VM's can be swallowed.
     bell: OwnedFd,
     limits: Mutex<Limits>,
+    slots: Mutex<Slots>,
+}
+
+struct Slots {
     /// By slot: who has it.
-    taken: Mutex<Vec<Option<Weak<Worker>>>>,
+    taken: Vec<Option<Weak<Worker>>>,
+    /// What clients did that have ended.
+    ended: Totals,
 }
 
 impl Accounts {
     pub fn new() -> Result<Arc<Self>, LedgerError> {
-        let taken = Mutex::new(vec![None; MAX_SLOTS as usize]);
+        let slots = Slots { taken: vec![None; MAX_SLOTS as usize], ended: [0; COUNTERS] };
         let (ledger, file) = Ledger::new()?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LedgerError::Make)?;
-        Ok(Arc::new(Accounts { ledger, file, bell, limits: Mutex::default(), taken }))
+        Ok(Arc::new(Accounts { ledger, file, bell, limits: Mutex::default(), slots: Mutex::new(slots) }))
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -71,20 +80,37 @@ impl Accounts {
 
     /// A slot for a new client; `None` if all are taken, by workers that do not die for example.
     pub fn open(self: &Arc<Self>, worker: &Arc<Worker>) -> Option<Arc<Account>> {
-        let mut taken = lock(&self.taken);
-        let slot = taken.iter().position(Option::is_none)?;
-        *taken.get_mut(slot)? = Some(Arc::downgrade(worker));
+        self.open_for(Arc::downgrade(worker))
+    }
+
+    fn open_for(self: &Arc<Self>, worker: Weak<Worker>) -> Option<Arc<Account>> {
+        let mut slots = lock(&self.slots);
+        let slot = slots.taken.iter().position(Option::is_none)?;
+        *slots.taken.get_mut(slot)? = Some(worker);
         let slot = u32::try_from(slot).ok()?;
         self.ledger.open_slot(slot);
         self.ring();
         Some(Arc::new(Account { accounts: Arc::clone(self), slot }))
     }
 
+    /// What the VM's clients have done, those that have ended too.
+    pub fn totals(&self) -> Totals {
+        // Under the lock, so that a client that ends meanwhile counts once.
+        let slots = lock(&self.slots);
+        let mut totals = slots.ended;
+        for (slot, _) in (0..).zip(&slots.taken).filter(|(_, taken)| taken.is_some()) {
+            if let Some(slot) = self.ledger.slot(slot) {
+                add(&mut totals, slot);
+            }
+        }
+        totals
+    }
+
     /// The slots of clients, and their workers.
     pub fn clients(&self) -> Vec<(u32, Arc<Worker>)> {
-        let taken = lock(&self.taken);
+        let slots = lock(&self.slots);
         (0_u32..)
-            .zip(taken.iter())
+            .zip(&slots.taken)
             .filter_map(|(slot, worker)| Some((slot, worker.as_ref()?.upgrade()?)))
             .collect()
     }
@@ -92,14 +118,28 @@ impl Accounts {
     /// The slots that clients have.
     pub fn slots(&self) -> Vec<u32> {
         (0_u32..)
-            .zip(lock(&self.taken).iter())
+            .zip(&lock(&self.slots).taken)
             .filter(|(_, worker)| worker.is_some())
             .map(|(slot, _)| slot)
             .collect()
     }
 
     pub fn has_clients(&self) -> bool {
-        lock(&self.taken).iter().any(Option::is_some)
+        lock(&self.slots).taken.iter().any(Option::is_some)
+    }
+}
+
+/// The VM was removed: the scheduler is to forget it.
+impl Drop for Accounts {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
+/// SECURITY: the numbers are a worker's: they may be anything, and must not stop the broker.
+fn add(totals: &mut Totals, slot: &Slot) {
+    for (total, counter) in totals.iter_mut().zip(Counter::ALL) {
+        *total = total.wrapping_add(slot.get(counter));
     }
 }
 
@@ -128,15 +168,18 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.settle();
-        let mut taken = lock(&self.accounts.taken);
-        if let Some(taken) = taken.get_mut(self.slot as usize) {
+        let mut slots = lock(&self.accounts.slots);
+        if let Some(slot) = self.slot() {
+            add(&mut slots.ended, slot);
+        }
+        if let Some(taken) = slots.taken.get_mut(self.slot as usize) {
             *taken = None;
         }
         // Under the lock: nobody takes a slot meanwhile.
-        if taken.iter().all(Option::is_none) {
+        if slots.taken.iter().all(Option::is_none) {
             self.accounts.ledger.forget_use();
         }
-        drop(taken);
+        drop(slots);
         self.accounts.ring();
     }
 }
@@ -169,5 +212,37 @@ impl Registry {
 
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_clients_did_stays_in_the_totals() {
+        let accounts = Accounts::new().unwrap();
+        let (first, second) =
+            (accounts.open_for(Weak::new()).unwrap(), accounts.open_for(Weak::new()).unwrap());
+        first.slot().unwrap().add(Counter::Launches, 5);
+        second.slot().unwrap().add(Counter::Launches, 7);
+        let launches = || accounts.totals()[Counter::Launches as usize];
+        assert_eq!(launches(), 12);
+        drop(first);
+        assert_eq!(launches(), 12);
+        let third = accounts.open_for(Weak::new()).unwrap();
+        assert_eq!((third.number(), launches()), (0, 12), "the slot is used again, from zero");
+    }
+
+    #[test]
+    fn shown_memory_is_the_limit() {
+        let accounts = Accounts::new().unwrap();
+        let limit = |n| accounts.ledger().device(n).unwrap().limit.load(Ordering::Relaxed);
+        let mut identities = Identities::default();
+        identities.set_memory(crate::identity::parse_memory("1=512").unwrap()).unwrap();
+        accounts.set_memory(&identities);
+        assert_eq!((limit(0), limit(1)), (u64::MAX, 512 << 20));
+        accounts.set_memory(&Identities::default());
+        assert_eq!(limit(1), u64::MAX);
     }
 }

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::control::{
-    CONTROL_QUEUE, ClientClose, ClientOpen, ClientOpenReply, FIRST_LANE, Hello, HelloReply, LaneAttach,
-    LaneAttachReply, MAX_EXTENTS, MAX_REPLY, MAX_REQUEST, ReplyHeader, RequestHeader, ShareDrop, ShareKeep,
-    WindowMap, WindowUnmap, kind, status,
+    CONTROL_QUEUE, ClientClose, ClientOpen, ClientOpenReply, FIRST_LANE, Hello, HelloReply, LaneAttachReply,
+    MAX_REPLY, MAX_REQUEST, ReplyHeader, ShareDrop, ShareKeep, WindowMap, WindowUnmap, status,
 };
-use vgpu_spec::wire::{Range, VERSION, split};
+use vgpu_spec::wire::{Range, VERSION};
 use vhost_user_backend::VringT;
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::IntoBytes;
 
 use super::lock;
+use super::request::Request;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
@@ -26,7 +26,8 @@ use super::{lending, pool, reading, sharing};
 use crate::link::message;
 use crate::log::{chain, printable};
 
-type Chain = virtio_queue::DescriptorChain<Arc<GuestMemoryMmap>>;
+/// A chain of descriptors in a VM's memory.
+pub type Chain = virtio_queue::DescriptorChain<Arc<GuestMemoryMmap>>;
 
 /// For a worker to be there for a new client.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -121,7 +122,7 @@ fn answer(vm: &Vm, chain: Chain, epoch: u64) {
 }
 
 /// Copies a request out of the guest's memory.
-fn read_request(chain: &Chain) -> Result<Vec<u8>, &'static str> {
+pub fn read_request(chain: &Chain) -> Result<Vec<u8>, &'static str> {
     let memory = chain.memory();
     let mut reader = chain.clone().reader(memory).map_err(|_| "a descriptor is not in memory")?;
     let writer = chain.clone().writer(memory).map_err(|_| "a descriptor is not in memory")?;
@@ -136,39 +137,24 @@ fn read_request(chain: &Chain) -> Result<Vec<u8>, &'static str> {
     Ok(request)
 }
 
-/// A request's body, which must have exactly the size of `T`.
-fn exactly<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<T, Refusal> {
-    T::read_from_bytes(body).map_err(|_| {
-        Refusal::new(status::INVALID, format!("a body of {} bytes instead of {}", body.len(), size_of::<T>()))
-    })
-}
-
 /// Carries out one request; returns the reply's body.
 fn handle(vm: &Vm, request: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let short = || Refusal::new(status::INVALID, format!("a request of {} bytes", request.len()));
-    let (header, rest) = split::<RequestHeader>(request).ok_or_else(short)?;
-    let body = rest.get(..header.len as usize).ok_or_else(short)?;
-    if header.kind != kind::HELLO && !lock(&vm.state).greeted {
-        return Err(Refusal::new(status::INVALID, "no hello yet"));
-    }
-    match header.kind {
-        kind::HELLO => hello(vm, &exactly(body)?),
-        kind::SNAPSHOT if body.is_empty() => snapshot(vm),
-        kind::SNAPSHOT => Err(Refusal::new(status::INVALID, "a snapshot request has no body")),
-        kind::CLIENT_OPEN => client_open(vm, &exactly(body)?),
-        kind::CLIENT_CLOSE => client_close(vm, &exactly(body)?),
-        kind::LANE_ATTACH => {
-            let request: LaneAttach = exactly(body)?;
+    let greeted = lock(&vm.state).greeted;
+    match Request::parse(request, greeted)? {
+        Request::Hello(request) => hello(vm, &request),
+        Request::Snapshot => snapshot(vm),
+        Request::ClientOpen(request) => client_open(vm, &request),
+        Request::ClientClose(request) => client_close(vm, &request),
+        Request::LaneAttach(request) => {
             let start = lending::attach(vm, &request)?;
             tracing::debug!(vm = vm.name, client = request.client, queue = request.queue, start, "lane lent");
             Ok(LaneAttachReply { start, reserved: [0; 3] }.as_bytes().to_vec())
         }
-        kind::WINDOW_MAP => window_map(vm, body),
-        kind::WINDOW_UNMAP => window_unmap(vm, &exactly(body)?),
-        kind::SHARE_KEEP => share_keep(vm, &exactly(body)?),
-        kind::SHARE_DROP => share_drop(vm, &exactly(body)?),
-        kind::READING => reading::serve(vm, &exactly(body)?),
-        other => Err(Refusal::new(status::UNSUPPORTED, format!("request kind {other}"))),
+        Request::WindowMap(request, extents) => window_map(vm, &request, extents),
+        Request::WindowUnmap(request) => window_unmap(vm, &request),
+        Request::ShareKeep(request) => share_keep(vm, &request),
+        Request::ShareDrop(request) => share_drop(vm, &request),
+        Request::Reading(request) => reading::serve(vm, &request),
     }
 }
 
@@ -189,14 +175,14 @@ fn hello(vm: &Vm, request: &Hello) -> Result<Vec<u8>, Refusal> {
         pci.device,
         pci.function
     );
-    let lanes = vm.config.queues - FIRST_LANE;
+    let lanes = vm.tenant.queues - FIRST_LANE;
     // No features are defined yet, so none are in use.
-    Ok(HelloReply { version: VERSION, lanes, clients: vm.config.clients, features: 0 }.as_bytes().to_vec())
+    Ok(HelloReply { version: VERSION, lanes, clients: vm.tenant.clients(), features: 0 }.as_bytes().to_vec())
 }
 
 fn snapshot(vm: &Vm) -> Result<Vec<u8>, Refusal> {
     let snapshot = vm.pool.snapshot();
-    let bytes = snapshot.map(|s| vm.identities.shown(&s).encode());
+    let bytes = snapshot.map(|s| vm.tenant.identities().shown(&s).encode());
     bytes
         .filter(|b| b.len() <= MAX_REPLY - size_of::<ReplyHeader>())
         .ok_or_else(|| Refusal::new(status::NO_WORKER, "there is no snapshot"))
@@ -209,7 +195,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         if state.clients.contains_key(&number) {
             return Err(Refusal::new(status::INVALID, format!("client {number} exists already")));
         }
-        if state.clients.len() >= vm.config.clients as usize {
+        if state.clients.len() >= vm.tenant.clients() as usize {
             return Err(Refusal::new(status::LIMIT, format!("the VM has {} clients", state.clients.len())));
         }
         state.epoch
@@ -321,17 +307,10 @@ fn with_windows<T>(
     Ok((Arc::clone(&client.worker), value))
 }
 
-fn window_map(vm: &Vm, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let invalid = |text: String| Refusal::new(status::INVALID, text);
-    let (request, rest) =
-        split::<WindowMap>(body).ok_or_else(|| invalid(format!("a window of {} bytes", body.len())))?;
-    let extents = request.extents as usize;
-    if extents == 0 || extents > MAX_EXTENTS || rest.len() != extents * size_of::<Range>() {
-        return Err(invalid(format!("{extents} extents in {} bytes", rest.len())));
-    }
+fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u8>, Refusal> {
     let memory = vm.memory.memory();
-    let ranges = rest.chunks_exact(size_of::<Range>()).filter_map(|b| Range::read_from_bytes(b).ok());
-    let translation = Translation::new(&memory, ranges, request.len).map_err(|e| invalid(chain(&e)))?;
+    let translation = Translation::new(&memory, extents.into_iter(), request.len)
+        .map_err(|e| Refusal::new(status::INVALID, chain(&e)))?;
     let window = Range { base: request.address, len: request.len };
     check_pinned(vm, request.len)?;
     let (worker, ()) = with_windows(vm, request.client, |w| w.insert(request.window, window))?;

@@ -11,12 +11,17 @@ pub mod monitor;
 pub mod pool;
 pub mod process;
 pub mod reading;
+pub mod request;
 pub mod ring;
 pub mod scheduler;
 pub mod sharing;
 pub mod socket;
+pub mod status;
+pub mod systemd;
+pub mod tenant;
 pub mod turns;
 pub mod vm;
+pub mod vms;
 pub mod windows;
 pub mod worker_link;
 
@@ -24,13 +29,15 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
+use vgpu_spec::wire::snapshot::Snapshot;
 
-use crate::config::{Config, VmConfig};
-use crate::identity::IdentityError;
+use crate::config::Config;
 use crate::log::{chain, printable};
+use crate::operator::{File, Http, Server};
+use crate::sandbox::{self, SandboxError};
 use pool::{Pool, PoolError};
 use socket::{SocketError, VmSocket};
+use vms::{Vms, VmsError};
 
 /// For the first worker to load CUDA.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(70);
@@ -44,8 +51,12 @@ pub enum BrokerError {
     Thread(#[source] std::io::Error),
     #[error(transparent)]
     Worker(#[from] PoolError),
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
+    #[error("vm {name}")]
+    Vm { name: String, source: VmsError },
+    #[error("serving metrics at {address}")]
+    Metrics { address: String, source: std::io::Error },
+    #[error("confining the broker")]
+    Sandbox(#[from] SandboxError),
     #[error("waiting for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -79,40 +90,65 @@ pub fn run(config: Config) -> ExitCode {
 fn serve(config: Config) -> Result<i32, BrokerError> {
     // Before any thread, so that all inherit it and only `wait_signal` takes them.
     let signals = block_signals().map_err(BrokerError::Signals)?;
+    let mut bound = systemd::sockets();
     raise_descriptor_limit();
-    let bind = |vm: &VmConfig| {
-        let socket = VmSocket::bind(&vm.socket, vm.identities.clone())?;
-        socket.accounts().set_limits(&vm.limits);
-        Ok::<_, SocketError>(socket)
-    };
-    let sockets = config.vms.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let (turns, config) = (config.turns, Arc::new(config));
-    let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread)?;
-    let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| remove(&config.vms))?;
-    log_devices(&snapshot);
+    status::start_clock();
+    // Before it has given up what that takes.
+    sandbox::prepare_devices();
+    sandbox::enter_broker(&config.sandbox)?;
+    let operator = Server::bind(&config.operator, bound.remove("operator"))?;
+    let metrics = config.metrics.as_ref().map(Http::bind).transpose()?;
+    let mut sockets = Vec::new();
     for vm in &config.vms {
-        vm.identities.check(&snapshot).inspect_err(|_| remove(&config.vms))?;
-        log_shown(vm, &snapshot);
+        let socket = VmSocket::bind(vm, bound.remove(&vm.name)).inspect_err(|_| discard(&mut sockets))?;
+        sockets.push(socket);
     }
-    for socket in sockets {
-        tracing::info!("listening on {}", socket.path().display());
-        socket.serve(Arc::clone(&config), Arc::clone(&pool)).map_err(BrokerError::Thread)?;
-    }
-    meter::Meter::start(Arc::clone(&pool)).map_err(BrokerError::Thread)?;
-    if turns {
-        scheduler::Scheduler::start(pool).map_err(BrokerError::Thread)?;
-    }
-    let signal = wait_signal(&signals).map_err(BrokerError::Signals);
-    remove(&config.vms);
+    let config = Arc::new(config);
+    let pool = Pool::start((*config).clone()).map_err(BrokerError::Thread);
+    let pool = pool.inspect_err(|_| discard(&mut sockets))?;
+    let snapshot = pool.first(FIRST_TIMEOUT).inspect_err(|_| discard(&mut sockets))?;
+    log_devices(&snapshot);
+    share(&config, &pool).inspect_err(|_| discard(&mut sockets))?;
+    let vms = Vms::new(Arc::clone(&config), pool);
+    let result = serve_all(&config, &vms, sockets, (operator, metrics)).and_then(|_files| {
+        systemd::ready();
+        wait_signal(&signals).map_err(BrokerError::Signals)
+    });
+    vms.unlink();
     // Workers die with this process (PR_SET_PDEATHSIG).
-    signal
+    result
 }
 
-/// Removes the sockets, all of which this process has bound.
-fn remove(vms: &[VmConfig]) {
-    for vm in vms {
-        let _ = std::fs::remove_file(&vm.socket);
+/// Begins to serve everything; the files of the sockets that are the operator's.
+fn serve_all(
+    config: &Config,
+    vms: &Arc<Vms>,
+    sockets: Vec<VmSocket>,
+    (operator, metrics): (Option<Server>, Option<Http>),
+) -> Result<[Option<File>; 2], BrokerError> {
+    let mut sockets = sockets.into_iter();
+    for (vm, socket) in config.vms.iter().zip(&mut sockets) {
+        if let Err(source) = vms.serve(vm, socket) {
+            sockets.for_each(VmSocket::discard);
+            return Err(BrokerError::Vm { name: vm.name.clone(), source });
+        }
     }
+    let operator = operator.map(|server| server.serve(Arc::clone(vms))).transpose();
+    let metrics = metrics.map(|http| http.serve(Arc::clone(vms))).transpose();
+    Ok([operator.map_err(BrokerError::Thread)?.flatten(), metrics.map_err(BrokerError::Thread)?.flatten()])
+}
+
+/// Starts to measure what VMs use, and to give them their turns.
+fn share(config: &Config, pool: &Arc<Pool>) -> Result<(), BrokerError> {
+    meter::Meter::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
+    if config.turns {
+        scheduler::Scheduler::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
+    }
+    Ok(())
+}
+
+fn discard(sockets: &mut Vec<VmSocket>) {
+    sockets.drain(..).for_each(VmSocket::discard);
 }
 
 fn log_devices(snapshot: &Snapshot) {
@@ -124,22 +160,6 @@ fn log_devices(snapshot: &Snapshot) {
             device.record.total_memory >> 20,
             version / 1000,
             version % 1000 / 10
-        );
-    }
-}
-
-/// Says what a VM is shown, if that is not what the host says.
-fn log_shown(vm: &VmConfig, host: &Snapshot) {
-    if vm.identities.is_empty() {
-        return;
-    }
-    for (i, device) in vm.identities.shown(host).devices.iter().enumerate() {
-        tracing::info!(
-            vm = %vm.socket.display(),
-            "shown device {i}: {}, GPU-{}, {} MiB",
-            printable(device.name().as_bytes()),
-            uuid_text(&device.record.uuid),
-            device.record.total_memory >> 20
         );
     }
 }

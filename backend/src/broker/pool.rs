@@ -44,12 +44,24 @@ pub struct Pool {
     changed: Condvar,
 }
 
+/// What the pool has done, and does.
+pub struct Figures {
+    /// Workers that wait for a client.
+    pub warm: usize,
+    pub starting: usize,
+    /// Starts so far, that succeeded and that did not.
+    pub starts: u64,
+    pub failures: u64,
+}
+
 #[derive(Default)]
 struct State {
     ready: VecDeque<Arc<Worker>>,
     starting: usize,
     /// Callers of `take` that wait.
     waiting: usize,
+    /// Counts starts that succeeded.
+    starts: u64,
     /// Counts failed starts.
     failures: u64,
     last_error: String,
@@ -90,6 +102,13 @@ impl Pool {
     /// What the host's devices are, as the latest worker saw them.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         lock(&self.state).snapshot.clone()
+    }
+
+    /// How it goes with starting workers.
+    pub fn figures(&self) -> Figures {
+        let state = lock(&self.state);
+        let warm = state.ready.iter().filter(|worker| worker.is_alive()).count();
+        Figures { warm, starting: state.starting, starts: state.starts, failures: state.failures }
     }
 
     /// What the host's devices do at the moment.
@@ -202,6 +221,7 @@ impl Pool {
         tracing::debug!(pid = worker.pid, "worker ready");
         let mut state = lock(&self.state);
         state.starting -= 1;
+        state.starts += 1;
         state.pause = Duration::ZERO;
         state.not_before = None;
         state.snapshot = Some(Arc::new(snapshot));

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
@@ -12,6 +13,9 @@ use crate::link::{Link, LinkError};
 /// The kernel places a process's mmap area below its stack limit: with this soft limit, device memory gets addresses
 /// at which no guest process has its libraries. The worker sets the limit back before it starts a thread.
 const STEERING_STACK_LIMIT: u64 = 16 << 40;
+
+/// No worker was started yet.
+static FIRST: AtomicBool = AtomicBool::new(true);
 
 /// Why a worker process could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,14 @@ pub fn spawn(config: &Config) -> Result<Spawned, SpawnError> {
             .args(["worker", "--link-fd", fd])
             .args(["--poll-us", &config.poll.as_micros().to_string()])
             .args(["--log", &config.log]);
+        if let Some(folder) = &config.cuda_dir {
+            command.arg("--folder").arg(folder);
+        }
+        // One line of the log says how all are confined.
+        if FIRST.swap(false, Ordering::Relaxed) {
+            command.arg("--first");
+        }
+        command.args(config.sandbox.arguments());
     })
 }
 
@@ -48,6 +60,7 @@ pub fn spawn_monitor(config: &Config) -> Result<Spawned, SpawnError> {
         if let Some(folder) = &config.cuda_dir {
             command.arg("--folder").arg(folder);
         }
+        command.args(config.sandbox.arguments());
     })
 }
 

@@ -198,25 +198,51 @@ pub enum Asked {
     Broken,
 }
 
+/// What a worker asks, decoded.
+#[derive(Debug)]
+pub enum Request {
+    Share { kind: u32, shared: Shared, file: Option<OwnedFd> },
+    Fetch { kind: u32, token: Token },
+    Unshare(Token),
+}
+
+impl Request {
+    /// `None` if it breaks the protocol: sizes are exact, and a file comes with what is one, and with nothing else.
+    pub fn parse(packet: Packet) -> Option<Self> {
+        let mut fds = packet.fds;
+        match packet.header.kind {
+            kind::SHARE => {
+                let request = Share::read_from_bytes(&packet.body).ok()?;
+                let is_file = share_kind::FILES.contains(&request.kind);
+                let is_known = is_file || share_kind::HANDLES.contains(&request.kind);
+                let fits = fds.len() == usize::from(is_file);
+                (is_known && fits).then(|| Request::Share {
+                    kind: request.kind,
+                    shared: request.shared,
+                    file: fds.pop(),
+                })
+            }
+            kind::FETCH => {
+                let request = Fetch::read_from_bytes(&packet.body).ok()?;
+                Some(Request::Fetch { kind: request.kind, token: request.token })
+            }
+            kind::UNSHARE => Token::read_from_bytes(&packet.body).ok().map(Request::Unshare),
+            _ => None,
+        }
+    }
+}
+
 /// Answers the worker `pid` of client `number`.
 pub fn serve(vm: &Vm, number: u32, pid: u32, packet: Packet) -> Asked {
+    let Some(request) = Request::parse(packet) else { return Asked::Broken };
     let state = &mut *lock(&vm.state);
     // A client that ends shares nothing any more: its shares are ended already.
     let alive =
         state.clients.get(&number).is_some_and(|c| c.worker.pid == pid && !c.lost && c.closing.is_none());
-    match packet.header.kind {
-        kind::SHARE => {
-            let Ok(request) = Share::read_from_bytes(&packet.body) else { return Asked::Broken };
-            let is_file = share_kind::FILES.contains(&request.kind);
-            let mut fds = packet.fds;
-            if fds.len() != usize::from(is_file) || !(is_file || share_kind::HANDLES.contains(&request.kind))
-            {
-                return Asked::Broken;
-            }
-            if !alive {
-                return Asked::Answer(Answer::refused(status::NO_SHARE));
-            }
-            Asked::Answer(match state.shares.insert(number, request.kind, request.shared, fds.pop()) {
+    match request {
+        Request::Share { .. } if !alive => Asked::Answer(Answer::refused(status::NO_SHARE)),
+        Request::Share { kind, shared, file } => {
+            Asked::Answer(match state.shares.insert(number, kind, shared, file) {
                 Ok(token) => Answer { status: 0, body: token.as_bytes().to_vec(), file: None },
                 Err(error) => {
                     vm.complain(&error);
@@ -224,23 +250,20 @@ pub fn serve(vm: &Vm, number: u32, pid: u32, packet: Packet) -> Asked {
                 }
             })
         }
-        kind::FETCH => {
-            let Ok(request) = Fetch::read_from_bytes(&packet.body) else { return Asked::Broken };
-            let found = if alive { state.shares.get(request.token, request.kind) } else { None };
+        Request::Fetch { kind, token } => {
+            let found = if alive { state.shares.get(token, kind) } else { None };
             Asked::Answer(match found {
                 Some((shared, file)) => Answer { status: 0, body: shared.as_bytes().to_vec(), file },
-                None if request.kind == share_kind::MEMORY && state.shares.is_gone(request.token) => {
+                None if kind == share_kind::MEMORY && state.shares.is_gone(token) => {
                     Answer::refused(status::SHARE_GONE)
                 }
                 None => Answer::refused(status::NO_SHARE),
             })
         }
-        kind::UNSHARE => {
-            let Ok(token) = Token::read_from_bytes(&packet.body) else { return Asked::Broken };
+        Request::Unshare(token) => {
             state.shares.withdraw(number, token);
             Asked::Nothing
         }
-        _ => Asked::Broken,
     }
 }
 

@@ -16,9 +16,9 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestM
 use super::accounts::Accounts;
 use super::pool::Pool;
 use super::ring::Memory;
+use super::tenant::Tenant;
 use super::vm::Vm;
-use crate::config::Config;
-use crate::identity::Identities;
+use crate::config::{Config, VmConfig};
 use crate::ledger::LedgerError;
 
 /// Why a socket could not be made.
@@ -32,77 +32,82 @@ pub enum SocketError {
     Bind { path: PathBuf, hint: &'static str, source: io::Error },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("making an eventfd")]
+    Eventfd(#[source] rustix::io::Errno),
 }
 
-/// A bound socket.
+/// Binds `path`; a socket that nobody listens on any more is replaced.
+pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |hint, source| SocketError::Bind { path: path.to_owned(), hint, source };
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotSocket(path.to_owned())),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => return Err(SocketError::Busy(path.to_owned())),
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(|e| failed("removing the stale socket", e))?;
+            }
+            // Somebody else's socket, or one with a full backlog: not ours to remove.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                return Err(SocketError::Busy(path.to_owned()));
+            }
+            Err(e) => return Err(failed("probing the socket that is there", e)),
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(failed("looking at the path", e)),
+    }
+    UnixListener::bind(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => failed("its folder does not exist", e),
+        ErrorKind::AddrInUse => SocketError::Busy(path.to_owned()),
+        _ => failed("binding", e),
+    })
+}
+
+/// A VM's bound socket. It is removed at the end, unless another process has bound it.
 pub struct VmSocket {
-    path: PathBuf,
-    /// What its VM is shown of the devices.
-    identities: Identities,
-    accounts: Arc<Accounts>,
+    tenant: Arc<Tenant>,
     listener: UnixListener,
 }
 
 impl VmSocket {
-    /// Binds `path`; a socket that nobody listens on any more is replaced.
-    pub fn bind(path: &Path, identities: Identities) -> Result<Self, SocketError> {
-        let failed = |hint, source| SocketError::Bind { path: path.to_owned(), hint, source };
-        match std::fs::symlink_metadata(path) {
-            Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotSocket(path.to_owned())),
-            Ok(_) => match UnixStream::connect(path) {
-                Ok(_) => return Err(SocketError::Busy(path.to_owned())),
-                Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(|e| failed("removing the stale socket", e))?;
-                }
-                // Somebody else's socket, or one with a full backlog: not ours to remove.
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    return Err(SocketError::Busy(path.to_owned()));
-                }
-                Err(e) => return Err(failed("probing the socket that is there", e)),
-            },
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(failed("looking at the path", e)),
-        }
-        let listener = UnixListener::bind(path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => failed("its folder does not exist", e),
-            ErrorKind::AddrInUse => SocketError::Busy(path.to_owned()),
-            _ => failed("binding", e),
-        })?;
-        Ok(VmSocket { path: path.to_owned(), identities, accounts: Accounts::new()?, listener })
+    /// Binds the VM's socket, or takes the one that is bound.
+    pub fn bind(vm: &VmConfig, bound: Option<UnixListener>) -> Result<Self, SocketError> {
+        let adopted = bound.is_some();
+        let tenant = Tenant::new(vm, Accounts::new()?, adopted).map_err(SocketError::Eventfd)?;
+        let listener = bound.map_or_else(|| listen(&vm.socket), Ok)?;
+        Ok(VmSocket { tenant, listener })
     }
 
-    /// What its VM uses and may use.
-    pub fn accounts(&self) -> &Arc<Accounts> {
-        &self.accounts
+    /// Removes it, if it is not to be served.
+    pub fn discard(self) {
+        self.tenant.unlink();
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Serves the socket on a thread of its own, for ever.
-    pub fn serve(self, config: Arc<Config>, pool: Arc<Pool>) -> io::Result<()> {
-        self.accounts.set_memory(&self.identities);
-        pool.registry().add(&self.accounts);
+    /// Serves the socket on a thread of its own, until the VM is removed.
+    pub fn serve(self, config: Arc<Config>, pool: Arc<Pool>) -> io::Result<Arc<Tenant>> {
+        pool.registry().add(&self.tenant.accounts);
+        let tenant = Arc::clone(&self.tenant);
         std::thread::Builder::new().name("vm".into()).spawn(move || {
+            let watched = self.listener.try_clone();
             let mut listener = Listener::from(self.listener);
-            let name = self.path.display().to_string();
-            loop {
+            let tenant = self.tenant;
+            // Without a second descriptor the first is waited at by the library, which removal then cannot end.
+            while watched.as_ref().map_or_else(|_| !tenant.is_stopping(), |fd| tenant.wait(fd)) {
                 let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
                 let (config, pool) = (Arc::clone(&config), Arc::clone(&pool));
-                let (identities, accounts) = (self.identities.clone(), Arc::clone(&self.accounts));
-                let vm = Vm::new(name.clone(), identities, accounts, config, pool, memory.clone());
+                let vm = Vm::new(Arc::clone(&tenant), config, pool, memory.clone());
                 if let Err(error) = serve_one(&vm, memory, &mut listener) {
-                    tracing::error!(vm = name, "serving the socket: {error}");
+                    tracing::error!(vm = tenant.name, "serving the socket: {error}");
                     // Out of descriptors, for example: not in a busy loop.
                     std::thread::sleep(Duration::from_secs(1));
                 }
+                tenant.disconnected();
             }
+            tenant.unlink();
+            tenant.has_ended();
         })?;
-        Ok(())
+        Ok(tenant)
     }
 }
-
 /// Serves one front end until it disconnects, and cleans up after it.
 fn serve_one(vm: &Arc<Vm>, memory: Memory, listener: &mut Listener) -> Result<(), String> {
     let name = &vm.name;
@@ -112,6 +117,7 @@ fn serve_one(vm: &Arc<Vm>, memory: Memory, listener: &mut Listener) -> Result<()
     let handlers = daemon.get_epoll_handlers();
     let started = adopt_epoll(vm, &handlers).and_then(|()| daemon.start(listener).map_err(|e| e.to_string()));
     if started.is_ok() {
+        vm.tenant.connected(vm, daemon.shutdown_handle());
         tracing::info!(vm = name, "front end connected");
         match daemon.wait() {
             // A front end that goes away in the middle of a message is an ordinary end.

@@ -22,11 +22,11 @@ use super::lock;
 use super::pool::Pool;
 use super::ring::{Memory, Ring, RingChange, RingSettings};
 use super::sharing::Shares;
+use super::tenant::Tenant;
 use super::windows::Windows;
 use super::worker_link::Worker;
 use super::{control, events, lending};
 use crate::config::Config;
-use crate::identity::Identities;
 use crate::log::Limit;
 
 /// The most entries of a queue.
@@ -37,6 +37,9 @@ const CONFIG_MAGIC: &[u8; 8] = b"vgpu-dev";
 /// A stopped device may be a paused VM that goes on, or a guest that was reset and in which the old driver's memory
 /// has new owners. Both look the same here, so the workers are ended after this time.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// For killed workers to be seen to have ended: the driver tears down their contexts meanwhile.
+const LOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client: one guest process.
 pub struct Client {
@@ -86,10 +89,9 @@ pub struct State {
 }
 
 pub struct Vm {
-    /// The socket's path, for the log.
+    /// For the log.
     pub name: String,
-    /// What it is shown of the devices.
-    pub identities: Identities,
+    pub tenant: Arc<Tenant>,
     pub accounts: Arc<Accounts>,
     pub config: Arc<Config>,
     pub pool: Arc<Pool>,
@@ -105,19 +107,12 @@ pub struct Vm {
 }
 
 impl Vm {
-    pub fn new(
-        name: String,
-        identities: Identities,
-        accounts: Arc<Accounts>,
-        config: Arc<Config>,
-        pool: Arc<Pool>,
-        memory: Memory,
-    ) -> Arc<Self> {
-        let lanes = (0..config.queues).map(|_| None).collect();
+    pub fn new(tenant: Arc<Tenant>, config: Arc<Config>, pool: Arc<Pool>, memory: Memory) -> Arc<Self> {
+        let lanes = (0..tenant.queues).map(|_| None).collect();
         Arc::new_cyclic(|me| Vm {
-            name,
-            identities,
-            accounts,
+            name: tenant.name.clone(),
+            accounts: Arc::clone(&tenant.accounts),
+            tenant,
             config,
             pool,
             memory,
@@ -154,6 +149,18 @@ impl Vm {
     pub fn complain(&self, what: &dyn std::fmt::Display) {
         if let Some(left_out) = self.complaints.pass() {
             tracing::warn!(vm = self.name, left_out, "{what}");
+        }
+    }
+
+    /// Ends all clients as if their workers had crashed, while the guest can still be told: its calls fail, rather than wait for ever.
+    pub fn lose_clients(&self) {
+        let unaware = |state: &State| state.clients.values().any(|c| !c.lost && c.closing.is_none());
+        let state = lock(&self.state);
+        state.clients.values().for_each(|client| client.worker.kill());
+        drop(state);
+        let deadline = Instant::now() + LOSE_TIMEOUT;
+        while unaware(&lock(&self.state)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -283,7 +290,7 @@ impl VhostUserBackend for Vm {
     type Vring = Ring;
 
     fn num_queues(&self) -> usize {
-        usize::from(self.config.queues)
+        usize::from(self.tenant.queues)
     }
 
     fn max_queue_size(&self) -> usize {
@@ -326,7 +333,7 @@ impl VhostUserBackend for Vm {
 
     fn queues_per_thread(&self) -> Vec<u64> {
         // One thread for all: `device_event` is the queue's number then.
-        vec![u64::MAX >> (64 - self.config.queues)]
+        vec![u64::MAX >> (64 - self.tenant.queues)]
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {

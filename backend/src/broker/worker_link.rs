@@ -295,7 +295,8 @@ impl Worker {
     }
 }
 
-fn first_message(link: &Link) -> Result<(Ready, Snapshot), StartError> {
+/// A worker's first message: that it is ready, and what devices it saw.
+pub fn first_message(link: &Link) -> Result<(Ready, Snapshot), StartError> {
     match wait_readable(link.as_fd(), Some(START_TIMEOUT)) {
         Ok(true) => {}
         Ok(false) => return Err(StartError::Timeout),

@@ -18,6 +18,7 @@ use crate::config::MonitorOptions;
 use crate::link::message::{self, Header, kind, status};
 use crate::link::{Link, LinkError, Packet};
 use crate::log::chain;
+use crate::sandbox::{self, Sandbox, SandboxError};
 use library::Library;
 
 /// Runs the monitor until the broker is gone.
@@ -30,7 +31,7 @@ pub fn run(options: &MonitorOptions) -> ExitCode {
         eprintln!("vgpu-backend monitor: descriptor {} is no link to a broker", options.link_fd);
         return ExitCode::FAILURE;
     }
-    let mut library = match Library::open(options.folder.as_deref()) {
+    let mut library = match open(options) {
         Ok(library) => library,
         Err(error) => {
             tracing::info!("guests see no temperatures, clocks and power: {}", chain(&error));
@@ -64,6 +65,24 @@ pub fn run(options: &MonitorOptions) -> ExitCode {
             }
         }
     }
+}
+
+/// Why there are no readings.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Library(#[from] library::LibraryError),
+}
+
+/// Loads NVML, confined as workers are.
+fn open(options: &MonitorOptions) -> Result<Library, OpenError> {
+    let folders = sandbox::library_folders(options.folder.as_deref());
+    let mut sandbox = Sandbox::enter(&options.sandbox, &folders)?;
+    let library = Library::open(options.folder.as_deref())?;
+    sandbox.close()?;
+    Ok(library)
 }
 
 fn answer(library: &mut Library, packet: &Packet) -> Option<Reading> {

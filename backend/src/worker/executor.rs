@@ -22,6 +22,16 @@ pub struct Message<'a> {
     pub args: &'a [u8],
 }
 
+/// What an executor has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Kernels and graphs.
+    pub launches: u64,
+    /// Bytes of copies between host and device.
+    pub to_device: u64,
+    pub from_device: u64,
+}
+
 /// Executes messages. One per lane thread, made on that thread.
 pub trait Executor {
     /// Executes one message and returns its CUresult. If `wants_reply`, `reply` (empty at entry) gets the reply's body;
@@ -30,6 +40,9 @@ pub trait Executor {
 
     /// Flags (`reply_flags`) for the reply that is about to be written.
     fn reply_flags(&mut self) -> u32;
+
+    /// What it has done since it was last asked.
+    fn take_work(&mut self) -> Work;
 }
 
 /// What all lanes of a client share.

@@ -17,6 +17,7 @@ use super::deps::Waited;
 use super::executor::{ClientState, Executor};
 use super::message;
 use super::ring::{Chain, LaneRing, Popped, ReplyPlace};
+use super::tally::Tally;
 use crate::log::Limit;
 
 /// CUDA_ERROR_INVALID_VALUE.
@@ -101,6 +102,7 @@ impl Lane {
                 shared: theirs,
                 polling,
                 errors: 0,
+                tally: Tally::default(),
                 broken: false,
                 complaints: Limit::new(),
                 message: Vec::new(),
@@ -162,6 +164,8 @@ struct Server {
     polling: Duration,
     /// Errors of calls without reply so far.
     errors: u32,
+    /// What the ledger has not been told yet.
+    tally: Tally,
     /// The available index is nonsense, and that was said.
     broken: bool,
     complaints: Limit,
@@ -192,6 +196,13 @@ impl Server {
             }
         }
         self.tell(ring);
+        self.tell_ledger();
+    }
+
+    /// Not in the way of a message: while there is nothing to do, or after many.
+    fn tell_ledger(&mut self) {
+        let executor = &mut self.executor;
+        self.tally.tell(&self.client.account, || executor.take_work());
     }
 
     fn tell(&self, ring: &mut LaneRing) {
@@ -204,6 +215,7 @@ impl Server {
         let written = match &chain.error {
             Some(error) => {
                 complain(&self.complaints, self.queue, error);
+                self.tally.result(INVALID_VALUE);
                 self.report(ring, INVALID_VALUE, 0);
                 0
             }
@@ -215,9 +227,16 @@ impl Server {
         };
         // Published before the driver can see the entry used: a thread that has an answer may depend on it.
         self.client.lanes.publish(self.queue);
+        if written != 0 {
+            ring.mark_written(chain);
+        }
         ring.complete(chain, written);
         if chain.reply.is_some() || ring.untold() >= BATCH {
             self.tell(ring);
+        }
+        self.tally.message(chain.reply.is_some());
+        if self.tally.is_full() {
+            self.tell_ledger();
         }
     }
 
@@ -249,6 +268,7 @@ impl Server {
         }
         self.body.clear();
         let status = self.executor.execute(&message, chain.reply.is_some(), &mut self.body);
+        self.tally.result(status);
         match chain.reply {
             None if status == 0 => Some(0),
             None => {
@@ -271,6 +291,7 @@ impl Server {
 
     /// Answers a message that is not executed; without a reply it becomes the lane's error.
     fn refuse(&mut self, ring: &LaneRing, reply: Option<ReplyPlace>, function: u32) -> u32 {
+        self.tally.result(INVALID_VALUE);
         self.body.clear();
         match reply {
             Some(place) => self.write_reply(ring, place, INVALID_VALUE, 0, function),
@@ -292,7 +313,7 @@ impl Server {
     ) -> u32 {
         let len = size_of::<ReplyHeader>() + self.body.len();
         let len = u32::try_from(len).unwrap_or(u32::MAX);
-        let header = ReplyHeader { status, len, flags, reserved: 0 };
+        let header = ReplyHeader { status, len, flags, written: 0 };
         self.reply.clear();
         self.reply.extend_from_slice(header.as_bytes());
         self.reply.extend_from_slice(&self.body);
@@ -314,7 +335,7 @@ impl Server {
     }
 
     /// Polls for a while, then sleeps until there is something to look at.
-    fn wait(&self, ring: &mut LaneRing) {
+    fn wait(&mut self, ring: &mut LaneRing) {
         if self.poll(ring) {
             return;
         }
@@ -325,13 +346,15 @@ impl Server {
     }
 
     /// Whether there was something to look at before the time for polling was over.
-    fn poll(&self, ring: &LaneRing) -> bool {
+    fn poll(&mut self, ring: &LaneRing) -> bool {
         if self.polling.is_zero() {
+            self.tell_ledger();
             return false;
         }
         if (0..EAGER).any(|_| ring.has_more()) {
             return true;
         }
+        self.tell_ledger();
         let start = Instant::now();
         loop {
             for _ in 0..SPINS {

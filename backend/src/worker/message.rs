@@ -58,7 +58,7 @@ mod tests {
 
     fn message(len: u32, dependencies: u16, rest: &[u8]) -> Vec<u8> {
         let header =
-            MessageHeader { function: 1, len, thread: 2, context: 3, dependencies, flags: 4, reserved: 0 };
+            MessageHeader { function: 1, len, thread: 2, context: 3, dependencies, flags: 4, number: 0 };
         [header.as_bytes(), rest].concat()
     }
 

@@ -14,6 +14,7 @@ pub mod page;
 pub mod quota;
 pub mod ring;
 pub mod start;
+pub mod tally;
 pub mod turns;
 pub mod windows;
 

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{Ordering, fence};
 
-use vgpu_spec::wire::lane::{Layout, MAX_MESSAGE, Status};
+use vgpu_spec::wire::lane::{EXPRESS_LEN, LINE, Layout, MAX_MESSAGE, MessageHeader, ReplyHeader, Status};
 
 use super::page::Page;
 use crate::link::message::LaneStart;
@@ -19,10 +19,6 @@ const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 /// Flag of the available and of the used ring, without VIRTIO_F_EVENT_IDX: no notifications wanted.
 const NO_NOTIFICATION: u16 = 1;
-
-/// Cache lines at the start of the command area in which a driver that waits for each reply has reply and message, if they are short.
-const COMMAND_LINES: u64 = 4;
-const LINE: u64 = 64;
 
 /// Why a lane's ring cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +63,33 @@ pub enum Popped {
     Broken,
 }
 
+/// Places of messages that are known beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// The express message's: it has a reply.
+    Express,
+    /// The start of the circular buffer: a message without a reply.
+    First,
+}
+
+impl Known {
+    /// In the command area.
+    fn offset(self) -> u64 {
+        match self {
+            Known::Express => LINE,
+            Known::First => EXPRESS_LEN,
+        }
+    }
+
+    /// The most bytes of a message.
+    fn room(self) -> usize {
+        match self {
+            Known::Express => (EXPRESS_LEN - LINE) as usize,
+            Known::First => MAX_MESSAGE,
+        }
+    }
+}
+
 struct Descriptor {
     addr: u64,
     len: u32,
@@ -85,6 +108,8 @@ pub struct LaneRing {
     told: u16,
     /// The descriptor that a driver which uses them in order, as the shim does, takes for its next chain.
     next_descriptor: u16,
+    /// What the number of a message at a known place would be now. Not known before the first message of this ring.
+    next_number: Option<u32>,
 }
 
 impl LaneRing {
@@ -101,6 +126,7 @@ impl LaneRing {
             next_used: start.next,
             told: start.next,
             next_descriptor: 0,
+            next_number: None,
         })
     }
 
@@ -133,11 +159,35 @@ impl LaneRing {
     /// Whether the driver has made something available; if so it is about to be taken.
     #[inline]
     pub fn has_more(&self) -> bool {
-        let more = self.avail_idx(Ordering::Acquire) != self.next_avail;
+        if self.announced(Known::Express) {
+            self.page.prefetch_to_write(self.layout.commands);
+            return true;
+        }
+        if self.announced(Known::First) {
+            return true;
+        }
+        let more = self.available() != 0;
         if more {
             self.prefetch_chain();
         }
         more
+    }
+
+    /// How many chains the available index tells of, or more than there can be. The index is one behind where an express message was
+    /// taken before it: then of none.
+    fn available(&self) -> u16 {
+        let ahead = self.avail_idx(Ordering::Acquire).wrapping_sub(self.next_avail);
+        if ahead == u16::MAX { 0 } else { ahead }
+    }
+
+    /// Whether the message at a known place is the next one. Its number is written last, so all of it is there: with the message comes
+    /// what the available index, the ring and the descriptors would have told.
+    #[inline]
+    fn announced(&self, place: Known) -> bool {
+        let number =
+            self.layout.commands + place.offset() + std::mem::offset_of!(MessageHeader, number) as u64;
+        let number = u32::from_le(self.page.u32(number).load(Ordering::Acquire));
+        number != 0 && Some(number) == self.next_number
     }
 
     /// Fetches what the first chain after a pause probably consists of all at once: each line comes from another processor's cache, and
@@ -145,7 +195,7 @@ impl LaneRing {
     fn prefetch_chain(&self) {
         self.page.prefetch(self.avail_entry(self.next_avail));
         self.page.prefetch(self.layout.desc + 16 * self.slot(self.next_descriptor));
-        for line in 1..COMMAND_LINES {
+        for line in 1..EXPRESS_LEN / LINE {
             self.page.prefetch(self.layout.commands + LINE * line);
         }
         // Where a reply comes first, and where the chain is given back.
@@ -155,7 +205,10 @@ impl LaneRing {
 
     /// Takes the next chain; the bytes of its readable descriptor replace those of `message`.
     pub fn pop(&mut self, message: &mut Vec<u8>) -> Popped {
-        match self.avail_idx(Ordering::Acquire).wrapping_sub(self.next_avail) {
+        if let Some(place) = [Known::Express, Known::First].into_iter().find(|&place| self.announced(place)) {
+            return Popped::Chain(self.pop_known(place, message));
+        }
+        match self.available() {
             0 => return Popped::Nothing,
             // SECURITY: not to be waited for in a busy loop.
             n if n > self.layout.size => return Popped::Broken,
@@ -169,7 +222,23 @@ impl LaneRing {
             chain.error = Some(error);
         }
         self.next_descriptor = head.wrapping_add(if chain.reply.is_some() { 2 } else { 1 });
+        self.next_number = number(message).map(|number| number.wrapping_add(1));
         Popped::Chain(chain)
+    }
+
+    /// Takes a message at a known place, whose chain takes the descriptors that come next.
+    fn pop_known(&mut self, place: Known, message: &mut Vec<u8>) -> Chain {
+        let at = self.layout.commands + place.offset();
+        let len = self.page.u32(at + std::mem::offset_of!(MessageHeader, len) as u64).load(Ordering::Relaxed);
+        // SECURITY: a length that is too large is cut, and then refused as one that does not fit the message.
+        let len = (u32::from_le(len) as usize).min(place.room());
+        let read = self.page.read(at, len, message);
+        let head = self.slot(self.next_descriptor) as u16;
+        let reply = (place == Known::Express).then_some((self.layout.commands, LINE as u32));
+        self.next_avail = self.next_avail.wrapping_add(1);
+        self.next_descriptor = head.wrapping_add(if reply.is_some() { 2 } else { 1 });
+        self.next_number = self.next_number.map(|number| number.wrapping_add(1));
+        Chain { head, reply, error: if read { None } else { Some(ChainError::Memory) } }
     }
 
     fn read_chain(&self, chain: &mut Chain, message: &mut Vec<u8>) -> Result<(), ChainError> {
@@ -203,11 +272,20 @@ impl LaneRing {
     /// Puts the chain that was taken last back: it will be taken again.
     pub fn put_back(&mut self) {
         self.next_avail = self.next_avail.wrapping_sub(1);
+        self.next_number = None;
     }
 
     /// Writes at the start of a chain's writable descriptor.
     pub fn write_reply(&self, address: u64, bytes: &[u8]) -> bool {
         self.page.write(address, bytes)
+    }
+
+    /// Says that a chain's reply is complete, for a driver that looks there instead of at the used ring.
+    pub fn mark_written(&self, chain: &Chain) {
+        if let Some((address, _)) = chain.reply {
+            let written = address.wrapping_add(std::mem::offset_of!(ReplyHeader, written) as u64);
+            self.page.u32(written).store(1_u32.to_le(), Ordering::Release);
+        }
     }
 
     /// Gives a chain back with `len` bytes written. The driver is told by [`LaneRing::tell`].
@@ -254,7 +332,7 @@ impl LaneRing {
             self.page.u16(self.layout.used).store(0, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
-        self.avail_idx(Ordering::Acquire) != self.next_avail
+        self.available() != 0
     }
 
     /// Tells the driver not to kick: this thread is looking. With VIRTIO_F_EVENT_IDX it kicks once, for the entry that was named.
@@ -279,6 +357,12 @@ impl LaneRing {
         // After the two: who sees the new count sees them.
         store(count, std::mem::offset_of!(Status, error_count), Ordering::Release);
     }
+}
+
+/// The number of a message that was copied.
+fn number(message: &[u8]) -> Option<u32> {
+    let header = vgpu_spec::wire::split::<MessageHeader>(message)?.0;
+    Some(header.number)
 }
 
 #[cfg(test)]
@@ -341,6 +425,66 @@ mod tests {
         assert_eq!(ring.page.u16(ring.layout.used).load(Ordering::Relaxed), NO_NOTIFICATION);
         assert!(!ring.enable_kicks());
         assert_eq!(ring.page.u16(ring.layout.used).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_express_message_is_taken_by_its_number() {
+        let mut ring = ring(true);
+        let (mut message, at) = (Vec::new(), ring.layout.commands + LINE);
+        let place = |field: usize| at + field as u64;
+        let announce = |ring: &LaneRing, number: u32, len: u32| {
+            ring.page.u32(place(std::mem::offset_of!(MessageHeader, len))).store(len, Ordering::Relaxed);
+            ring.page
+                .u32(place(std::mem::offset_of!(MessageHeader, number)))
+                .store(number, Ordering::Relaxed);
+        };
+        // Its number means nothing before that of another is known.
+        announce(&ring, 1, 40);
+        assert!(!ring.has_more() && matches!(ring.pop(&mut message), Popped::Nothing));
+        ring.page.u64(0).store(at, Ordering::Relaxed);
+        ring.page.u64(8).store(40, Ordering::Relaxed);
+        ring.page.u16(ring.layout.avail + 2).store(1, Ordering::Relaxed);
+        let Popped::Chain(first) = ring.pop(&mut message) else { panic!("nothing") };
+        assert_eq!((first.head, first.reply, message.len()), (0, None, 40));
+        // The same number again, or a later one, is not the next.
+        for number in [1, 3] {
+            announce(&ring, number, 40);
+            assert!(!ring.has_more() && matches!(ring.pop(&mut message), Popped::Nothing));
+        }
+        announce(&ring, 2, u32::MAX);
+        assert!(ring.has_more());
+        let Popped::Chain(express) = ring.pop(&mut message) else { panic!("nothing") };
+        assert!(express.head == 1 && express.error.is_none());
+        assert_eq!(express.reply, Some((ring.layout.commands, 64)));
+        assert_eq!(message.len() as u64, EXPRESS_LEN - LINE, "cut");
+        // The index is behind: there is nothing, and nothing is broken.
+        assert!(
+            !ring.has_more() && !ring.enable_kicks() && matches!(ring.pop(&mut message), Popped::Nothing)
+        );
+        ring.mark_written(&express);
+        let written = ring.layout.commands + std::mem::offset_of!(ReplyHeader, written) as u64;
+        assert_eq!(ring.page.u32(written).load(Ordering::Relaxed), 1);
+        // The one at the start of the buffer has no reply.
+        let first = ring.layout.commands + EXPRESS_LEN;
+        ring.page.u32(first + std::mem::offset_of!(MessageHeader, len) as u64).store(24, Ordering::Relaxed);
+        ring.page.u32(first + std::mem::offset_of!(MessageHeader, number) as u64).store(3, Ordering::Relaxed);
+        ring.page.u16(ring.layout.avail + 2).store(2, Ordering::Relaxed);
+        assert!(ring.has_more());
+        let Popped::Chain(chain) = ring.pop(&mut message) else { panic!("nothing") };
+        assert_eq!((chain.head, chain.reply, message.len()), (3, None, 24));
+        ring.put_back();
+        ring.page.u16(ring.layout.avail + 2).store(1, Ordering::Relaxed);
+        // Put back, it comes by the available ring.
+        ring.put_back();
+        assert!(!ring.has_more());
+        ring.page.u16(ring.avail_entry(1)).store(1, Ordering::Relaxed);
+        ring.page.u64(16).store(at, Ordering::Relaxed);
+        ring.page.u64(24).store(40 | u64::from(NEXT) << 32 | 2 << 48, Ordering::Relaxed);
+        ring.page.u64(32).store(ring.layout.commands, Ordering::Relaxed);
+        ring.page.u64(40).store(64 | u64::from(WRITE) << 32, Ordering::Relaxed);
+        ring.page.u16(ring.layout.avail + 2).store(2, Ordering::Relaxed);
+        let Popped::Chain(again) = ring.pop(&mut message) else { panic!("nothing") };
+        assert_eq!((again.head, again.reply, again.error), (1, express.reply, None));
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::config::WorkerOptions;
 use crate::link::Link;
 use crate::link::message::{Header, Ready, kind};
 use crate::log::chain;
+use crate::sandbox::{self, Sandbox, SandboxError};
+
+/// Lines of the log in ten seconds: the guest decides what there is to say.
+const LOG_LINES: u32 = 100;
 
 /// Why a worker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,8 @@ enum StartError {
     Address(#[from] AddressError),
     #[error("capturing standard output")]
     Output(#[source] std::io::Error),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The API's own words.
     #[error("{0}")]
     Cuda(String),
@@ -31,6 +37,9 @@ enum StartError {
 pub fn run(options: WorkerOptions) -> ExitCode {
     crate::log::start(&options.log);
     crate::log::set_prefix(format!("worker {}: ", std::process::id()));
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        crate::log::limit_lines(LOG_LINES);
+    }
     std::panic::set_hook(Box::new(|info| {
         tracing::error!("panic, which is a defect: {info}");
         // One lost thread would leave a guest thread waiting for ever; a lost worker is reported.
@@ -42,7 +51,7 @@ pub fn run(options: WorkerOptions) -> ExitCode {
         eprintln!("vgpu-backend worker: descriptor {} is no link to a broker", options.link_fd);
         return ExitCode::FAILURE;
     }
-    match prepare() {
+    match prepare(&options) {
         Ok((device_ranges, snapshot)) => {
             let mut body = Ready { device_ranges }.as_bytes().to_vec();
             body.extend_from_slice(&snapshot.encode());
@@ -61,12 +70,22 @@ pub fn run(options: WorkerOptions) -> ExitCode {
     }
 }
 
-fn prepare() -> Result<([Range; 4], Snapshot), StartError> {
+fn prepare(options: &WorkerOptions) -> Result<([Range; 4], Snapshot), StartError> {
     // Before any thread starts.
     address_space::restore_stacks()?;
+    let folders = sandbox::library_folders(options.folder.as_deref());
+    let mut sandbox = Sandbox::enter(&options.sandbox, &folders)?;
     // Before CUDA can put something there.
     address_space::reserve_windows()?;
     output::capture().map_err(StartError::Output)?;
     let warm = api::warm_up().map_err(StartError::Cuda)?;
-    Ok((address_space::device_ranges()?, warm.snapshot))
+    let ranges = address_space::device_ranges()?;
+    // SECURITY: what the driver does only once is done, and the broker, which hears of this worker next, has given it no client.
+    sandbox.close()?;
+    if options.first {
+        tracing::info!("workers are confined by: {sandbox}");
+    } else {
+        tracing::debug!("confined by: {sandbox}");
+    }
+    Ok((ranges, warm.snapshot))
 }

@@ -58,6 +58,7 @@ impl Broker {
             .arg("--cuda-dir")
             .arg(folder.path())
             .args(["--log", "debug"])
+            .current_dir(folder.path())
             .args(options)
             .stderr(Stdio::piped())
             .spawn()
@@ -113,6 +114,12 @@ impl Broker {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// As [`Broker::descriptors`], when no worker is being started any more.

@@ -156,7 +156,7 @@ pub fn message(function: u32, dependencies: &[u8], args: &[u8]) -> Vec<u8> {
         context: 0,
         dependencies: u16::try_from(dependencies.len() / 8).unwrap(),
         flags: 0,
-        reserved: 0,
+        number: 0,
     };
     [header.as_bytes(), dependencies, args].concat()
 }

@@ -10,6 +10,8 @@ mod control;
 mod guest;
 mod lanes;
 mod life;
+mod operator;
+mod sandbox;
 mod sharing;
 mod start;
 mod windows;

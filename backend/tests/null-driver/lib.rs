@@ -3,6 +3,8 @@
 //! It computes nothing, so no test that uses it says anything about CUDA.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
+mod escape;
+
 use std::ffi::{c_char, c_int, c_void};
 
 const SUCCESS: u32 = 0;

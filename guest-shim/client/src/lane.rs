@@ -11,19 +11,20 @@ pub use message::{MessageMeta, MessageWriter, Reply};
 
 use crate::connection::{Connection, ConnectionError, LaneGrant};
 use crate::order::Order;
-use crate::page::{Descriptor, LINE, NEXT, NO_NOTIFICATION, Page, WRITE};
+use crate::page::{Descriptor, NEXT, NO_NOTIFICATION, Page, WRITE};
 use crate::stats::LaneStats;
-use crate::wait::Spin;
+use crate::wait::{FAR, Spin};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use std::io;
+use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use vgpu_spec::wire::args::ArgsError;
 use vgpu_spec::wire::lane::{
-    Dependency, Layout, MAX_DEPENDENCIES, MAX_MESSAGE, MessageHeader, ReplyHeader, state,
+    Dependency, EXPRESS_LEN, LINE, Layout, MAX_DEPENDENCIES, MAX_MESSAGE, MessageHeader, ReplyHeader, state,
 };
 
 /// What can go wrong with a message.
@@ -57,6 +58,10 @@ const NAP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_mil
 const FAR_BEHIND: u16 = 1 << 15;
 /// Messages between two looks at the used ring while there is space.
 const REAP_EVERY: u64 = 64;
+/// A number that is so many messages old is taken away: it comes up again after 2³².
+const OLD: u64 = 1 << 30;
+/// Looks at a reply between two looks at the used ring.
+const RING_LOOKS: u32 = 64;
 
 /// What an unfinished message holds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,9 +74,11 @@ struct Record {
 /// Space for a message that is not published yet.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    /// Free-running start and end in the command area; the reply, if any, lies before the message.
-    start: u64,
-    end: u64,
+    /// Offsets in the command area.
+    message_at: u64,
+    reply_at: u64,
+    /// Free-running start of the message in the circular buffer; `None` for the express message.
+    start: Option<u64>,
     /// Bytes of the reply's space, header included; 0 for none.
     reply: u64,
 }
@@ -98,6 +105,9 @@ pub struct Lane {
     tail: u64,
     next_descriptor: u16,
     free_descriptors: u16,
+    /// Messages up to and with the latest one at each place that the worker looks at: the express message's, the buffer's start.
+    express: u64,
+    first: u64,
     /// The agent, whose end is the worker's too.
     agent: Option<Arc<Connection>>,
     spin: Spin,
@@ -127,6 +137,8 @@ impl Lane {
             tail: 0,
             next_descriptor: 0,
             free_descriptors: layout.size,
+            express: 0,
+            first: 0,
             agent: None,
             spin: Spin::from_environment(),
             page,
@@ -195,20 +207,26 @@ impl Lane {
         };
         let place = self.reserve(message as u64, reply as u64)?;
         // SAFETY: `reserve` found the range free: no unfinished message holds it, and the writer borrows the lane.
-        let bytes = unsafe { self.page.commands(self.offset(place.start + padded(place.reply)), message) };
+        let bytes = unsafe { self.page.commands(place.message_at, message) };
         Ok(MessageWriter::new(self, place, bytes, function, meta, dependencies))
     }
 
-    /// Byte offset in the command area of a free-running position.
+    /// Bytes of the circular buffer.
+    fn buffer_len(&self) -> u64 {
+        self.page.layout().commands_len() - EXPRESS_LEN
+    }
+
+    /// Byte offset in the command area of a free-running position of the circular buffer.
     fn offset(&self, position: u64) -> u64 {
-        position % self.page.layout().commands_len()
+        EXPRESS_LEN + position % self.buffer_len()
     }
 
     fn reserve(&mut self, message: u64, reply: u64) -> Result<Place, LaneError> {
         let descriptors = if reply == 0 { 1 } else { 2 };
         let len = padded(message) + padded(reply);
         loop {
-            if let Some(place) = self.place(descriptors, len, reply) {
+            if let Some(place) = self.express(message, reply).or_else(|| self.place(descriptors, len, reply))
+            {
                 return Ok(place);
             }
             self.reap()?;
@@ -225,24 +243,36 @@ impl Lane {
     /// Contiguous space of `len` bytes if there is any now.
     #[inline]
     fn place(&self, descriptors: u16, len: u64, reply: u64) -> Option<Place> {
-        let area = self.page.layout().commands_len();
-        let to_end = area - self.offset(self.head);
-        let start = if len > to_end { self.head + to_end } else { self.head };
-        let end = start + len;
-        (self.free_descriptors >= descriptors && end - self.tail <= area).then_some(Place {
-            start,
-            end,
+        let area = self.buffer_len();
+        let to_end = area - self.head % area;
+        let mut start = if len > to_end { self.head + to_end } else { self.head };
+        if reply != 0 && start.is_multiple_of(area) {
+            // What a worker looks for at the start are messages' headers.
+            start += LINE;
+        }
+        let message = start + padded(reply);
+        (self.free_descriptors >= descriptors && start + len - self.tail <= area).then(|| Place {
+            message_at: self.offset(message),
+            reply_at: self.offset(start),
+            start: Some(message),
             reply,
         })
+    }
+
+    /// The express message's space, if a message and its reply fit there and no other has it.
+    #[inline]
+    fn express(&self, message: u64, reply: u64) -> Option<Place> {
+        let fits = reply != 0 && reply <= LINE && message <= EXPRESS_LEN - LINE;
+        let free = self.express <= self.retired && self.free_descriptors >= 2;
+        (fits && free).then_some(Place { message_at: LINE, reply_at: 0, start: None, reply })
     }
 
     /// Waits for much more space than one message needs: once full, three quarters of the descriptors and half of the bytes
     /// must come free, so that a loop of launches sleeps and is woken rarely.
     #[cold]
     fn wait_for_space(&mut self, descriptors: u16) -> Result<(), LaneError> {
-        let layout = self.page.layout();
-        let wanted = descriptors.max(layout.size / 4 * 3);
-        let bytes = layout.commands_len() / 2;
+        let wanted = descriptors.max(self.page.layout().size / 4 * 3);
+        let bytes = self.buffer_len() / 2;
         let mut free = self.free_descriptors;
         let mut target = self.retired;
         while target < self.issued {
@@ -264,9 +294,10 @@ impl Lane {
         (self.issued - self.retired) as u16
     }
 
-    /// Entries that the device has used beyond those known to be finished.
+    /// Entries that the device has used beyond those known to be finished. It may be behind: a reply comes before its entry.
     fn fresh(&self) -> u16 {
-        self.page.used_idx().load(Ordering::Acquire).wrapping_sub(self.ring_index(self.retired))
+        let ahead = self.page.used_idx().load(Ordering::Acquire).wrapping_sub(self.ring_index(self.retired));
+        if ahead.cast_signed() < 0 { 0 } else { ahead }
     }
 
     /// Ring index of a message number.
@@ -284,7 +315,13 @@ impl Lane {
             crate::error!("lane {}: {fresh} entries used, {} unfinished", self.queue, self.unfinished());
             return Err(LaneError::Lost);
         }
-        for _ in 0..fresh {
+        self.retire(self.retired + u64::from(fresh));
+        Ok(())
+    }
+
+    /// Frees what the messages before number `target` hold.
+    fn retire(&mut self, target: u64) {
+        while self.retired < target {
             let record = self.records[self.record(self.retired)];
             self.tail = record.end;
             self.free_descriptors += record.descriptors;
@@ -295,7 +332,6 @@ impl Lane {
             (self.head, self.tail) = (0, 0);
         }
         self.disarm();
-        Ok(())
     }
 
     /// Publishes a filled message of `len` bytes.
@@ -303,24 +339,40 @@ impl Lane {
     fn publish(&mut self, place: Place, len: u32) -> Result<(), LaneError> {
         let commands = self.page.layout().commands;
         let first = self.next_descriptor;
-        let addr = commands + self.offset(place.start + padded(place.reply));
+        let addr = commands + place.message_at;
         let mut descriptors = 1;
         let mut flags = 0;
         if place.reply != 0 {
-            let reply = commands + self.offset(place.start);
-            let descriptor = Descriptor { addr: reply, len: place.reply as u32, flags: WRITE, next: 0 };
+            self.written(place).store(0, Ordering::Relaxed);
+            let descriptor = Descriptor {
+                addr: commands + place.reply_at,
+                len: place.reply as u32,
+                flags: WRITE,
+                next: 0,
+            };
             self.page.write_descriptor(first.wrapping_add(1), descriptor);
             descriptors = 2;
             flags = NEXT;
         }
         let next = self.page.descriptor_number(first.wrapping_add(1));
         self.page.write_descriptor(first, Descriptor { addr, len, flags, next });
+        if let Some(start) = place.start {
+            // Space that was asked for and not used is given back.
+            self.head = start + padded(u64::from(len));
+            if place.message_at == EXPRESS_LEN {
+                self.first = self.issued + 1;
+            }
+        } else {
+            self.express = self.issued + 1;
+        }
         let record = self.record(self.issued);
-        self.records[record] = Record { end: place.end, descriptors };
+        self.records[record] = Record { end: self.head, descriptors };
         self.next_descriptor = first.wrapping_add(descriptors);
         self.free_descriptors -= descriptors;
-        self.head = place.end;
 
+        // A worker that looks for an express message itself need not wait for the index.
+        let number = self.page.command_word(place.message_at + offset_of!(MessageHeader, number) as u64);
+        number.store((self.issued + 1) as u32, Ordering::Release);
         let index = self.ring_index(self.issued);
         self.page.avail_entry(index).store(self.page.descriptor_number(first), Ordering::Relaxed);
         self.page.avail_idx().store(index.wrapping_add(1), Ordering::Release);
@@ -328,7 +380,24 @@ impl Lane {
         if self.kick_wanted(index) {
             self.kick();
         }
-        if self.issued.is_multiple_of(REAP_EVERY) { self.reap() } else { Ok(()) }
+        if self.issued.is_multiple_of(REAP_EVERY) {
+            self.forget_numbers();
+            self.reap()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes numbers away that would come up again, long before they do.
+    fn forget_numbers(&mut self) {
+        let issued = self.issued;
+        for (place, latest) in [(LINE, &mut self.express), (EXPRESS_LEN, &mut self.first)] {
+            if *latest != 0 && issued - *latest >= OLD {
+                *latest = 0;
+                let number = place + offset_of!(MessageHeader, number) as u64;
+                self.page.command_word(number).store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Whether the device asked to hear of the entry `index`, just published.
@@ -358,9 +427,10 @@ impl Lane {
     /// Asks for no interrupt. The line is not written at each reply: the worker reads it then.
     fn disarm(&self) {
         if self.event_idx {
-            // Behind the device: what is asked for comes only once the index has gone all the way round.
+            // Behind the device, also where replies are ahead of the used ring: what is asked for comes only once the index has gone all the
+            // way round.
             let event = self.page.used_event();
-            let behind = self.ring_index(self.retired).wrapping_sub(1);
+            let behind = self.ring_index(self.retired).wrapping_sub(1 + self.page.layout().size);
             if behind.wrapping_sub(event.load(Ordering::Relaxed)) > FAR_BEHIND {
                 event.store(behind, Ordering::Relaxed);
             }
@@ -398,8 +468,13 @@ impl Lane {
     /// Waits until the messages before number `target` are finished, and frees them.
     pub fn wait(&mut self, target: u64) -> Result<(), LaneError> {
         let mut spin = self.spin;
-        let left = || if self.lost() { 0 } else { self.left(target) };
-        let outcome = if spin.until(left) && self.finished(target) {
+        let polled = spin.until(|| if self.lost() { 0 } else { self.left(target) });
+        self.conclude(target, polled, spin)
+    }
+
+    /// What comes after a thread has polled, with success or without.
+    fn conclude(&mut self, target: u64, polled: bool, mut spin: Spin) -> Result<(), LaneError> {
+        let outcome = if polled && self.finished(target) {
             Ok(())
         } else {
             let start = Instant::now();
@@ -412,6 +487,36 @@ impl Lane {
         self.reap()?;
         // The broker completes what a lost worker left, after it has marked the lane: such entries were never executed.
         if self.lost() { Err(LaneError::Lost) } else { Ok(()) }
+    }
+
+    /// Where the worker says that the reply of a message is complete.
+    fn written(&self, place: Place) -> &AtomicU32 {
+        self.page.command_word(place.reply_at + offset_of!(ReplyHeader, written) as u64)
+    }
+
+    /// Waits for the reply of the message before number `target`, the lane's last; the bytes that were written there at most.
+    ///
+    /// The reply itself says when it is complete: that saves the ring's cache line, which would come before it. The used ring decides
+    /// where a worker gives the chain back without a reply, and for a thread that sleeps.
+    fn wait_reply(&mut self, target: u64, place: Place) -> Result<usize, LaneError> {
+        let mut spin = self.spin;
+        let (mut looks, mut left) = (0_u32, 1);
+        let polled = spin.until(|| {
+            if self.written(place).load(Ordering::Acquire) != 0 {
+                return 0;
+            }
+            if left >= FAR || looks.is_multiple_of(RING_LOOKS) {
+                left = if self.lost() { 0 } else { self.left(target) };
+            }
+            looks = looks.wrapping_add(1);
+            left
+        });
+        if self.written(place).load(Ordering::Acquire) != 0 {
+            self.retire(target);
+            return Ok(place.reply as usize);
+        }
+        self.conclude(target, polled, spin)?;
+        Ok(self.page.used_len(self.ring_index(target - 1)).load(Ordering::Relaxed) as usize)
     }
 
     #[cold]

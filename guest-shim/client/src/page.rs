@@ -13,8 +13,6 @@ use vgpu_spec::wire::lane::{Layout, Status};
 
 /// Bytes of a lane's page.
 const PAGE_LEN: usize = HUGE_PAGE as usize;
-/// Messages and replies start at multiples of a cache line.
-pub(crate) const LINE: u64 = 64;
 
 /// `Descriptor::flags`: another descriptor of the chain follows.
 pub(crate) const NEXT: u16 = 1;
@@ -137,6 +135,12 @@ impl Page {
 
     pub fn error_function(&self) -> &AtomicU32 {
         self.u32_at(self.layout.status + std::mem::offset_of!(Status, error_function) as u64)
+    }
+
+    /// A word of the command area, at a multiple of four.
+    pub fn command_word(&self, offset: u64) -> &AtomicU32 {
+        debug_assert!(offset.is_multiple_of(4) && offset < self.layout.commands_len());
+        self.u32_at(self.layout.commands + offset)
     }
 
     /// Writes the descriptor of free-running `index`, which the device must not hold.

@@ -23,7 +23,7 @@ const EAGER: u32 = 2000;
 const LOOKS: u32 = 32;
 /// With so many messages before the one that is waited for, looking takes the index's line from the worker for nothing: then there are
 /// that many pauses between two looks, about ten microseconds.
-const FAR: u64 = 32;
+pub(crate) const FAR: u64 = 32;
 const RARELY: u32 = 256;
 
 /// Polling time, adapted to how long waits take: between a quarter of the limit and the limit.

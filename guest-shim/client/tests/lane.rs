@@ -87,9 +87,19 @@ fn a_flood_through_a_small_lane_loses_nothing_and_keeps_its_order() {
 
 #[test]
 fn indices_and_command_area_wrap_without_harm() {
+    wrap(false);
+}
+
+#[test]
+fn replies_ahead_of_the_used_ring_wrap_without_harm() {
+    wrap(true);
+}
+
+fn wrap(early: bool) {
     let (handler, seen) = checker();
     // Starts shortly before the ring index wraps, and wraps it twice more.
-    let (device, mut lane) = start(Options { size: 128, start: 65_500, ..Options::default() }, handler);
+    let options = Options { size: 128, start: 65_500, early, ..Options::default() };
+    let (device, mut lane) = start(options, handler);
     let mut random = Random::new(7);
     let largest = MAX_MESSAGE - size_of::<MessageHeader>() - 16;
     let count = 140_000;
@@ -105,6 +115,26 @@ fn indices_and_command_area_wrap_without_harm() {
     eventually("all messages served", || lane.retired() == count);
     drop(device);
     assert_eq!(seen.iter().count() as u64, count);
+}
+
+#[test]
+fn a_reply_that_is_complete_is_taken_before_the_used_ring_tells_of_it() {
+    let (told, hear) = channel();
+    let options = Options { early: true, ..Options::default() };
+    let (device, mut lane) = start(options, echo());
+    for number in 0..2000 {
+        // The express message's place, or the circular buffer's where a reply or message is too large for it.
+        let (len, space) = ([16, 300][number % 2], [16, 500][number / 2 % 2]);
+        let mut message =
+            lane.begin(7, META, &[], bytes_len(len), Some(bytes_len(space).max(bytes_len(len)))).unwrap();
+        message.reserve(len).unwrap().fill(number as u8);
+        let reply = message.submit_and_wait().unwrap();
+        assert_eq!((reply.status, reply.reader().required().unwrap()), (7, &vec![number as u8; len][..]));
+        told.send(lane.retired()).unwrap();
+    }
+    drop(told);
+    assert!(hear.iter().eq(1..=2000), "each was known to be finished at once");
+    drop(device);
 }
 
 #[test]

@@ -15,6 +15,12 @@ pub const MAX_MESSAGE: usize = 256 << 10;
 /// The most dependencies in one message.
 pub const MAX_DEPENDENCIES: usize = 64;
 
+/// What one cache line holds, at the start of the command area and at other multiples of it.
+pub const LINE: u64 = 64;
+/// Start of the command area that is the **express** message's alone: one line for its reply, then the message. A device may look for the
+/// message's number there instead of for the available index.
+pub const EXPRESS_LEN: u64 = 4 * LINE;
+
 /// Where things lie in a lane's page, by byte offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
@@ -85,7 +91,9 @@ pub struct MessageHeader {
     /// Count of [`Dependency`] that follow the header.
     pub dependencies: u16,
     pub flags: u16,
-    pub reserved: u32,
+    /// Messages of the lane up to this one, counted from its attachment and modulo 2³². Of an express message it is written last: whoever
+    /// sees it sees the message.
+    pub number: u32,
 }
 
 /// "Not before the message with number `count` − 1 of `lane` has been issued": calls that had returned in other threads.
@@ -108,7 +116,8 @@ pub struct ReplyHeader {
     pub len: u32,
     /// [`reply_flags`].
     pub flags: u32,
-    pub reserved: u32,
+    /// 1 once the reply is complete. The driver clears it, the device writes it last.
+    pub written: u32,
 }
 
 /// `ReplyHeader::flags`.

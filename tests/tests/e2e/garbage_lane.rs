@@ -17,7 +17,7 @@ use vgpu_tests::noise::Noise;
 use vgpu_tests::poll::eventually;
 use vgpu_tests::process::{cpu_ticks, runs};
 
-use crate::arguments::Arguments;
+use vgpu_tests::arguments::Arguments;
 
 const INVALID_VALUE: u32 = 1;
 const NOT_SUPPORTED: u32 = 801;

@@ -57,7 +57,8 @@ fn what_the_devices_cannot_be_is_refused_and_leaves_no_socket() {
         let output = command.args(["--softgpu", option, value, "--socket"]).arg(&socket).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains(&format!("vgpu-backend: {option}")) && text.contains(says), "{text}");
+        let key = option.trim_start_matches('-');
+        assert!(text.contains(&format!("vgpu-backend: vm vm: {key} ")) && text.contains(says), "{text}");
         assert!(!socket.exists(), "a socket that nobody serves is left");
     }
 }

@@ -1,8 +1,12 @@
 //! The life of client processes.
 
+use std::time::Instant;
+
 use vgpu_tests::host::Host;
+use vgpu_tests::noise::Noise;
 use vgpu_tests::poll::{eventually, steady};
 use vgpu_tests::process::{descriptors, kill, memfd_bytes, runs, threads};
+use vgpu_tests::soak;
 
 /// Memory that lanes may take in addition when they are used for the first time; a killed client's windows are larger.
 const LANES: u64 = 8 << 20;
@@ -83,6 +87,52 @@ fn fifty_killed_clients_leave_nothing_behind() {
     assert_same(before, held(&host));
     host.broker.assert_alive();
     host.agent.assert_alive();
+}
+
+/// What there is in the host's folder: sockets.
+fn files(host: &Host) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(host.folder().path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn whatever_is_killed_leaves_nothing_behind() {
+    let mut host = Host::start();
+    let full = host.client(&["memory"]).succeed();
+    let [before, mut agent] = held_at_first(&host);
+    let names = files(&host);
+    println!("seed {}", soak::seed());
+    let mut noise = Noise::new(soak::seed());
+    let (begun, mut rounds) = (Instant::now(), 0);
+    while begun.elapsed() < soak::seconds(4) {
+        let (scenario, word) = noise.pick(&[("spin", "spinning"), ("copy-for-ever", "copying")]);
+        let mut clients: Vec<_> = (0..=noise.below(3)).map(|_| host.client(&[scenario]).start()).collect();
+        clients.iter_mut().for_each(|client| client.expect(word));
+        let workers: Vec<_> = clients.iter().map(|client| host.worker_of(client.pid(), 0)).collect();
+        match noise.below(4) {
+            0 => workers.iter().for_each(|&worker| kill(worker, libc::SIGKILL)),
+            1 => {
+                host.agent.kill();
+                host.restart_agent();
+            }
+            // A warm one too, and clients just after.
+            2 => host.workers().iter().for_each(|&worker| kill(worker, libc::SIGKILL)),
+            _ => {}
+        }
+        clients.iter_mut().for_each(vgpu_tests::client::Client::kill);
+        eventually("the workers end", || !workers.iter().any(|&worker| runs(worker)));
+        rounds += 1;
+    }
+    assert!(rounds > 1, "the machine is too slow for this test");
+    assert_eq!(host.client(&["memory"]).succeed(), full);
+    let [broker, last_agent] = held(&host);
+    // A lane that was never used before takes memory in the agent that began anew.
+    agent.memory = agent.memory.max(last_agent.memory.saturating_sub(LANES));
+    assert_same([before, agent], [broker, last_agent]);
+    assert_eq!(files(&host), names);
+    host.broker.assert_alive();
 }
 
 #[test]

@@ -5,7 +5,6 @@
 // A failed expectation is a failed test.
 #![allow(clippy::unwrap_used)]
 
-mod arguments;
 mod broker_socket;
 mod command_line;
 mod copies;
@@ -15,10 +14,12 @@ mod doctor;
 mod errors;
 mod garbage_lane;
 mod garbage_socket;
+mod hostile;
 mod identity;
 mod install;
 mod life;
 mod no_agent;
+mod operator;
 mod order;
 mod quota;
 mod shared_files;

@@ -24,7 +24,9 @@ pub fn vgpuCopyHostToArray(
     let copy = t.driver.cuMemcpyHtoAAsync_v2.ok_or(NOT_SUPPORTED)?;
     t.in_window(src, n)?;
     // SAFETY: a live array, whose extent the driver checks, and a checked window.
-    check(unsafe { copy(array, offset, with_exposed_provenance_mut(src as usize), n, stream) })
+    check(unsafe { copy(array, offset, with_exposed_provenance_mut(src as usize), n, stream) })?;
+    t.work.to_device += n as u64;
+    Ok(())
 }
 
 pub fn vgpuCopyArrayToHost(
@@ -38,7 +40,9 @@ pub fn vgpuCopyArrayToHost(
     let copy = t.driver.cuMemcpyAtoHAsync_v2.ok_or(NOT_SUPPORTED)?;
     t.in_window(dst, n)?;
     // SAFETY: as above.
-    check(unsafe { copy(with_exposed_provenance_mut(dst as usize), array, offset, n, stream) })
+    check(unsafe { copy(with_exposed_provenance_mut(dst as usize), array, offset, n, stream) })?;
+    t.work.from_device += n as u64;
+    Ok(())
 }
 
 // The three that follow have no form with a stream: they run in the default one, which waits for the per-thread streams too.

@@ -15,17 +15,21 @@ impl Thread {
         if self.client.windows.contains(address, len as u64) { Ok(address) } else { Err(INVALID_VALUE) }
     }
 
-    fn host_to_device(&self, dst: u64, src: *const u8, n: usize, stream: u64) -> Result<(), CudaError> {
+    fn host_to_device(&mut self, dst: u64, src: *const u8, n: usize, stream: u64) -> Result<(), CudaError> {
         let copy = self.driver.cuMemcpyHtoDAsync_v2.ok_or(NOT_SUPPORTED)?;
         // SAFETY: `src` is `n` readable bytes: a checked window, or a private copy, which the driver has read when it returns
         // (pageable memory). The driver checks `dst`.
-        check(unsafe { copy(dst, src.cast_mut().cast(), n, stream) })
+        check(unsafe { copy(dst, src.cast_mut().cast(), n, stream) })?;
+        self.work.to_device += n as u64;
+        Ok(())
     }
 
-    fn device_to_host(&self, dst: *mut u8, src: u64, n: usize, stream: u64) -> Result<(), CudaError> {
+    fn device_to_host(&mut self, dst: *mut u8, src: u64, n: usize, stream: u64) -> Result<(), CudaError> {
         let copy = self.driver.cuMemcpyDtoHAsync_v2.ok_or(NOT_SUPPORTED)?;
         // SAFETY: `dst` is `n` writable bytes, a checked window or a private buffer; for the latter the caller waits.
-        check(unsafe { copy(dst.cast(), src, n, stream) })
+        check(unsafe { copy(dst.cast(), src, n, stream) })?;
+        self.work.from_device += n as u64;
+        Ok(())
     }
 
     fn synchronize(&self, stream: u64) -> Result<(), CudaError> {

@@ -62,7 +62,9 @@ pub fn vgpuCopyStrided(
     };
     let copy = t.driver.cuMemcpy3DAsync_v2.ok_or(NOT_SUPPORTED)?;
     // SAFETY: the description outlives the call; host sides lie in windows of this client, the driver checks device sides.
-    check(unsafe { copy((&raw const description).cast(), stream) })
+    check(unsafe { copy((&raw const description).cast(), stream) })?;
+    t.count_copy(&description);
+    Ok(())
 }
 
 /// CUDA_MEMCPY3D_PEER's forms in `vgpuCopy3D`.
@@ -98,6 +100,17 @@ impl Thread {
         Ok(copy)
     }
 
+    /// Counts the bytes of a copy that the driver has taken, if it is between host and device.
+    fn count_copy(&mut self, copy: &Memcpy3D) {
+        let bytes = copy.width.saturating_mul(copy.height).saturating_mul(copy.depth) as u64;
+        let on_host = |side: &Memcpy3DSide| side.kind == memory_type::HOST;
+        match (on_host(&copy.src), on_host(&copy.dst)) {
+            (true, false) => self.work.to_device = self.work.to_device.wrapping_add(bytes),
+            (false, true) => self.work.from_device = self.work.from_device.wrapping_add(bytes),
+            _ => {}
+        }
+    }
+
     fn check_host_side(
         &self,
         side: &Memcpy3DSide,
@@ -125,7 +138,7 @@ pub fn vgpuCopy3D(
 ) -> Result<(), CudaError> {
     let copy = t.checked_copy(copy, peer != 0)?;
     let place = (&raw const copy).cast();
-    match peer {
+    let outcome = match peer {
         0 => {
             let function = t.driver.cuMemcpy3DAsync_v2.ok_or(NOT_SUPPORTED)?;
             // SAFETY: the description outlives the call; handles are live, host sides lie in windows of this client, the driver
@@ -143,7 +156,8 @@ pub fn vgpuCopy3D(
             check(unsafe { function(place, stream) })
         }
         _ => Err(INVALID_VALUE),
-    }
+    };
+    outcome.inspect(|()| t.count_copy(&copy))
 }
 
 #[cfg(test)]

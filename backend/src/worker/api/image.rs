@@ -68,7 +68,8 @@ impl Image {
         Image { bytes, form: Form::Plain }
     }
 
-    fn check(mut bytes: Vec<u8>) -> Result<Self, ImageError> {
+    /// Checks a private copy.
+    pub fn check(mut bytes: Vec<u8>) -> Result<Self, ImageError> {
         let form = if wire::is_linked(&bytes) {
             Form::Linked(check_linked(&bytes)?)
         } else if is_fatbin(&bytes) {

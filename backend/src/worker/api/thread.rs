@@ -9,11 +9,23 @@ use super::{
     snapshot, turn,
 };
 use crate::worker::{
-    executor::{ClientState, Executor, Message},
+    executor::{ClientState, Executor, Message, Work},
     output,
 };
 use std::sync::{Arc, atomic::Ordering};
-use vgpu_spec::wire::{args::Reader, lane::reply_flags};
+use vgpu_spec::wire::{
+    args::Reader,
+    lane::{function_id, reply_flags},
+};
+
+/// Messages that launch a kernel or a graph.
+const LAUNCHES: [u32; 5] = [
+    function_id("vgpuLaunch"),
+    function_id("vgpuLaunchEx"),
+    function_id("vgpuLaunchWithEvent"),
+    function_id("vgpuLaunchUpdatable"),
+    function_id("cuGraphLaunch"),
+];
 
 /// State of one lane thread.
 pub struct Thread {
@@ -23,6 +35,8 @@ pub struct Thread {
     /// Index of the context that is current to this thread in the driver; 0 for none.
     context: u32,
     pub modes: Modes,
+    /// Not told to the ledger yet.
+    pub work: Work,
     /// The session's epoch when it was.
     epoch: u64,
     /// The device of that context, once it was asked for.
@@ -83,7 +97,10 @@ impl Executor for Thread {
             self.leave_turn();
         }
         match outcome {
-            Ok(()) => 0,
+            Ok(()) => {
+                self.work.launches += u64::from(LAUNCHES.contains(&message.function));
+                0
+            }
             Err(error) => {
                 reply.clear();
                 if !wants_reply {
@@ -96,6 +113,10 @@ impl Executor for Thread {
 
     fn reply_flags(&mut self) -> u32 {
         if output::pending() { reply_flags::OUTPUT } else { 0 }
+    }
+
+    fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 }
 
@@ -113,6 +134,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         driver,
         context: 0,
         modes: Modes::default(),
+        work: Work::default(),
         epoch: 0,
         current_device: turn::Current::default(),
         inside: None,
@@ -129,5 +151,27 @@ impl Executor for NoDriver {
 
     fn reply_flags(&mut self) -> u32 {
         0
+    }
+
+    fn take_work(&mut self) -> Work {
+        Work::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launches_are_messages_that_there_are() {
+        for (id, name) in LAUNCHES.iter().zip([
+            "vgpuLaunch",
+            "vgpuLaunchEx",
+            "vgpuLaunchWithEvent",
+            "vgpuLaunchUpdatable",
+            "cuGraphLaunch",
+        ]) {
+            assert_eq!(dispatch::name(*id), name);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A message being written, and the reply to one.
 
-use super::{Lane, LaneError, Place, padded};
+use super::{Lane, LaneError, Place};
+use std::mem::offset_of;
 use std::ops::{Deref, DerefMut};
 use vgpu_spec::wire::args::{Reader, Writer};
 use vgpu_spec::wire::lane::{Dependency, MessageHeader, ReplyHeader};
@@ -85,9 +86,10 @@ impl<'a> MessageWriter<'a> {
         let lane = self.publish()?;
         lane.stats.round_trips.add(1);
         let target = lane.issued;
-        let outcome = lane.wait(target);
+        let outcome =
+            if place.reply == 0 { lane.wait(target).map(|()| 0) } else { lane.wait_reply(target, place) };
         lane.order.set_returned(target, false);
-        outcome?;
+        let written = outcome?;
         if place.reply == 0 {
             return if lane.lost() {
                 Err(LaneError::Lost)
@@ -95,10 +97,9 @@ impl<'a> MessageWriter<'a> {
                 Ok(Reply { status: 0, flags: 0, body: &[] })
             };
         }
-        let used = lane.page.used_len(lane.ring_index(target - 1)).load(std::sync::atomic::Ordering::Relaxed);
         // SAFETY: the reply's space: finished, so the device writes no more; not reused while the reply borrows the lane.
-        let bytes = unsafe { lane.page.commands(lane.offset(place.start), place.reply as usize) };
-        Reply::parse(bytes, used as usize).ok_or(LaneError::Lost)
+        let bytes = unsafe { lane.page.commands(place.reply_at, place.reply as usize) };
+        Reply::parse(bytes, written).ok_or(LaneError::Lost)
     }
 
     #[inline]
@@ -113,12 +114,12 @@ impl<'a> MessageWriter<'a> {
             context: self.meta.context,
             dependencies: self.dependencies as u16,
             flags: 0,
-            reserved: 0,
+            number: 0,
         };
-        self.header.copy_from_slice(header.as_bytes());
-        // Space that was asked for and not used is given back.
-        let end = self.place.start + padded(self.place.reply) + padded(u64::from(len));
-        self.lane.publish(Place { end, ..self.place }, len)?;
+        // But the number, which the lane writes last.
+        let (words, _) = self.header.split_at_mut(offset_of!(MessageHeader, number));
+        words.copy_from_slice(&header.as_bytes()[..words.len()]);
+        self.lane.publish(self.place, len)?;
         Ok(self.lane)
     }
 }
@@ -149,9 +150,9 @@ pub struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// `None` if the worker wrote (`used`) less than it says, or nothing: then it is gone.
-    fn parse(bytes: &'a [u8], used: usize) -> Option<Self> {
-        let written = bytes.get(..used)?;
+    /// `None` if the worker wrote (`written` bytes) less than it says, or nothing: then it is gone.
+    fn parse(bytes: &'a [u8], written: usize) -> Option<Self> {
+        let written = bytes.get(..written)?;
         let (header, body) = ReplyHeader::read_from_prefix(written).ok()?;
         let len = (header.len as usize).checked_sub(size_of::<ReplyHeader>())?;
         Some(Reply { status: header.status, flags: header.flags, body: body.get(..len)? })

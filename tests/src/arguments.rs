@@ -1,9 +1,9 @@
 //! Arguments for any function of the description: of its shape more or less, with numbers that hurt.
 
+use crate::noise::Noise;
 use vgpu_spec::api::{Direction, Function, HANDLE_KINDS, Parameter, Type};
 use vgpu_spec::handle;
 use vgpu_spec::wire::args::Writer;
-use vgpu_tests::noise::Noise;
 
 const SCALARS: &[u64] = &[
     0,

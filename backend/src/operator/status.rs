@@ -1,0 +1,108 @@
+//! What the broker says of itself, its VMs and their clients, as it goes over the operator's socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// All of it at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    /// The broker's clock: rates are differences divided by its.
+    pub uptime_ms: u64,
+    /// By the host's ordinals.
+    pub devices: Vec<DeviceStatus>,
+    pub workers: WorkersStatus,
+    pub vms: Vec<VmStatus>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    pub name: String,
+    /// Bytes.
+    pub memory: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkersStatus {
+    /// That wait for a client.
+    pub warm: usize,
+    pub starting: usize,
+    /// Starts so far that succeeded.
+    pub starts: u64,
+    /// Starts so far that did not.
+    pub failures: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmStatus {
+    pub name: String,
+    pub socket: PathBuf,
+    pub weight: u32,
+    /// Percent.
+    pub cap: u32,
+    /// Bytes.
+    pub pinned_limit: Option<u64>,
+    pub max_clients: u32,
+    pub queues: u16,
+    /// By the host's ordinals.
+    pub memory: Vec<MemoryStatus>,
+    /// Of all its clients since it was added.
+    pub counts: Counts,
+    /// `None` if none is connected.
+    pub front_end: Option<FrontEnd>,
+    pub clients: Vec<ClientStatus>,
+}
+
+/// Bytes of one device.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStatus {
+    pub used: u64,
+    /// `None` for no limit.
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FrontEnd {
+    /// The guest's agent has said hello.
+    pub agent: bool,
+    /// Lanes that clients have.
+    pub lanes: usize,
+    /// Messages in them that are not done.
+    pub queue_depth: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    /// Its number between agent and broker.
+    pub number: u32,
+    /// Name and process number in the guest, made printable.
+    pub name: String,
+    pub pid: u32,
+    /// The worker's process number on the host.
+    pub worker: u32,
+    /// Its worker has ended by itself.
+    pub lost: bool,
+    pub lanes: usize,
+    /// Bytes, by the host's ordinals.
+    pub memory: Vec<u64>,
+    pub counts: Counts,
+}
+
+/// What was done. Each only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Calls that the guest did not wait for.
+    pub calls_async: u64,
+    /// Calls that it waited for.
+    pub round_trips: u64,
+    pub errors: u64,
+    pub launches: u64,
+    pub bytes_to_device: u64,
+    pub bytes_from_device: u64,
+    /// For which its work had a device, as far as measured.
+    pub device_ns: u64,
+    /// For which it was held back in favour of others, or by its cap.
+    pub throttled_ns: u64,
+}
