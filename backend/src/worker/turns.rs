@@ -17,6 +17,8 @@ const MOST_APART: u32 = 64;
 /// Calls between two marks, and those that may be under way, as long as nothing has been measured.
 const FIRST_APART: u32 = 4;
 const FIRST: u32 = 16;
+/// Work of which nothing ends for so long is no measure for anything.
+const STALLED: Duration = Duration::from_millis(20);
 /// Calls after which older ones count half.
 const OF_LATE: u32 = 256;
 /// So many calls may always be under way.
@@ -153,9 +155,13 @@ impl Track {
         self.each().saturating_mul(self.calls)
     }
 
-    /// Whether another call may be issued: not too much is under way.
-    pub fn has_room(&self) -> bool {
+    /// Whether another call may be issued: not too much is under way, or nothing has ended for so long that it may wait for this call.
+    pub fn has_room(&self, now: Instant) -> bool {
         let each = self.each();
+        let stalled = STALLED.max(each * 4);
+        if self.since.is_some_and(|since| now.saturating_duration_since(since) > stalled) {
+            return true;
+        }
         if each.is_zero() {
             return self.calls < FIRST;
         }
@@ -297,7 +303,7 @@ mod tests {
     fn work_is_bounded_by_what_calls_take() {
         let (mut track, mut now) = (Track::default(), Instant::now());
         let mut marks = 0;
-        while track.has_room() {
+        while track.has_room(now) {
             if track.issued(STREAM, now) {
                 marks += 1;
                 track.marked(STREAM, Some(marks));
@@ -310,14 +316,15 @@ mod tests {
         now += Duration::from_micros(10);
         track.look(now, |mark| mark.event == 2);
         assert_eq!((track.each(), track.calls), (Duration::from_micros(100), 8));
-        assert!(track.has_room(), "0.8 ms are under way");
+        assert!(track.has_room(now), "0.8 ms are under way");
         assert!(track.issued(STREAM, now), "a mark each 150 µs");
         track.marked(STREAM, Some(9));
-        assert!(track.issued(STREAM, now) && !track.has_room());
+        assert!(track.issued(STREAM, now) && !track.has_room(now));
+        assert!(track.has_room(now + STALLED * 2), "it may wait for another call");
         now += Duration::from_micros(1000);
         track.look(now, |_| true);
         track.marked(STREAM, None);
-        assert!(track.is_idle() && track.calls == 0 && track.has_room());
+        assert!(track.is_idle() && track.calls == 0 && track.has_room(now));
     }
 
     #[test]

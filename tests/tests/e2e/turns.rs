@@ -91,6 +91,16 @@ fn a_killed_and_an_endless_neighbour_leave_others_their_turns() {
 }
 
 #[test]
+fn work_that_waits_for_later_work_gets_it() {
+    let vms = Vms::start(&[&[], &[]]);
+    let launches = vms.compete(&[0], || {
+        let client = vms.client(1, &["wait-for-later-work"]);
+        client.finish().assert_success();
+    });
+    assert!(launches[0] > 100.0, "{launches:?}");
+}
+
+#[test]
 fn the_driver_shares_out_where_turns_are_off() {
     let vms = Vms::start(&[&["--turns", "off", "--cap", "20"], &[]]);
     let launches = vms.compete(&[0, 1], || {});

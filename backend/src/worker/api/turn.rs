@@ -137,12 +137,12 @@ impl Thread {
     fn has_room(&self, tracked: &Tracked, came: Instant) -> bool {
         let mut track = tracked.track();
         track.comes(came);
-        if track.has_room() || self.session.turns.captures() {
+        if track.has_room(Instant::now()) || self.session.turns.captures() {
             return true;
         }
         look(self.driver, &mut track);
         // Without marks nothing would ever be known to be done.
-        track.has_room() || !track.has_marks()
+        track.has_room(Instant::now()) || !track.has_marks()
     }
 
     /// After a call: it is tracked if it was made in a turn.

@@ -102,6 +102,23 @@ fn busy() {
     say(format_args!("{launches} launches"));
 }
 
+/// A kernel, and much behind it, that waits for what another stream does later.
+fn wait_for_later_work() {
+    let d = Driver::start();
+    let (first, second) = (d.stream().unwrap(), d.stream().unwrap());
+    let flag = d.upload(&[0]).unwrap();
+    let (spin, empty) = (d.function(d.module(), c"spin"), d.function(d.module(), c"empty"));
+    for _ in 0..3 {
+        (0..100).for_each(|_| d.launch(empty, 1, 1, first, &[]).unwrap());
+        d.set8(flag, 0, 4).unwrap();
+        d.synchronize().unwrap();
+        d.launch(spin, 1, 1, first, &[flag]).unwrap();
+        (0..40).for_each(|_| d.launch(empty, 1, 1, first, &[]).unwrap());
+        d.set8_async(flag, 1, 4, second).unwrap();
+        d.synchronize().unwrap();
+    }
+}
+
 fn check_compute(d: &Driver, seed: u32) {
     let n = 1000 + seed % 500;
     let out = d.allocate(4 * n as usize).unwrap();
@@ -167,6 +184,7 @@ fn main() {
         "count" => count(number(2)),
         "empty" => empty(number(2)),
         "busy" => busy(),
+        "wait-for-later-work" => wait_for_later_work(),
         "compute" => compute(),
         "compute-once" => check_compute(&Driver::start(), 3),
         "order" => order::order(number(2), number(3)),
