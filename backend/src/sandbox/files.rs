@@ -41,6 +41,8 @@ const READ: [&str; 8] = [
     "/etc/OpenCL",
     "/etc/nvidia-container-runtime",
 ];
+/// The process's own threads: cuInit names those that it starts, and fails if it cannot.
+const THREADS: &str = "/proc/self/task";
 /// Nodes that are no device of the driver's.
 const NODES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"];
 /// Folders of nodes of the driver's.
@@ -68,6 +70,7 @@ pub fn enter(folders: &[PathBuf], cache: Option<&Path>, connects: bool) -> Resul
     for path in READ {
         rules.add(Path::new(path), read)?;
     }
+    rules.add(Path::new(THREADS), read | AccessFs::WriteFile)?;
     for path in NODES {
         rules.add(Path::new(path), node)?;
     }
