@@ -70,7 +70,7 @@ pub fn enter(folders: &[PathBuf], cache: Option<&Path>, connects: bool) -> Resul
     for path in READ {
         rules.add(Path::new(path), read)?;
     }
-    rules.add(Path::new(THREADS), read | AccessFs::WriteFile)?;
+    rules.add(Path::new(THREADS), read | AccessFs::WriteFile | AccessFs::Truncate)?;
     for path in NODES {
         rules.add(Path::new(path), node)?;
     }

@@ -8,11 +8,28 @@ mod escape;
 use std::ffi::{c_char, c_int, c_void};
 
 const SUCCESS: u32 = 0;
+const OPERATING_SYSTEM: u32 = 304;
 const INVALID_VALUE: u32 = 1;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(_flags: u32) -> u32 {
-    SUCCESS
+    if named_thread() { SUCCESS } else { OPERATING_SYSTEM }
+}
+
+/// Whether a thread of this process can be named from another one, which NVIDIA's cuInit does and depends on.
+fn named_thread() -> bool {
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let (tell, hear) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: asks for the thread's own number.
+        let _ = tell.send(unsafe { libc::gettid() });
+        let _ = wait.recv();
+    });
+    let path = hear.recv().map(|thread| format!("/proc/self/task/{thread}/comm"));
+    let named = path.is_ok_and(|path| std::fs::write(path, "null-driver").is_ok());
+    drop(end);
+    let _ = thread.join();
+    named
 }
 
 #[unsafe(no_mangle)]
