@@ -49,6 +49,8 @@ pub type ReplyPlace = (u64, u32);
 #[derive(Debug)]
 pub struct Chain {
     head: u16,
+    /// The message's, by its header.
+    number: u32,
     /// If the call waits.
     pub reply: Option<ReplyPlace>,
     pub error: Option<ChainError>,
@@ -216,13 +218,15 @@ impl LaneRing {
         }
         let head = u16::from_le(self.page.u16(self.avail_entry(self.next_avail)).load(Ordering::Relaxed));
         self.next_avail = self.next_avail.wrapping_add(1);
-        let mut chain = Chain { head, reply: None, error: None };
+        let mut chain = Chain { head, number: 0, reply: None, error: None };
         if let Err(error) = self.read_chain(&mut chain, message) {
             message.clear();
             chain.error = Some(error);
         }
         self.next_descriptor = head.wrapping_add(if chain.reply.is_some() { 2 } else { 1 });
-        self.next_number = number(message).map(|number| number.wrapping_add(1));
+        let number = number(message);
+        chain.number = number.unwrap_or(0);
+        self.next_number = number.map(|number| number.wrapping_add(1));
         Popped::Chain(chain)
     }
 
@@ -237,8 +241,9 @@ impl LaneRing {
         let reply = (place == Known::Express).then_some((self.layout.commands, LINE as u32));
         self.next_avail = self.next_avail.wrapping_add(1);
         self.next_descriptor = head.wrapping_add(if reply.is_some() { 2 } else { 1 });
-        self.next_number = self.next_number.map(|number| number.wrapping_add(1));
-        Chain { head, reply, error: if read { None } else { Some(ChainError::Memory) } }
+        let number = self.next_number.unwrap_or(0);
+        self.next_number = Some(number.wrapping_add(1));
+        Chain { head, number, reply, error: if read { None } else { Some(ChainError::Memory) } }
     }
 
     fn read_chain(&self, chain: &mut Chain, message: &mut Vec<u8>) -> Result<(), ChainError> {
@@ -284,7 +289,7 @@ impl LaneRing {
     pub fn mark_written(&self, chain: &Chain) {
         if let Some((address, _)) = chain.reply {
             let written = address.wrapping_add(std::mem::offset_of!(ReplyHeader, written) as u64);
-            self.page.u32(written).store(1_u32.to_le(), Ordering::Release);
+            self.page.u32(written).store(chain.number.to_le(), Ordering::Release);
         }
     }
 
@@ -383,7 +388,7 @@ mod tests {
 
     fn complete(ring: &mut LaneRing, count: u16) {
         for head in 0..count {
-            ring.complete(&Chain { head, reply: None, error: None }, 0);
+            ring.complete(&Chain { head, number: 0, reply: None, error: None }, 0);
         }
     }
 
@@ -463,7 +468,7 @@ mod tests {
         );
         ring.mark_written(&express);
         let written = ring.layout.commands + std::mem::offset_of!(ReplyHeader, written) as u64;
-        assert_eq!(ring.page.u32(written).load(Ordering::Relaxed), 1);
+        assert_eq!(ring.page.u32(written).load(Ordering::Relaxed), 2);
         // The one at the start of the buffer has no reply.
         let first = ring.layout.commands + EXPRESS_LEN;
         ring.page.u32(first + std::mem::offset_of!(MessageHeader, len) as u64).store(24, Ordering::Relaxed);

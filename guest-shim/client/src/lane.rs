@@ -343,7 +343,10 @@ impl Lane {
         let mut descriptors = 1;
         let mut flags = 0;
         if place.reply != 0 {
-            self.written(place).store(0, Ordering::Relaxed);
+            if place.start.is_some() {
+                // Something else may have been there. At the express reply's place there is an older number.
+                self.written(place).store(0, Ordering::Relaxed);
+            }
             let descriptor = Descriptor {
                 addr: commands + place.reply_at,
                 len: place.reply as u32,
@@ -391,12 +394,16 @@ impl Lane {
     /// Takes numbers away that would come up again, long before they do.
     fn forget_numbers(&mut self) {
         let issued = self.issued;
-        for (place, latest) in [(LINE, &mut self.express), (EXPRESS_LEN, &mut self.first)] {
-            if *latest != 0 && issued - *latest >= OLD {
-                *latest = 0;
-                let number = place + offset_of!(MessageHeader, number) as u64;
-                self.page.command_word(number).store(0, Ordering::Relaxed);
-            }
+        let number = offset_of!(MessageHeader, number) as u64;
+        let written = offset_of!(ReplyHeader, written) as u64;
+        if self.express != 0 && issued - self.express >= OLD {
+            self.express = 0;
+            self.page.command_word(LINE + number).store(0, Ordering::Relaxed);
+            self.page.command_word(written).store(0, Ordering::Relaxed);
+        }
+        if self.first != 0 && issued - self.first >= OLD {
+            self.first = 0;
+            self.page.command_word(EXPRESS_LEN + number).store(0, Ordering::Relaxed);
         }
     }
 
@@ -489,7 +496,7 @@ impl Lane {
         if self.lost() { Err(LaneError::Lost) } else { Ok(()) }
     }
 
-    /// Where the worker says that the reply of a message is complete.
+    /// Where the worker says that the reply of a message is complete, by the message's number.
     fn written(&self, place: Place) -> &AtomicU32 {
         self.page.command_word(place.reply_at + offset_of!(ReplyHeader, written) as u64)
     }
@@ -501,8 +508,9 @@ impl Lane {
     fn wait_reply(&mut self, target: u64, place: Place) -> Result<usize, LaneError> {
         let mut spin = self.spin;
         let (mut looks, mut left) = (0_u32, 1);
+        let written = || self.written(place).load(Ordering::Acquire) == target as u32;
         let polled = spin.until(|| {
-            if self.written(place).load(Ordering::Acquire) != 0 {
+            if written() {
                 return 0;
             }
             if left >= FAR || looks.is_multiple_of(RING_LOOKS) {
@@ -511,7 +519,7 @@ impl Lane {
             looks = looks.wrapping_add(1);
             left
         });
-        if self.written(place).load(Ordering::Acquire) != 0 {
+        if written() {
             self.retire(target);
             return Ok(place.reply as usize);
         }

@@ -116,7 +116,7 @@ pub struct ReplyHeader {
     pub len: u32,
     /// [`reply_flags`].
     pub flags: u32,
-    /// 1 once the reply is complete. The driver clears it, the device writes it last.
+    /// The message's number once the reply is complete: the device writes it last.
     pub written: u32,
 }
 

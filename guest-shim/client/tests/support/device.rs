@@ -199,12 +199,13 @@ impl Worker {
         memory.read_slice(&mut bytes, request.addr()).unwrap();
         let reply_space = space.map(|space| space.len() as usize - size_of::<ReplyHeader>());
         let answer = (self.handler)(parse(&bytes, request.addr().0, reply_space));
+        let number = MessageHeader::read_from_prefix(&bytes).unwrap().0.number;
         let used = space.map_or(0, |space| {
             let (bytes, used) = encode(answer);
             memory.write_slice(&bytes, space.addr()).unwrap();
             if self.options.early && used != 0 {
                 let written = space.addr().0 + std::mem::offset_of!(ReplyHeader, written) as u64;
-                memory.store(1_u32, GuestAddress(written), Ordering::Release).unwrap();
+                memory.store(number, GuestAddress(written), Ordering::Release).unwrap();
                 self.linger(used);
             }
             used
