@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vgpu_backend::ledger::Ledger;
 use vgpu_backend::link::Link;
@@ -57,9 +58,10 @@ fn client() -> Option<Arc<ClientState>> {
     let (link, broker) = Link::pair().ok()?;
     drop(broker);
     let (ledger, _) = Ledger::new().ok()?;
-    let account = Account::new(ledger, 0)?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
+    let account = Account::new(ledger, 0, bell)?;
     let broker = Arc::new(Broker::new(Arc::new(link)));
-    Some(Arc::new(ClientState::new("fuzz".into(), 1, 0, broker, account)))
+    Some(Arc::new(ClientState::new("fuzz".into(), 1, broker, account)))
 }
 
 /// Executes calls one after another; each is the function's number, the length of its arguments, and these.

@@ -10,7 +10,7 @@ use vgpu_backend::link::message::LaneStart;
 use vgpu_backend::worker::message;
 use vgpu_backend::worker::ring::{LaneRing, Popped};
 use vgpu_spec::wire::HUGE_PAGE;
-use vgpu_spec::wire::lane::{Dependency, Layout, MAX_MESSAGE, MessageHeader};
+use vgpu_spec::wire::lane::{Dependency, EXPRESS_LEN, LINE, Layout, MAX_MESSAGE, MessageHeader};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
@@ -18,6 +18,8 @@ use zerocopy::IntoBytes;
 const SIZE: u16 = 16;
 const DESCRIPTORS: usize = 16 * SIZE as usize;
 const AVAILABLE: usize = 4 + 2 * SIZE as usize + 2;
+/// Places at which messages are found by their numbers.
+const KNOWN: u16 = 2;
 /// Options, index to begin at.
 const HEAD: usize = 4;
 /// Guest-physical place of the page.
@@ -88,10 +90,11 @@ pub fn run(bytes: &[u8]) {
         let Ok(mut ring) = LaneRing::new(file, &start) else { return };
         let mut bytes = Vec::new();
         ring.disable_kicks();
-        // A ring has at most its size outstanding: more would be a loop without an end.
-        for round in 0..=SIZE {
+        // A ring has at most its size outstanding, and a message at each of the two known places: more would be a loop without an end.
+        for round in 0..=SIZE + KNOWN {
+            let _ = ring.has_more();
             let Popped::Chain(chain) = ring.pop(&mut bytes) else { break };
-            assert!(round < SIZE, "more chains than entries");
+            assert!(round < SIZE + KNOWN, "more chains than entries");
             assert!(bytes.len() <= MAX_MESSAGE);
             if let Ok((message, dependencies)) = message::parse(&bytes) {
                 assert!(message.args.len() <= bytes.len());
@@ -101,6 +104,7 @@ pub fn run(bytes: &[u8]) {
                 Some((address, room)) if ring.write_reply(address, &[7; 16]) => room.min(16),
                 _ => 0,
             };
+            ring.mark_written(&chain);
             ring.complete(&chain, written);
             let _ = ring.tell();
         }
@@ -142,7 +146,7 @@ fn descriptor(address: u64, len: usize, flags: u16, next: u16) -> Vec<u8> {
 /// A ring with a message that waits and one that does not.
 pub fn seeds() -> Vec<Vec<u8>> {
     let commands = layout().commands;
-    let message = |dependencies: &[u8]| {
+    let message = |number: u32, dependencies: &[u8]| {
         let header = MessageHeader {
             function: 1,
             len: u32::try_from(size_of::<MessageHeader>() + dependencies.len() + 16).unwrap_or(0),
@@ -150,12 +154,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
             context: 0,
             dependencies: u16::try_from(dependencies.len() / 8).unwrap_or(0),
             flags: 0,
-            reserved: 0,
+            number,
         };
         [header.as_bytes(), dependencies, &[5; 16]].concat()
     };
-    let waits = message(&[]);
-    let depends = message(Dependency { lane: 3, reserved: 0, count: 7 }.as_bytes());
+    let waits = message(0, &[]);
+    let depends = message(0, Dependency { lane: 3, reserved: 0, count: 7 }.as_bytes());
     let ring = |options: u8, next: u16| {
         let mut table = descriptor(commands, waits.len(), 1, 1);
         table.extend(descriptor(commands + 4096, 64, 2, 0));
@@ -172,5 +176,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         available.resize(AVAILABLE, 0);
         [&[options, 0][..], &next.to_le_bytes(), &table, &available, &waits, &depends].concat()
     };
-    vec![ring(0, 0), ring(1, 0), ring(1, 65_535)]
+    // One that is found in the ring, and two that are found by the numbers that come next.
+    let mut commands = vec![0; (EXPRESS_LEN + 4096) as usize];
+    for (offset, number) in [(LINE, 2), (EXPRESS_LEN, 3), (EXPRESS_LEN + 2048, 1)] {
+        let message = message(number, &[]);
+        commands[offset as usize..][..message.len()].copy_from_slice(&message);
+    }
+    let mut table = descriptor(layout().commands + EXPRESS_LEN + 2048, waits.len(), 0, 0);
+    table.resize(DESCRIPTORS, 0);
+    let mut available = [0_u16, 1].map(u16::to_le_bytes).concat();
+    available.resize(AVAILABLE, 0);
+    let known = [&[1, 0, 0, 0][..], &table, &available, &commands].concat();
+    vec![ring(0, 0), ring(1, 0), ring(1, 65_535), known]
 }

@@ -8,7 +8,7 @@ use rustix::net::{
 use vgpu_backend::broker::sharing::{Request, Shares};
 use vgpu_backend::broker::worker_link::first_message;
 use vgpu_backend::link::Link;
-use vgpu_backend::link::message::{Fetch, Header, MemoryOf, Ready, Share, Shared, kind, share_kind};
+use vgpu_backend::link::message::{Fetch, Header, Ready, Share, Shared, kind, share_kind};
 use vgpu_spec::wire::reading::{Figure, ProcessUse, Reading};
 use vgpu_spec::wire::share::Token;
 use vgpu_spec::wire::snapshot::{Device, DeviceRecord, Snapshot, SnapshotHeader};
@@ -111,7 +111,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
         framed(1, share(share_kind::ALLOCATION)),
         framed(4, packet(kind::FETCH, fetch.as_bytes())),
         framed(8, packet(kind::UNSHARE, Token::default().as_bytes())),
-        framed(0, packet(kind::MEMORY, MemoryOf { device: 0, reserved: 0 }.as_bytes())),
         framed(0, packet(kind::REPLY, &[])),
     ];
     let together = all.concat();
