@@ -112,6 +112,8 @@ pub struct LaneRing {
     next_descriptor: u16,
     /// What the number of a message at a known place would be now. Not known before the first message of this ring.
     next_number: Option<u32>,
+    /// The message taken last was there before the available index told of it.
+    early: bool,
 }
 
 impl LaneRing {
@@ -129,6 +131,7 @@ impl LaneRing {
             told: start.next,
             next_descriptor: 0,
             next_number: None,
+            early: false,
         })
     }
 
@@ -179,7 +182,7 @@ impl LaneRing {
     /// taken before it: then of none.
     fn available(&self) -> u16 {
         let ahead = self.avail_idx(Ordering::Acquire).wrapping_sub(self.next_avail);
-        if ahead == u16::MAX { 0 } else { ahead }
+        if self.early && ahead == u16::MAX { 0 } else { ahead }
     }
 
     /// Whether the message at a known place is the next one. Its number is written last, so all of it is there: with the message comes
@@ -226,7 +229,9 @@ impl LaneRing {
         self.next_descriptor = head.wrapping_add(if chain.reply.is_some() { 2 } else { 1 });
         let number = number(message);
         chain.number = number.unwrap_or(0);
-        self.next_number = number.map(|number| number.wrapping_add(1));
+        // A driver that does not number its messages keeps to the ring.
+        self.next_number = number.filter(|&number| number != 0).map(|number| number.wrapping_add(1));
+        self.early = false;
         Popped::Chain(chain)
     }
 
@@ -239,6 +244,7 @@ impl LaneRing {
         let read = self.page.read(at, len, message);
         let head = self.slot(self.next_descriptor) as u16;
         let reply = (place == Known::Express).then_some((self.layout.commands, LINE as u32));
+        self.early = self.avail_idx(Ordering::Relaxed) == self.next_avail;
         self.next_avail = self.next_avail.wrapping_add(1);
         self.next_descriptor = head.wrapping_add(if reply.is_some() { 2 } else { 1 });
         let number = self.next_number.unwrap_or(0);
@@ -446,6 +452,7 @@ mod tests {
         // Its number means nothing before that of another is known.
         announce(&ring, 1, 40);
         assert!(!ring.has_more() && matches!(ring.pop(&mut message), Popped::Nothing));
+        announce(&ring, 1, 40);
         ring.page.u64(0).store(at, Ordering::Relaxed);
         ring.page.u64(8).store(40, Ordering::Relaxed);
         ring.page.u16(ring.layout.avail + 2).store(1, Ordering::Relaxed);
