@@ -251,8 +251,7 @@ fn set_gate(device: &Device, word: u32) {
 /// What a VM's ledger says of a device, if its gate is `word`.
 fn view(accounts: &Accounts, slots: &[u32], ordinal: u32, word: u32) -> View {
     let Limits { weight, cap, .. } = accounts.limits();
-    let mut view =
-        View { weight, cap, wants: false, calls: false, drained: true, near: true, worked: false };
+    let mut view = View { weight, cap, wants: false, calls: false, drained: true, near: true, worked: false };
     let of = |&slot: &u32| accounts.ledger().slot(slot)?.turns.get(ordinal as usize);
     for slot in slots.iter().filter_map(of) {
         view.wants |= slot.waiting.load(Ordering::SeqCst) > 0;

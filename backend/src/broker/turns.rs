@@ -26,14 +26,15 @@ const GRACE: u64 = 500 * MICROSECOND;
 /// How long a VM has the device by turns after the last time that another wanted it.
 const OPEN_AFTER: u64 = 100 * MILLISECOND;
 /// How long the work of a turn that is over may go on alone. After that others begin beside it. Halved each time that it was not enough.
-const PATIENCE: u64 = 100 * MILLISECOND;
+const PATIENCE: u64 = 70 * MILLISECOND;
 const LEAST_PATIENCE: u64 = 2 * MILLISECOND;
 /// How long a call that issues work may go on alone: one that loads code, or waits for another process at the driver, is no work.
 const CALL_PATIENCE: u64 = 10 * MILLISECOND;
 /// In which work has to be done that was said to be all but done.
 const PROMISE: u64 = MILLISECOND;
-/// Turns in which a VM is not believed that broke a promise.
-const DISBELIEF: u32 = 32;
+/// Turns in which a VM is not believed that broke a promise: doubled each time, halved when it has kept one.
+const DISBELIEF: u32 = 2;
+const MOST_DISBELIEF: u32 = 64;
 /// In which a cap is kept.
 pub const PERIOD: u64 = 100 * MILLISECOND;
 
@@ -89,8 +90,9 @@ struct Vm {
     lingers: bool,
     /// Since when others may begin beside the very last of its work.
     tail: Option<u64>,
-    /// Turns in which it is not believed.
+    /// Turns in which it is not believed, and for how many the next time.
     disbelief: u32,
+    next_disbelief: u32,
     patience: u64,
     /// Nanoseconds of this period, and what it had too much of earlier ones.
     spent: u64,
@@ -108,6 +110,7 @@ impl Vm {
             lingers: false,
             tail: None,
             disbelief: 0,
+            next_disbelief: DISBELIEF,
             patience: PATIENCE,
             spent: 0,
         }
@@ -185,8 +188,10 @@ impl Vm {
         let Some(since) = self.tail else { return };
         if self.view.drained {
             self.tail = None;
+            self.next_disbelief = (self.next_disbelief / 2).max(DISBELIEF);
         } else if now.saturating_sub(since) >= PROMISE {
-            (self.tail, self.lingers, self.disbelief) = (None, true, DISBELIEF);
+            (self.tail, self.lingers, self.disbelief) = (None, true, self.next_disbelief);
+            self.next_disbelief = (self.next_disbelief * 2).min(MOST_DISBELIEF);
         }
     }
 }

@@ -71,8 +71,9 @@ fn compute() {
     say(format_args!("{rounds} rounds"));
 }
 
-/// Gives the device work from one line on to the next, with a little under way all the time; then checks what it computed.
-fn busy() {
+/// Gives the device work from one line on to the next, with two batches of launches under way all the time; then checks what it
+/// computed.
+fn busy(batch: u32) {
     let d = Driver::start();
     let n = 4000_u32;
     let out = d.allocate(4 * n as usize).unwrap();
@@ -89,8 +90,8 @@ fn busy() {
         if end.is_finished() {
             break;
         }
-        (0..4).for_each(|_| launch());
-        launches += 4;
+        (0..batch).for_each(|_| launch());
+        launches += batch;
         d.record(events[round % 2], 0).unwrap();
         if round > 0 {
             d.synchronize_event(events[(round + 1) % 2]).unwrap();
@@ -183,7 +184,7 @@ fn main() {
         "fill" => fill::fill(&std::env::args().nth(2).unwrap_or_default(), number(3)),
         "count" => count(number(2)),
         "empty" => empty(number(2)),
-        "busy" => busy(),
+        "busy" => busy(number(2)),
         "wait-for-later-work" => wait_for_later_work(),
         "compute" => compute(),
         "compute-once" => check_compute(&Driver::start(), 3),
