@@ -20,7 +20,7 @@ struct Sum {
 impl Sum {
     /// From one time to another; not if the second is not known or is of an earlier turn.
     fn add(&mut self, from: u64, to: u64) {
-        if let Some(time) = to.checked_sub(from) {
+        if let Some(time) = to.checked_sub(from).filter(|_| from != 0) {
             self.count += 1;
             self.sum = self.sum.saturating_add(time);
         }

@@ -71,11 +71,10 @@ fn compute() {
     say(format_args!("{rounds} rounds"));
 }
 
-/// Gives the device work from one line on to the next, with two batches of launches under way all the time; then checks what it
-/// computed.
-fn busy(batch: u32) {
+/// Gives the device work from one line on to the next, with two batches of launches under way all the time, of so many threads each;
+/// then checks what it computed.
+fn busy(batch: u32, n: u32) {
     let d = Driver::start();
-    let n = 4000_u32;
     let out = d.allocate(4 * n as usize).unwrap();
     let mix = d.function(d.module(), c"mix");
     let launch = || d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap();
@@ -184,7 +183,7 @@ fn main() {
         "fill" => fill::fill(&std::env::args().nth(2).unwrap_or_default(), number(3)),
         "count" => count(number(2)),
         "empty" => empty(number(2)),
-        "busy" => busy(number(2)),
+        "busy" => busy(number(2), number(3)),
         "wait-for-later-work" => wait_for_later_work(),
         "compute" => compute(),
         "compute-once" => check_compute(&Driver::start(), 3),
