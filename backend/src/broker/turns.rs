@@ -312,7 +312,9 @@ impl Turns {
                 _ => {}
             }
         }
-        if self.vms.values().filter(|vm| vm.state != State::Idle).count() > 1 {
+        // Who waits for its work wants the device too, though nothing of it is at the gate.
+        let wants = |vm: &&Vm| vm.state != State::Idle || !vm.view.drained;
+        if self.vms.values().filter(wants).count() > 1 {
             self.contended = Some(now);
         }
     }

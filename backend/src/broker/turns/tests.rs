@@ -230,6 +230,32 @@ fn a_lone_vm_has_the_device_without_turns() {
 }
 
 #[test]
+fn a_vm_does_not_get_the_device_for_good_while_work_of_another_goes_on() {
+    let view = |wants, drained| View {
+        weight: 100,
+        cap: 100,
+        wants,
+        calls: false,
+        drained,
+        near: drained,
+        worked: true,
+    };
+    let mut turns = Turns::default();
+    let mut run = |from: u64, views: [View; 2]| {
+        let mut now = from;
+        while now < from + 500 * MILLISECOND {
+            turns.step(now, &[(0, views[0]), (1, views[1])]);
+            now += MILLISECOND;
+        }
+        turns.word(0) & 3
+    };
+    // Both want it, then the second waits for what it has under way and has nothing at the gate.
+    run(0, [view(true, true), view(true, true)]);
+    assert_eq!(run(500 * MILLISECOND, [view(true, false), view(false, false)]), gate::TURN);
+    assert_eq!(run(1000 * MILLISECOND, [view(true, false), view(false, true)]), gate::OPEN);
+}
+
+#[test]
 fn an_idle_vm_costs_nothing_and_its_coming_back_is_noticed() {
     let idle = Load { work: 5 * MILLISECOND, rest: 3000 * MILLISECOND, ..BUSY };
     let mut simulation = Simulation::new(&[BUSY, idle]);

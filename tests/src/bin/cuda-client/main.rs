@@ -71,13 +71,26 @@ fn compute() {
     say(format_args!("{rounds} rounds"));
 }
 
-/// Gives the device work from one line on to the next, with two batches of launches under way all the time, of so many threads each;
-/// then checks what it computed.
-fn busy(batch: u32, n: u32) {
+/// Gives the device work from one line on to the next, with a little under way all the time; then checks what it computed.
+fn busy() {
     let d = Driver::start();
+    let n = 4000_u32;
     let out = d.allocate(4 * n as usize).unwrap();
     let mix = d.function(d.module(), c"mix");
-    let launch = || d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap();
+    keep_busy(&d, 4, &|| d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap());
+    let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(7) ^ (i + 7)).collect();
+    assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
+}
+
+/// The same with kernels that take so many microseconds, and much of it under way.
+fn occupy(microseconds: u32) {
+    let d = Driver::start();
+    let last = d.function(d.module(), c"last");
+    keep_busy(&d, 16, &|| d.launch(last, 1, 1, 0, &[u64::from(microseconds) * 1000]).unwrap());
+}
+
+/// Launches from one line on to the next, with two batches under way.
+fn keep_busy(d: &Driver, batch: u32, launch: &dyn Fn()) {
     launch();
     d.synchronize().unwrap();
     pause("ready");
@@ -97,8 +110,6 @@ fn busy(batch: u32, n: u32) {
         }
     }
     d.synchronize().unwrap();
-    let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(7) ^ (i + 7)).collect();
-    assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
     say(format_args!("{launches} launches"));
 }
 
@@ -183,7 +194,8 @@ fn main() {
         "fill" => fill::fill(&std::env::args().nth(2).unwrap_or_default(), number(3)),
         "count" => count(number(2)),
         "empty" => empty(number(2)),
-        "busy" => busy(number(2), number(3)),
+        "busy" => busy(),
+        "occupy" => occupy(number(2)),
         "wait-for-later-work" => wait_for_later_work(),
         "compute" => compute(),
         "compute-once" => check_compute(&Driver::start(), 3),
