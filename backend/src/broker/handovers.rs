@@ -66,6 +66,11 @@ pub struct Handovers {
 }
 
 impl Handovers {
+    /// Whether anybody wants to know.
+    pub fn are_told() -> bool {
+        tracing::enabled!(tracing::Level::DEBUG)
+    }
+
     /// A gate was set at the time `now`; `noted` is what VMs noted.
     pub fn gate(&mut self, key: Key, word: u32, now: u64, noted: impl Fn(Key) -> Noted) {
         match word & 3 {

@@ -185,7 +185,7 @@ impl Scheduler {
                     set_gate(device, word);
                 }
             }
-            if tracing::enabled!(tracing::Level::DEBUG) {
+            if Handovers::are_told() {
                 self.note(ordinal, &views, &step.gates, present);
             }
             if step.gates.is_empty() {
