@@ -91,6 +91,12 @@ pub struct Slot {
     pub turns: [Turns; ROOM],
 }
 
+/// The host's monotonic clock, which broker and workers share.
+pub fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.cast_unsigned())
+}
+
 /// What a client does on a device, for turns. Its worker writes.
 #[repr(C)]
 pub struct Turns {
@@ -102,13 +108,21 @@ pub struct Turns {
     pub active: AtomicU32,
     /// The gate's word of the turn whose work is all done, as far as the worker can tell.
     pub done: AtomicU32,
+    /// The gate's word of the turn that is over and whose work is about to be done.
+    pub near: AtomicU32,
+    pub reserved: AtomicU32,
+    /// When the client first issued work in its last turn, and when it said that this was about to be done: nanoseconds of the host's
+    /// monotonic clock, for who asks what handovers take.
+    pub begun: AtomicU64,
+    pub said: AtomicU64,
 }
 
 impl Turns {
     fn clear(&self) {
-        [&self.waiting, &self.inside, &self.active, &self.done]
+        [&self.waiting, &self.inside, &self.active, &self.done, &self.near]
             .iter()
             .for_each(|w| w.store(0, Ordering::Relaxed));
+        [&self.begun, &self.said].iter().for_each(|w| w.store(0, Ordering::Relaxed));
     }
 }
 

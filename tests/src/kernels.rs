@@ -55,6 +55,21 @@ again:
     ret;
 }
 
+// Runs for so many nanoseconds.
+.visible .entry last(.param .u64 nanoseconds)
+{
+    .reg .pred %p<2>;
+    .reg .b64 %rd<5>;
+    ld.param.u64 %rd1, [nanoseconds];
+    mov.u64 %rd2, %globaltimer;
+again:
+    mov.u64 %rd3, %globaltimer;
+    sub.u64 %rd4, %rd3, %rd2;
+    setp.lt.u64 %p1, %rd4, %rd1;
+    @%p1 bra again;
+    ret;
+}
+
 // out[i] = i * seed ^ (i + seed)
 .visible .entry mix(.param .u64 out, .param .u32 n, .param .u32 seed)
 {

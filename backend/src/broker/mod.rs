@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod control;
 pub mod events;
+pub mod handovers;
 pub mod lanes;
 pub mod lending;
 pub mod meter;
@@ -142,7 +143,7 @@ fn serve_all(
 fn share(config: &Config, pool: &Arc<Pool>) -> Result<(), BrokerError> {
     meter::Meter::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
     if config.turns {
-        scheduler::Scheduler::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
+        scheduler::Scheduler::start(Arc::clone(pool), config.turn).map_err(BrokerError::Thread)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,11 @@ use rustix::event::{Timespec, epoll};
 use rustix::thread::futex;
 
 use super::accounts::Accounts;
+use super::handovers::{Handovers, Noted};
 use super::pool::Pool;
 use super::turns::{Key, Turns, View};
-use crate::ledger::{Counter, DEVICES, Device, Turns as Slot, gate};
+use crate::ledger::{Counter, DEVICES, Device, Turns as Slot, gate, monotonic};
+use crate::limits::Limits;
 
 /// Steps on one device before others are looked at: a gate that was closed shows at once whether work is under way.
 const STEPS: usize = 4;
@@ -27,6 +29,9 @@ const SPAN: Duration = Duration::from_millis(50);
 const BREATH: Duration = Duration::from_micros(200);
 /// The registry's own bell.
 const REGISTRY: u64 = 0;
+
+/// A VM that there is, and the slots of its clients.
+type Present = (Key, Arc<Accounts>, Vec<u32>);
 
 /// A VM that was seen.
 struct Vm {
@@ -43,19 +48,28 @@ pub struct Scheduler {
     next_key: Key,
     /// By the host's ordinals.
     turns: Vec<Turns>,
+    handovers: Vec<Handovers>,
     start: Instant,
     woken: (Instant, u32),
 }
 
 impl Scheduler {
-    /// Starts the thread.
-    pub fn start(pool: Arc<Pool>) -> std::io::Result<()> {
+    /// Starts the thread, with turns of this length.
+    pub fn start(pool: Arc<Pool>, turn: Duration) -> std::io::Result<()> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         add(&epoll, pool.registry().bell(), REGISTRY)?;
-        let turns = (0..DEVICES).map(|_| Turns::default()).collect();
+        let turn = u64::try_from(turn.as_nanos()).unwrap_or(u64::MAX);
         let now = Instant::now();
-        let mut scheduler =
-            Scheduler { pool, epoll, vms: HashMap::new(), next_key: 1, turns, start: now, woken: (now, 0) };
+        let mut scheduler = Scheduler {
+            pool,
+            epoll,
+            vms: HashMap::new(),
+            next_key: 1,
+            turns: (0..DEVICES).map(|_| Turns::new(turn)).collect(),
+            handovers: (0..DEVICES).map(|_| Handovers::default()).collect(),
+            start: now,
+            woken: (now, 0),
+        };
         std::thread::Builder::new().name("scheduler".into()).spawn(move || {
             // Without turns VMs go on; with gates that nobody opens they would not.
             let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -120,7 +134,7 @@ impl Scheduler {
     }
 
     /// The VMs that there are, and the slots of their clients.
-    fn meet(&mut self) -> Vec<(Key, Arc<Accounts>, Vec<u32>)> {
+    fn meet(&mut self) -> Vec<Present> {
         let epoll = &self.epoll;
         self.vms.retain(|_, vm| {
             let lives = vm.accounts.strong_count() > 0;
@@ -148,7 +162,7 @@ impl Scheduler {
         live.map(|(key, accounts)| (key, Arc::clone(&accounts), accounts.slots())).collect()
     }
 
-    fn turn(&mut self, ordinal: u32, present: &[(Key, Arc<Accounts>, Vec<u32>)]) -> Option<u64> {
+    fn turn(&mut self, ordinal: u32, present: &[Present]) -> Option<u64> {
         let mut next = None;
         for _ in 0..STEPS {
             let now = self.now();
@@ -171,6 +185,9 @@ impl Scheduler {
                     set_gate(device, word);
                 }
             }
+            if Handovers::are_told() {
+                self.note(ordinal, &views, &step.gates, present);
+            }
             if step.gates.is_empty() {
                 break;
             }
@@ -188,6 +205,37 @@ impl Scheduler {
     }
 }
 
+impl Scheduler {
+    /// For the summary of what handovers take.
+    fn note(&mut self, ordinal: u32, views: &[(Key, View)], gates: &[(Key, u32)], present: &[Present]) {
+        let Some(handovers) = self.handovers.get_mut(ordinal as usize) else { return };
+        let noted = |key: Key| {
+            let vm = present.iter().find(|(known, ..)| *known == key);
+            vm.map_or(Noted::default(), |(_, accounts, slots)| noted(accounts, slots, ordinal))
+        };
+        for (key, _) in views.iter().filter(|(_, view)| view.drained) {
+            handovers.done(*key, noted(*key).said);
+        }
+        let now = monotonic();
+        // Who ends before who begins.
+        for begins in [false, true] {
+            for &(key, word) in gates.iter().filter(|(_, word)| (word & 3 == gate::TURN) == begins) {
+                handovers.gate(key, word, now, noted);
+            }
+        }
+        handovers.tell(ordinal, now);
+    }
+}
+
+/// What a VM's workers noted last.
+fn noted(accounts: &Accounts, slots: &[u32], ordinal: u32) -> Noted {
+    let of = |&slot: &u32| accounts.ledger().slot(slot)?.turns.get(ordinal as usize);
+    let latest = |time: fn(&Slot) -> &AtomicU64| {
+        slots.iter().filter_map(of).map(|slot| time(slot).load(Ordering::Relaxed)).max().unwrap_or(0)
+    };
+    Noted { begun: latest(|slot| &slot.begun), said: latest(|slot| &slot.said) }
+}
+
 fn add(epoll: &OwnedFd, bell: impl std::os::fd::AsFd, key: u64) -> rustix::io::Result<()> {
     epoll::add(epoll, bell, epoll::EventData::new_u64(key), epoll::EventFlags::IN | epoll::EventFlags::ET)
 }
@@ -202,13 +250,15 @@ fn set_gate(device: &Device, word: u32) {
 
 /// What a VM's ledger says of a device, if its gate is `word`.
 fn view(accounts: &Accounts, slots: &[u32], ordinal: u32, word: u32) -> View {
-    let limits = accounts.limits();
-    let mut view =
-        View { weight: limits.weight, cap: limits.cap, wants: false, drained: true, worked: false };
+    let Limits { weight, cap, .. } = accounts.limits();
+    let mut view = View { weight, cap, wants: false, calls: false, drained: true, near: true, worked: false };
     let of = |&slot: &u32| accounts.ledger().slot(slot)?.turns.get(ordinal as usize);
     for slot in slots.iter().filter_map(of) {
         view.wants |= slot.waiting.load(Ordering::SeqCst) > 0;
-        view.drained &= is_done(slot);
+        view.calls |= slot.inside.load(Ordering::SeqCst) > 0;
+        let done = is_done(slot);
+        view.drained &= done;
+        view.near &= done || slot.near.load(Ordering::SeqCst) == slot.active.load(Ordering::SeqCst);
         view.worked |= slot.active.load(Ordering::Relaxed) == word;
     }
     view
@@ -250,8 +300,11 @@ mod tests {
         slot.inside.store(1, Ordering::Relaxed);
         assert!(!is_done(slot));
         let seen = view(&accounts, &[0], 0, 5);
-        assert!(seen.worked && !seen.drained && !seen.wants);
+        assert!(seen.worked && seen.calls && !seen.drained && !seen.near && !seen.wants);
         // As after the end of its worker.
+        slot.near.store(5, Ordering::Relaxed);
+        let seen = view(&accounts, &[0], 0, 5);
+        assert!(seen.near && seen.calls && !seen.drained);
         accounts.ledger().close_slot(0);
         assert!(view(&accounts, &[0], 0, 5).drained);
     }

@@ -3,6 +3,8 @@
 //! VMs have virtual time: what they have had of the device, divided by their weight. Whoever waits and has had least is next. A turn ends
 //! when the VM has nothing more to do, or after a quantum if others wait; a short one if one of them has had much less (one that is bound by
 //! latency, as a rule). A VM that nobody contends with has the device without turns.
+//!
+//! The next VM may begin when the work of a turn is all but done, so that the device is not without work until its first kernel is there.
 
 use std::collections::HashMap;
 
@@ -11,12 +13,12 @@ use crate::ledger::gate;
 const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1000 * MICROSECOND;
 
-/// A turn, if others wait.
+/// A turn, if others wait and nothing else is wanted.
 pub const QUANTUM: u64 = 20 * MILLISECOND;
 /// A turn, if another waits that has had much less.
 pub const SHORT: u64 = MILLISECOND / 2;
-/// By how much a VM that comes to wait may have had less than the others; what it did not want before is gone.
-const CREDIT: u64 = 2 * QUANTUM;
+/// By how many turns a VM that comes to wait may have had less than the others; what it did not want before is gone.
+const CREDIT: u64 = 2;
 /// Where virtual time begins, so that there is room for credit below.
 const START: u64 = 1 << 40;
 /// For a VM to begin, once it has its turn.
@@ -24,8 +26,15 @@ const GRACE: u64 = 500 * MICROSECOND;
 /// How long a VM has the device by turns after the last time that another wanted it.
 const OPEN_AFTER: u64 = 100 * MILLISECOND;
 /// How long the work of a turn that is over may go on alone. After that others begin beside it. Halved each time that it was not enough.
-const PATIENCE: u64 = 100 * MILLISECOND;
+const PATIENCE: u64 = 70 * MILLISECOND;
 const LEAST_PATIENCE: u64 = 2 * MILLISECOND;
+/// How long a call that issues work may go on alone: one that loads code, or waits for another process at the driver, is no work.
+const CALL_PATIENCE: u64 = 10 * MILLISECOND;
+/// In which work has to be done that was said to be all but done.
+const PROMISE: u64 = MILLISECOND;
+/// Turns in which a VM is not believed that broke a promise: doubled each time, halved when it has kept one.
+const DISBELIEF: u32 = 2;
+const MOST_DISBELIEF: u32 = 64;
 /// In which a cap is kept.
 pub const PERIOD: u64 = 100 * MILLISECOND;
 
@@ -39,8 +48,12 @@ pub struct View {
     pub cap: u32,
     /// Lanes wait at the closed gate.
     pub wants: bool,
+    /// A call that issues work is under way.
+    pub calls: bool,
     /// Nothing that it issued is known to be under way.
     pub drained: bool,
+    /// It says that its work is all but done.
+    pub near: bool,
     /// It has issued something in its current turn.
     pub worked: bool,
 }
@@ -75,6 +88,11 @@ struct Vm {
     busy: bool,
     /// Work of an earlier turn goes on beside others.
     lingers: bool,
+    /// Since when others may begin beside the very last of its work.
+    tail: Option<u64>,
+    /// Turns in which it is not believed, and for how many the next time.
+    disbelief: u32,
+    next_disbelief: u32,
     patience: u64,
     /// Nanoseconds of this period, and what it had too much of earlier ones.
     spent: u64,
@@ -90,6 +108,9 @@ impl Vm {
             counted: now,
             busy: false,
             lingers: false,
+            tail: None,
+            disbelief: 0,
+            next_disbelief: DISBELIEF,
             patience: PATIENCE,
             spent: 0,
         }
@@ -138,6 +159,41 @@ impl Vm {
     fn rest(&mut self) {
         self.state = if self.view.wants { State::Waiting } else { State::Idle };
     }
+
+    /// Its turn has been over since then: whether others may begin.
+    fn drain(&mut self, since: u64, now: u64) {
+        let waited = now.saturating_sub(since);
+        if self.view.drained {
+            self.patience = PATIENCE;
+            self.disbelief = self.disbelief.saturating_sub(1);
+            self.rest();
+        } else if self.view.near && !self.view.calls && self.disbelief == 0 {
+            self.tail = Some(now);
+            self.rest();
+        } else if waited >= self.patience {
+            self.lingers = true;
+            self.patience = (self.patience / 2).max(LEAST_PATIENCE);
+            self.rest();
+        } else if self.view.calls && waited >= CALL_PATIENCE {
+            self.lingers = true;
+            self.rest();
+        }
+    }
+
+    /// What has become of the work that others may run beside.
+    fn follow_up(&mut self, now: u64) {
+        if self.lingers && self.view.drained {
+            (self.lingers, self.patience) = (false, PATIENCE);
+        }
+        let Some(since) = self.tail else { return };
+        if self.view.drained {
+            self.tail = None;
+            self.next_disbelief = (self.next_disbelief / 2).max(DISBELIEF);
+        } else if now.saturating_sub(since) >= PROMISE {
+            (self.tail, self.lingers, self.disbelief) = (None, true, self.next_disbelief);
+            self.next_disbelief = (self.next_disbelief * 2).min(MOST_DISBELIEF);
+        }
+    }
 }
 
 /// What comes of a step.
@@ -154,6 +210,8 @@ pub struct Step {
 /// The turns on one device.
 #[derive(Debug)]
 pub struct Turns {
+    /// How long a turn is, if others wait.
+    quantum: u64,
     vms: HashMap<Key, Vm>,
     /// The last time that more than one VM wanted the device.
     contended: Option<u64>,
@@ -165,11 +223,16 @@ pub struct Turns {
 
 impl Default for Turns {
     fn default() -> Self {
-        Turns { vms: HashMap::new(), contended: None, period: 0, floor: START }
+        Turns::new(QUANTUM)
     }
 }
 
 impl Turns {
+    /// With turns of so many nanoseconds.
+    pub fn new(quantum: u64) -> Self {
+        Turns { quantum, vms: HashMap::new(), contended: None, period: 0, floor: START }
+    }
+
     /// The gate of a VM.
     pub fn word(&self, key: Key) -> u32 {
         self.vms.get(&key).map_or(gate::CLOSED, Vm::word)
@@ -208,13 +271,16 @@ impl Turns {
     /// Counts what each VM had since the last step.
     fn count(&mut self, now: u64) -> Vec<(Key, u64)> {
         let beside = self.vms.values().filter(|vm| vm.state != State::Idle).count() as u64 + 1;
+        // The device still works for who had it before.
+        let tails = self.vms.values().any(|vm| vm.tail.is_some());
         let mut all = Vec::new();
         for (&key, vm) in &mut self.vms {
             let elapsed = now.saturating_sub(vm.counted);
             vm.counted = now;
             let had = match vm.state {
                 // Without turns nothing is measured.
-                State::Holding { .. } | State::Draining { .. } if vm.busy => elapsed,
+                State::Idle | State::Waiting if vm.tail.is_some() => elapsed,
+                State::Holding { .. } | State::Draining { .. } if vm.busy && !tails => elapsed,
                 State::Idle | State::Waiting if vm.lingers => elapsed / beside,
                 _ => 0,
             };
@@ -236,19 +302,19 @@ impl Turns {
     fn note_wishes(&mut self, now: u64) {
         let base = self.base();
         for vm in self.vms.values_mut() {
-            if vm.lingers && vm.view.drained {
-                (vm.lingers, vm.patience) = (false, PATIENCE);
-            }
+            vm.follow_up(now);
             match vm.state {
                 State::Idle if vm.view.wants => {
                     vm.state = State::Waiting;
-                    vm.had = vm.had.max(base.saturating_sub(vm.scaled(CREDIT)));
+                    vm.had = vm.had.max(base.saturating_sub(vm.scaled(CREDIT * self.quantum)));
                 }
                 State::Waiting if !vm.view.wants => vm.state = State::Idle,
                 _ => {}
             }
         }
-        if self.vms.values().filter(|vm| vm.state != State::Idle).count() > 1 {
+        // Who waits for its work wants the device too, though nothing of it is at the gate.
+        let wants = |vm: &&Vm| vm.state != State::Idle || !vm.view.drained;
+        if self.vms.values().filter(wants).count() > 1 {
             self.contended = Some(now);
         }
     }
@@ -265,13 +331,14 @@ impl Turns {
 
     fn end_turns(&mut self, now: u64) {
         let (waiting, alone) = (self.least_waiting(), self.alone_for_long(now));
+        let quantum = self.quantum;
         for vm in self.vms.values_mut() {
             match vm.state {
                 State::Open if waiting.is_some() || vm.capped() => vm.rest(),
                 State::Holding { since } => {
                     let over = match waiting {
                         _ if vm.exhausted() => true,
-                        Some(least) => vm.idles(now) || now >= end(vm, since, least, now),
+                        Some(least) => vm.idles(now) || now >= end(vm, quantum, since, least, now),
                         // Its next work is to be counted: it asks again.
                         None => vm.capped() && vm.idles(now),
                     };
@@ -281,16 +348,7 @@ impl Turns {
                         vm.state = State::Open;
                     }
                 }
-                State::Draining { since } => {
-                    if vm.view.drained {
-                        vm.patience = PATIENCE;
-                        vm.rest();
-                    } else if now.saturating_sub(since) >= vm.patience {
-                        vm.lingers = true;
-                        vm.patience = (vm.patience / 2).max(LEAST_PATIENCE);
-                        vm.rest();
-                    }
-                }
+                State::Draining { since } => vm.drain(since, now),
                 _ => {}
             }
         }
@@ -310,6 +368,7 @@ impl Turns {
         };
         let Some(vm) = self.vms.values_mut().filter(may).min_by_key(|vm| vm.had) else { return };
         self.floor = self.floor.max(vm.had);
+        vm.tail = None;
         if alone && !vm.capped() {
             vm.state = State::Open;
         } else {
@@ -323,7 +382,7 @@ impl Turns {
         let waiting = self.least_waiting();
         let of = |vm: &Vm| match vm.state {
             State::Holding { since } => {
-                let turn = waiting.map(|least| end(vm, since, least, now));
+                let turn = waiting.map(|least| end(vm, self.quantum, since, least, now));
                 let begin = (waiting.is_some() && !vm.view.worked).then_some(since + GRACE);
                 let open =
                     self.contended.filter(|_| waiting.is_none() && !vm.capped()).map(|c| c + OPEN_AFTER);
@@ -331,7 +390,11 @@ impl Turns {
                 let cap = vm.capped().then_some(now + if vm.busy { left } else { left.min(GRACE) });
                 [turn, begin, open, cap].into_iter().flatten().min()
             }
+            State::Draining { since } if vm.view.calls && now < since + CALL_PATIENCE => {
+                Some(since + vm.patience.min(CALL_PATIENCE))
+            }
             State::Draining { since } => Some(since + vm.patience),
+            State::Idle | State::Waiting if vm.tail.is_some() => vm.tail.map(|since| since + PROMISE),
             State::Waiting if vm.exhausted() => Some(self.period + PERIOD),
             _ => None,
         };
@@ -341,12 +404,12 @@ impl Turns {
 }
 
 /// When the holder's turn is over, if one waits that had `least`. One that would be next again goes on.
-fn end(holder: &Vm, since: u64, least: u64, now: u64) -> u64 {
-    if least.saturating_add(holder.scaled(QUANTUM)) < holder.had {
+fn end(holder: &Vm, quantum: u64, since: u64, least: u64, now: u64) -> u64 {
+    if least.saturating_add(holder.scaled(quantum)) < holder.had {
         return since + SHORT;
     }
     let behind = least.saturating_sub(holder.had).saturating_mul(u64::from(holder.view.weight)) / 100;
-    (since + QUANTUM).max(now + behind.min(PERIOD))
+    (since + quantum).max(now + behind.min(PERIOD))
 }
 
 #[cfg(test)]

@@ -89,6 +89,9 @@ struct BrokerArgs {
     /// Who shares a device out among VMs that use it at the same time: "on" for this program, by weights, "off" for the driver [default: on]
     #[arg(long, value_name = "on|off", value_parser = parse_turns)]
     turns: Option<bool>,
+    /// Milliseconds of a VM's turn while others wait: longer ones lose less to handovers, and have others wait longer [default: 20]
+    #[arg(long, value_name = "N", value_parser = range(globals::TURN_MS))]
+    turn_ms: Option<u64>,
     /// Workers to keep started ahead, each with a CUDA context [default: 1]
     #[arg(long, value_name = "N", value_parser = range(globals::WARM))]
     warm: Option<u64>,
@@ -232,6 +235,7 @@ impl BrokerArgs {
             cuda_dir: self.cuda_dir,
             softgpu: self.softgpu.then_some(true),
             turns: self.turns,
+            turn_ms: self.turn_ms,
             warm: self.warm,
             poll_us: self.poll_us,
             sandbox: Sandbox {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-use super::globals::{Globals, POLL_US, Sandbox, WARM, parse_metrics, parse_mode, parse_turns};
+use super::globals::{Globals, POLL_US, Sandbox, TURN_MS, WARM, parse_metrics, parse_mode, parse_turns};
 use super::settings::{VmSettings, Within};
 use super::{ConfigError, MetricsAddress, VmConfig};
 use crate::sandbox::{Layers, User, calls};
@@ -31,6 +31,8 @@ struct Document {
     softgpu: Option<bool>,
     #[serde(deserialize_with = "turns")]
     turns: Option<bool>,
+    #[serde(deserialize_with = "turn_ms")]
+    turn_ms: Option<u64>,
     #[serde(deserialize_with = "warm")]
     warm: Option<u64>,
     #[serde(deserialize_with = "poll_us")]
@@ -77,6 +79,7 @@ impl File {
             cuda_dir: document.cuda_dir,
             softgpu: document.softgpu,
             turns: document.turns,
+            turn_ms: document.turn_ms,
             warm: document.warm,
             poll_us: document.poll_us,
             sandbox,
@@ -112,6 +115,10 @@ fn placed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
 
 fn warm<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     from.deserialize_any(Within(WARM)).map(Some)
+}
+
+fn turn_ms<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    from.deserialize_any(Within(TURN_MS)).map(Some)
 }
 
 fn poll_us<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {

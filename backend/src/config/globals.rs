@@ -8,11 +8,14 @@ use super::{
     Config, ConfigError, MetricsAddress, OPERATOR_SOCKET, OperatorConfig, VmConfig, check_distinct,
     default_poll_us, driver_dir,
 };
+use crate::broker::turns::QUANTUM;
 use crate::sandbox::{Layers, SandboxArgs, User};
 
 /// Workers kept started ahead.
 pub const WARM: (u64, u64) = (0, 64);
 pub const POLL_US: (u64, u64) = (0, 1_000_000);
+/// Milliseconds of a turn.
+pub const TURN_MS: (u64, u64) = (2, 200);
 const DEFAULT_MODE: u32 = 0o660;
 
 /// What is said.
@@ -22,6 +25,7 @@ pub struct Globals {
     pub softgpu: Option<bool>,
     /// Whether VMs take turns on devices.
     pub turns: Option<bool>,
+    pub turn_ms: Option<u64>,
     pub warm: Option<u64>,
     pub poll_us: Option<u64>,
     pub sandbox: Sandbox,
@@ -72,6 +76,7 @@ impl Globals {
             cuda_dir,
             softgpu,
             turns: self.turns.or(other.turns),
+            turn_ms: self.turn_ms.or(other.turn_ms),
             warm: self.warm.or(other.warm),
             poll_us: self.poll_us.or(other.poll_us),
             sandbox: self.sandbox.over(other.sandbox),
@@ -94,6 +99,7 @@ impl Globals {
         Ok(Config {
             cuda_dir,
             turns: self.turns.unwrap_or(true),
+            turn: self.turn_ms.map_or(Duration::from_nanos(QUANTUM), Duration::from_millis),
             warm: usize::try_from(self.warm.unwrap_or(1)).unwrap_or(1),
             poll: Duration::from_micros(match self.poll_us {
                 Some(us) => us,

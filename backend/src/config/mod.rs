@@ -72,6 +72,8 @@ pub struct Config {
     pub cuda_dir: Option<PathBuf>,
     /// Whether VMs take turns on devices.
     pub turns: bool,
+    /// How long a turn is, if others wait.
+    pub turn: Duration,
     pub warm: usize,
     /// For how long an idle lane polls before it sleeps.
     pub poll: Duration,

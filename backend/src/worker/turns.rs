@@ -10,8 +10,9 @@ use crate::ledger::DEVICES;
 
 /// Work that may be under way in a turn: what goes on after its end is no longer than this.
 const AHEAD: Duration = Duration::from_millis(1);
-/// Work between two marks of a stream.
-const APART: Duration = Duration::from_micros(150);
+/// Work between two marks of a stream. Each costs the device a microsecond or two between kernels; with less than half of what may be
+/// under way there is always another to wait for.
+const APART: Duration = Duration::from_micros(400);
 /// The most calls between two marks.
 const MOST_APART: u32 = 64;
 /// Calls between two marks, and those that may be under way, as long as nothing has been measured.
@@ -150,9 +151,15 @@ impl Track {
         self.busy.checked_div(self.done).unwrap_or_default()
     }
 
-    /// About how long the work that is under way goes on.
-    pub fn ahead(&self) -> Duration {
+    /// About how long the work goes on that is not known to be done.
+    fn ahead(&self) -> Duration {
         self.each().saturating_mul(self.calls)
+    }
+
+    /// About how long the work goes on that is under way; `None` if nothing is known of how long calls take.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let since = self.since.filter(|_| self.done > 0)?;
+        Some(self.ahead().saturating_sub(now.saturating_duration_since(since)))
     }
 
     /// Whether another call may be issued: not too much is under way, or nothing has ended for so long that it may wait for this call.
@@ -317,9 +324,9 @@ mod tests {
         track.look(now, |mark| mark.event == 2);
         assert_eq!((track.each(), track.calls), (Duration::from_micros(100), 8));
         assert!(track.has_room(now), "0.8 ms are under way");
-        assert!(track.issued(STREAM, now), "a mark each 150 µs");
-        track.marked(STREAM, Some(9));
-        assert!(track.issued(STREAM, now) && !track.has_room(now));
+        assert!(!track.issued(STREAM, now) && track.has_room(now));
+        assert!(!track.issued(STREAM, now) && !track.has_room(now), "a mark each 400 µs");
+        assert_eq!(track.left(now + Duration::from_micros(800)), Some(Duration::from_micros(200)));
         assert!(track.has_room(now + STALLED * 2), "it may wait for another call");
         now += Duration::from_micros(1000);
         track.look(now, |_| true);

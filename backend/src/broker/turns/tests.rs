@@ -12,9 +12,24 @@ struct Load {
     rest: u64,
     /// How long work goes on after the gate has closed.
     drain: u64,
+    /// How long before the end it says that this is near.
+    near: u64,
+    /// How long it takes from its turn's beginning to its first work.
+    start: u64,
+    /// What goes on at the end is a call that issues work.
+    calls: bool,
 }
 
-const BUSY: Load = Load { weight: 100, cap: 100, work: u64::MAX, rest: 0, drain: 500 * MICROSECOND };
+const BUSY: Load = Load {
+    weight: 100,
+    cap: 100,
+    work: u64::MAX,
+    rest: 0,
+    drain: 500 * MICROSECOND,
+    near: 0,
+    start: 0,
+    calls: false,
+};
 
 #[derive(Clone)]
 struct Simulated {
@@ -25,7 +40,10 @@ struct Simulated {
     left: u64,
     rests_until: u64,
     drains_until: u64,
+    begins: u64,
     had: u64,
+    /// How long it was at work beside others' turns.
+    beside: u64,
     /// From when on the current piece of work waited, and the longest such time.
     asked: Option<u64>,
     longest: u64,
@@ -49,7 +67,9 @@ impl Simulation {
             left: load.work,
             rests_until: 0,
             drains_until: 0,
+            begins: 0,
             had: 0,
+            beside: 0,
             asked: None,
             longest: 0,
         };
@@ -63,7 +83,9 @@ impl Simulation {
             weight: vm.load.weight,
             cap: vm.load.cap,
             wants: has_work && vm.word & 3 == gate::CLOSED,
+            calls: !issuing && self.now < vm.drains_until && vm.load.calls,
             drained: !issuing && self.now >= vm.drains_until,
+            near: !issuing && self.now.saturating_add(vm.load.near) >= vm.drains_until,
             worked: vm.worked == vm.word,
         }
     }
@@ -80,6 +102,9 @@ impl Simulation {
                 if word & 3 == gate::CLOSED && vm.word & 3 != gate::CLOSED && now >= vm.rests_until {
                     vm.drains_until = now + vm.load.drain;
                 }
+                if word & 3 == gate::TURN {
+                    vm.begins = now + vm.load.start;
+                }
                 vm.word = word;
             }
             if step.gates.is_empty() {
@@ -88,13 +113,19 @@ impl Simulation {
         }
         // No two VMs have their turn at once.
         assert!(self.vms.iter().filter(|vm| vm.word & 3 != gate::CLOSED).count() <= 1);
+        let turn = self.vms.iter().any(|vm| vm.word & 3 != gate::CLOSED);
         for vm in &mut self.vms {
             if self.now < vm.rests_until {
                 continue;
             }
             let asked = *vm.asked.get_or_insert(self.now);
             if vm.word & 3 == gate::CLOSED {
-                vm.had += if self.now < vm.drains_until { TICK } else { 0 };
+                let drains = self.now < vm.drains_until;
+                vm.had += if drains { TICK } else { 0 };
+                vm.beside += if drains && turn { TICK } else { 0 };
+                continue;
+            }
+            if self.now < vm.begins {
                 continue;
             }
             vm.longest = vm.longest.max(self.now - asked);
@@ -129,6 +160,53 @@ fn equal_vms_get_equal_shares_and_the_device_is_never_without_work() {
 }
 
 #[test]
+fn the_next_begins_when_the_end_is_near() {
+    let slow = Load { start: 200 * MICROSECOND, ..BUSY };
+    let lost: f64 = 1.0 - Simulation::new(&[slow; 4]).run(4).iter().sum::<f64>();
+    assert!((0.007..0.012).contains(&lost), "what is to be gained: {lost}");
+    let mut simulation = Simulation::new(&[Load { near: 200 * MICROSECOND, ..slow }; 4]);
+    let shares = simulation.run(4);
+    assert!(shares.iter().sum::<f64>() > 0.998, "{shares:?}");
+    assert!(shares.iter().all(|s| (s * 4.0 - 1.0).abs() < 0.03), "{shares:?}");
+    let charged = simulation.told as f64 / simulation.now as f64;
+    assert!((0.98..1.001).contains(&charged), "nothing is charged twice: {charged}");
+}
+
+#[test]
+fn an_end_that_is_said_to_be_near_and_is_not_is_soon_not_believed() {
+    let liar = Load { near: u64::MAX, drain: 30 * MILLISECOND, ..BUSY };
+    let mut simulation = Simulation::new(&[liar, BUSY, BUSY]);
+    simulation.run(10);
+    simulation.vms[0].beside = 0;
+    simulation.run(20);
+    let beside = simulation.vms[0].beside as f64 / (20_000 * MILLISECOND) as f64;
+    assert!(beside < 0.03, "{beside}");
+}
+
+#[test]
+fn a_call_that_hangs_keeps_others_waiting_for_a_moment_only() {
+    let hangs = Load { drain: 2000 * MILLISECOND, calls: true, ..BUSY };
+    let rare = Load { work: MILLISECOND, rest: 10 * MILLISECOND, drain: 0, ..BUSY };
+    let mut simulation = Simulation::new(&[hangs, rare]);
+    simulation.run(1);
+    simulation.vms[1].longest = 0;
+    simulation.run(5);
+    assert!(simulation.vms[1].longest <= 35 * MILLISECOND, "{}", simulation.vms[1].longest);
+}
+
+#[test]
+fn turns_are_as_long_as_the_operator_says() {
+    let turns_of = |quantum| {
+        let mut simulation = Simulation::new(&[BUSY; 2]);
+        simulation.turns = Turns::new(quantum);
+        simulation.run(2);
+        simulation.vms.iter().map(|vm| u64::from(vm.word >> 2)).sum::<u64>()
+    };
+    let (short, long) = (turns_of(5 * MILLISECOND), turns_of(50 * MILLISECOND));
+    assert!((340..380).contains(&short) && (36..44).contains(&long), "{short} {long}");
+}
+
+#[test]
 fn shares_are_as_the_weights() {
     let loads = [1, 2, 4].map(|n| Load { weight: 100 * n, drain: 2 * MILLISECOND, ..BUSY });
     let shares = Simulation::new(&loads).run(10);
@@ -149,6 +227,32 @@ fn a_lone_vm_has_the_device_without_turns() {
     let mut simulation = Simulation::new(&[BUSY]);
     assert!(simulation.run(1)[0] > 0.999);
     assert_eq!((simulation.vms[0].word & 3, simulation.told), (gate::OPEN, 0));
+}
+
+#[test]
+fn a_vm_does_not_get_the_device_for_good_while_work_of_another_goes_on() {
+    let view = |wants, drained| View {
+        weight: 100,
+        cap: 100,
+        wants,
+        calls: false,
+        drained,
+        near: drained,
+        worked: true,
+    };
+    let mut turns = Turns::default();
+    let mut run = |from: u64, views: [View; 2]| {
+        let mut now = from;
+        while now < from + 500 * MILLISECOND {
+            turns.step(now, &[(0, views[0]), (1, views[1])]);
+            now += MILLISECOND;
+        }
+        turns.word(0) & 3
+    };
+    // Both want it, then the second waits for what it has under way and has nothing at the gate.
+    run(0, [view(true, true), view(true, true)]);
+    assert_eq!(run(500 * MILLISECOND, [view(true, false), view(false, false)]), gate::TURN);
+    assert_eq!(run(1000 * MILLISECOND, [view(true, false), view(false, true)]), gate::OPEN);
 }
 
 #[test]
@@ -209,12 +313,15 @@ fn a_vm_that_ends_in_its_turn_leaves_the_device_to_others() {
 #[test]
 fn nonsense_of_one_vm_is_its_own_affair() {
     // It always wants, never works, never is done, and has limits that nobody gives.
-    let hostile = View { weight: 0, cap: 0, wants: true, drained: false, worked: false };
+    let hostile =
+        View { weight: 0, cap: 0, wants: true, calls: true, drained: false, near: true, worked: false };
     let good = |word: u32| View {
         weight: 100,
         cap: 100,
         wants: word & 3 == gate::CLOSED,
+        calls: false,
         drained: word & 3 == gate::CLOSED,
+        near: word & 3 == gate::CLOSED,
         worked: true,
     };
     let mut turns = Turns::default();

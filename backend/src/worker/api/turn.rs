@@ -10,7 +10,7 @@ use super::{
     thread::Thread,
 };
 use crate::{
-    ledger::{Counter, Device, Turns as Ledger, gate},
+    ledger::{Counter, Device, Turns as Ledger, gate, monotonic},
     worker::{
         account::Account,
         executor::ClientState,
@@ -37,8 +37,10 @@ const PER_THREAD: u64 = 2;
 /// How often the keeper looks while work is issued, and when the turn is over.
 const LOOK: Duration = Duration::from_micros(60);
 const LOOK_AT_END: Duration = Duration::from_micros(15);
-/// It does not even sleep between looks at the end while less than this is about to go on, for so long.
-const NEAR: Duration = Duration::from_micros(300);
+/// With so much work left the next VM may begin: it takes about as long until its first kernel is there.
+const NEAR: Duration = Duration::from_micros(250);
+/// The keeper does not even sleep between looks at the end while less than this is about to go on, for so long.
+const CLOSE: Duration = Duration::from_micros(400);
 const EAGER: Duration = Duration::from_millis(3);
 /// For a lane that has issued enough.
 const BREATH: Duration = Duration::from_micros(50);
@@ -115,7 +117,9 @@ impl Thread {
                     return;
                 }
                 gate::TURN if self.has_room(tracked, came) => {
-                    turns.active.store(word, Ordering::SeqCst);
+                    if turns.active.swap(word, Ordering::SeqCst) != word {
+                        turns.begun.store(monotonic(), Ordering::Relaxed);
+                    }
                     let stream = (self.real_context(), stream);
                     self.inside = Some(Inside { device, word, stream });
                     return;
@@ -213,6 +217,12 @@ fn look(driver: &Driver, track: &mut Track) {
     track.look(Instant::now(), |mark| unsafe { query(mark.event) } != NOT_READY);
 }
 
+/// Tells the scheduler that something was said.
+fn say(turns: &Ledger, account: &Account) {
+    turns.said.store(monotonic(), Ordering::Relaxed);
+    account.ring();
+}
+
 /// Starts the keeper of a device, once.
 fn keep(session: &Arc<Session>, client: &Arc<ClientState>, device: u32) {
     let Some(tracked) = session.turns.device(device) else { return };
@@ -258,14 +268,14 @@ impl Keeper {
                 continue;
             }
             self.watch(driver, tracked, shared, turns, active);
-            account.ring();
+            say(turns, account);
         }
     }
 
     /// Until the work of the turn `active`, and of those after it, is done; says so.
     fn watch(&mut self, driver: &Driver, tracked: &Tracked, shared: &Device, turns: &Ledger, active: u32) {
         let mut over: Option<Instant> = None;
-        let mut ahead = Duration::ZERO;
+        let mut left = Duration::ZERO;
         loop {
             let word = shared.gate.load(Ordering::SeqCst);
             let ended = word != active;
@@ -280,21 +290,30 @@ impl Keeper {
                 if ended || track.is_quiet(Instant::now()) {
                     self.mark_all(driver, &mut track);
                     look(driver, &mut track);
-                    let over = if ended { track.is_idle() } else { track.is_over(Instant::now()) };
-                    ahead = track.ahead();
+                    let now = Instant::now();
+                    let over = if ended { track.is_idle() } else { track.is_over(now) };
+                    let known = track.left(now);
+                    left = known.unwrap_or_default();
                     // Under the lock, and looked at again: a lane that comes in takes it back before it leaves.
                     if over && turns.inside.load(Ordering::SeqCst) == 0 {
                         turns.done.store(active, Ordering::SeqCst);
                         return;
                     }
+                    drop(track);
+                    if ended
+                        && known.is_some_and(|left| left <= NEAR)
+                        && turns.near.swap(active, Ordering::SeqCst) != active
+                    {
+                        say(turns, &self.client.account);
+                    }
                 }
             }
             match over.map(|over| over.elapsed()) {
                 None => sleep_on(&shared.gate, word, LOOK),
-                Some(_) if ahead > NEAR && ahead < EAGER => {
+                Some(_) if left > CLOSE && left < EAGER => {
                     // Timers are late by 50 µs.
-                    std::thread::sleep(ahead / 2);
-                    ahead = Duration::ZERO;
+                    std::thread::sleep(left - CLOSE);
+                    left = Duration::ZERO;
                 }
                 Some(time) if time < EAGER => std::thread::yield_now(),
                 Some(time) if time < LATE => std::thread::sleep(LOOK_AT_END),

@@ -77,7 +77,20 @@ fn busy() {
     let n = 4000_u32;
     let out = d.allocate(4 * n as usize).unwrap();
     let mix = d.function(d.module(), c"mix");
-    let launch = || d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap();
+    keep_busy(&d, 4, &|| d.launch(mix, n.div_ceil(64), 64, 0, &[out, u64::from(n), 7]).unwrap());
+    let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(7) ^ (i + 7)).collect();
+    assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
+}
+
+/// The same with kernels that take so many microseconds, and much of it under way.
+fn occupy(microseconds: u32) {
+    let d = Driver::start();
+    let last = d.function(d.module(), c"last");
+    keep_busy(&d, 16, &|| d.launch(last, 1, 1, 0, &[u64::from(microseconds) * 1000]).unwrap());
+}
+
+/// Launches from one line on to the next, with two batches under way.
+fn keep_busy(d: &Driver, batch: u32, launch: &dyn Fn()) {
     launch();
     d.synchronize().unwrap();
     pause("ready");
@@ -89,16 +102,14 @@ fn busy() {
         if end.is_finished() {
             break;
         }
-        (0..4).for_each(|_| launch());
-        launches += 4;
+        (0..batch).for_each(|_| launch());
+        launches += batch;
         d.record(events[round % 2], 0).unwrap();
         if round > 0 {
             d.synchronize_event(events[(round + 1) % 2]).unwrap();
         }
     }
     d.synchronize().unwrap();
-    let expected: Vec<u32> = (0..n).map(|i| i.wrapping_mul(7) ^ (i + 7)).collect();
-    assert_eq!(d.download::<u32>(out, n as usize).unwrap(), expected);
     say(format_args!("{launches} launches"));
 }
 
@@ -184,6 +195,7 @@ fn main() {
         "count" => count(number(2)),
         "empty" => empty(number(2)),
         "busy" => busy(),
+        "occupy" => occupy(number(2)),
         "wait-for-later-work" => wait_for_later_work(),
         "compute" => compute(),
         "compute-once" => check_compute(&Driver::start(), 3),
