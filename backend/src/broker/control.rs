@@ -4,7 +4,8 @@
 //! request changes nothing; its sender gets a status, and the log a line within limits.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::control::{
@@ -22,8 +23,9 @@ use super::request::Request;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
-use super::{lending, pool, reading, sharing};
-use crate::link::message;
+use super::worker_link::Worker;
+use super::{lending, pool, presence, reading, sharing, suspend};
+use crate::link::{Packet, message};
 use crate::log::{chain, printable};
 
 /// A chain of descriptors in a VM's memory.
@@ -213,8 +215,9 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         slot: account.number(),
         name: request.name,
     };
-    let weak = vm.weak();
+    let (weak, itself) = (vm.weak(), Arc::downgrade(&worker));
     worker.on_request(move |pid, packet| match weak.upgrade() {
+        Some(vm) if packet.header.kind == message::kind::ROOM => room(&vm, itself.clone(), &packet),
         Some(vm) => sharing::serve(&vm, number, pid, packet),
         None => sharing::Asked::Broken,
     });
@@ -248,6 +251,20 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
     });
     tracing::info!(vm = vm.name, client = label, uid = request.uid, pid, "client opened");
     Ok(ClientOpenReply { device_ranges: worker.device_ranges }.as_bytes().to_vec())
+}
+
+/// A worker to which the driver gave no memory is answered when others have made room.
+fn room(vm: &Vm, worker: Weak<Worker>, packet: &Packet) -> sharing::Asked {
+    let seq = packet.header.seq;
+    let reply = move |status| {
+        if let Some(worker) = worker.upgrade() {
+            worker.reply(seq, status);
+        }
+    };
+    match suspend::serve(vm.pool.suspender(), &vm.tenant, packet, reply) {
+        true => sharing::Asked::Nothing,
+        false => sharing::Asked::Broken,
+    }
 }
 
 fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {
@@ -323,6 +340,7 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
     let mut bytes = map.as_bytes().to_vec();
     bytes.extend_from_slice(translation.extents.as_bytes());
     let files = translation.borrowed(&memory);
+    let Some(_use) = use_devices(vm, &worker) else { return Err(Refusal::no_client(request.client)) };
     match worker.request(message::kind::WINDOW_MAP, &bytes, &files, WINDOW_TIMEOUT) {
         Ok(_) => Ok(Vec::new()),
         Err(error) => {
@@ -332,6 +350,11 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
             Err(Refusal::new(status::FAILED, format!("mapping window {}: {}", request.window, chain(&error))))
         }
     }
+}
+
+/// What the worker is asked next needs the driver: waits until the VM is on its devices.
+fn use_devices<'a>(vm: &'a Vm, worker: &Worker) -> Option<presence::Use<'a>> {
+    vm.accounts.use_devices(|| vm.closing.load(Ordering::Acquire) || !worker.is_alive())
 }
 
 /// Windows are registered with the driver, and so pinned: whether the VM may have `more` bytes of them.
@@ -347,6 +370,7 @@ fn check_pinned(vm: &Vm, more: u64) -> Result<(), Refusal> {
 
 fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {
     let (worker, window) = with_windows(vm, request.client, |w| w.get(request.window))?;
+    let Some(_use) = use_devices(vm, &worker) else { return Err(Refusal::no_client(request.client)) };
     let unmap = message::WindowUnmap { address: window.base, len: window.len };
     worker.request(message::kind::WINDOW_UNMAP, unmap.as_bytes(), &[], WINDOW_TIMEOUT).map_err(|e| {
         Refusal::new(status::FAILED, format!("unmapping window {}: {}", request.window, chain(&e)))

@@ -205,6 +205,10 @@ fn view(accounts: &Accounts, slots: &[u32], ordinal: u32, word: u32) -> View {
     let limits = accounts.limits();
     let mut view =
         View { weight: limits.weight, cap: limits.cap, wants: false, drained: true, worked: false };
+    if accounts.presence().is_away() {
+        // Its lanes wait for that to end first, and nothing of it is on the device.
+        return view;
+    }
     let of = |&slot: &u32| accounts.ledger().slot(slot)?.turns.get(ordinal as usize);
     for slot in slots.iter().filter_map(of) {
         view.wants |= slot.waiting.load(Ordering::SeqCst) > 0;

@@ -89,6 +89,9 @@ struct BrokerArgs {
     /// Who shares a device out among VMs that use it at the same time: "on" for this program, by weights, "off" for the driver [default: on]
     #[arg(long, value_name = "on|off", value_parser = parse_turns)]
     turns: Option<bool>,
+    /// Move idle VMs to the host's memory when others need the device's: those with --suspend-after
+    #[arg(long)]
+    oversubscribe: bool,
     /// Workers to keep started ahead, each with a CUDA context [default: 1]
     #[arg(long, value_name = "N", value_parser = range(globals::WARM))]
     warm: Option<u64>,
@@ -135,6 +138,9 @@ enum Commands {
     /// The process that asks the host's NVML; the broker starts it
     #[command(hide = true)]
     Monitor(MonitorOptions),
+    /// The process that moves workers off the device and back; the broker starts it
+    #[command(hide = true)]
+    Checkpointer(CheckpointerOptions),
 }
 
 #[derive(Args)]
@@ -155,6 +161,22 @@ pub struct MonitorOptions {
     /// Where the driver's libraries lie, if not in the system's folders.
     #[arg(long)]
     pub folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// What the broker tells the checkpointer on its command line.
+#[derive(Args, Debug, Clone)]
+pub struct CheckpointerOptions {
+    /// Descriptor of the link to the broker.
+    #[arg(long)]
+    pub link_fd: i32,
+    /// Where the driver's libraries lie, if not in the system's folders.
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
+    /// Of these only the user counts.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
@@ -187,6 +209,7 @@ pub enum Command {
     Operator(Box<Order>),
     Worker(WorkerOptions),
     Monitor(MonitorOptions),
+    Checkpointer(CheckpointerOptions),
     SandboxCheck(CheckOptions),
 }
 
@@ -215,6 +238,7 @@ fn command(cli: Cli, matches: &ArgMatches) -> Result<Command, ConfigError> {
         Some(Commands::SandboxCheck(options)) => Ok(Command::SandboxCheck(options)),
         Some(Commands::Worker(options)) => Ok(Command::Worker(options)),
         Some(Commands::Monitor(options)) => Ok(Command::Monitor(options)),
+        Some(Commands::Checkpointer(options)) => Ok(Command::Checkpointer(options)),
     }
 }
 
@@ -232,6 +256,7 @@ impl BrokerArgs {
             cuda_dir: self.cuda_dir,
             softgpu: self.softgpu.then_some(true),
             turns: self.turns,
+            oversubscribe: self.oversubscribe.then_some(true),
             warm: self.warm,
             poll_us: self.poll_us,
             sandbox: Sandbox {

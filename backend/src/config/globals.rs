@@ -22,6 +22,8 @@ pub struct Globals {
     pub softgpu: Option<bool>,
     /// Whether VMs take turns on devices.
     pub turns: Option<bool>,
+    /// Whether idle VMs are suspended when others need the memory.
+    pub oversubscribe: Option<bool>,
     pub warm: Option<u64>,
     pub poll_us: Option<u64>,
     pub sandbox: Sandbox,
@@ -72,6 +74,7 @@ impl Globals {
             cuda_dir,
             softgpu,
             turns: self.turns.or(other.turns),
+            oversubscribe: self.oversubscribe.or(other.oversubscribe),
             warm: self.warm.or(other.warm),
             poll_us: self.poll_us.or(other.poll_us),
             sandbox: self.sandbox.over(other.sandbox),
@@ -94,6 +97,7 @@ impl Globals {
         Ok(Config {
             cuda_dir,
             turns: self.turns.unwrap_or(true),
+            oversubscribe: self.oversubscribe.unwrap_or(false),
             warm: usize::try_from(self.warm.unwrap_or(1)).unwrap_or(1),
             poll: Duration::from_micros(match self.poll_us {
                 Some(us) => us,

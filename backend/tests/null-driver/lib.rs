@@ -3,6 +3,7 @@
 //! It computes nothing, so no test that uses it says anything about CUDA.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
+mod checkpoint;
 mod escape;
 
 use std::ffi::{c_char, c_int, c_void};

@@ -1,0 +1,214 @@
+//! Suspending VMs, with a real broker and checkpointer. The null driver moves nothing; it keeps account of where each process is.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::broker::{Broker, eventually, kill, runs};
+use crate::guest::*;
+use crate::operator::{done, operated, refused, vm};
+use serde_json::Value;
+use vgpu_spec::wire::control::status;
+use vgpu_spec::wire::lane::state;
+
+fn ready(broker: &Broker) -> (Guest, u32) {
+    let mut guest = Guest::connect(&broker.socket);
+    guest.hello();
+    guest.open(1);
+    assert_eq!(guest.attach(1, 2), status::OK);
+    call(&mut guest);
+    (guest, broker.client_worker(1))
+}
+
+fn call(guest: &mut Guest) {
+    assert_eq!(guest.queues[2].call(&message(1, &[], &[])).0.status, NOT_SUPPORTED);
+}
+
+fn path(broker: &Broker, name: &str) -> PathBuf {
+    broker.socket.with_file_name(name)
+}
+
+/// Where the driver says that a process is: 0 running, 1 locked, 2 moved.
+fn driver_state(broker: &Broker, pid: u32) -> String {
+    std::fs::read_to_string(path(broker, &format!("checkpoint-{pid}"))).unwrap_or_else(|_| "0".into())
+}
+
+fn place(broker: &Broker, name: &str) -> Value {
+    vm(broker, name)["presence"]["place"].clone()
+}
+
+#[test]
+fn a_call_of_the_guest_brings_its_vm_back() {
+    let broker = operated("suspend", &[]);
+    let (mut guest, worker) = ready(&broker);
+    done(&broker, &["vm", "suspend", "vm"]);
+    assert_eq!((driver_state(&broker, worker).as_str(), place(&broker, "vm")), ("2", "suspended".into()));
+    assert!(done(&broker, &["status"]).contains("suspended"));
+    assert!(done(&broker, &["top", "--once"]).contains("vm (suspended)"));
+    done(&broker, &["vm", "suspend", "vm"]);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(driver_state(&broker, worker), "2", "nobody called");
+    call(&mut guest);
+    assert_eq!((driver_state(&broker, worker).as_str(), place(&broker, "vm")), ("0", "running".into()));
+    done(&broker, &["vm", "resume", "vm"]);
+    assert_eq!(vm(&broker, "vm")["presence"]["suspensions"], 1);
+    assert!(runs(worker));
+}
+
+#[test]
+fn a_vm_that_is_held_waits_for_the_command() {
+    let broker = operated("suspend-hold", &[]);
+    let (mut guest, worker) = ready(&broker);
+    done(&broker, &["vm", "suspend", "vm", "--hold"]);
+    let before = guest.queues[2].used();
+    guest.queues[2].post(3, &message(1, &[], &[]));
+    // Another client may come, and waits too; so do windows of the first.
+    guest.open(2);
+    assert_eq!(guest.attach(2, 3), status::OK);
+    guest.queues[3].post(3, &message(1, &[], &[]));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!((guest.queues[2].used(), driver_state(&broker, worker).as_str()), (before, "2"));
+    assert_eq!(vm(&broker, "vm")["presence"]["hold"], true);
+    done(&broker, &["vm", "resume", "vm"]);
+    guest.queues[2].finish();
+    guest.queues[3].finish();
+    assert_eq!(driver_state(&broker, worker), "0");
+}
+
+#[test]
+fn a_held_vm_that_is_suspended_again_without_it_comes_back_for_what_waits() {
+    let broker = operated("suspend-unhold", &[]);
+    let (mut guest, worker) = ready(&broker);
+    done(&broker, &["vm", "suspend", "vm", "--hold"]);
+    guest.queues[2].post(3, &message(1, &[], &[]));
+    done(&broker, &["vm", "suspend", "vm"]);
+    guest.queues[2].finish();
+    assert_eq!(driver_state(&broker, worker), "0");
+}
+
+#[test]
+fn a_window_of_a_suspended_vm_is_mapped_when_it_is_back() {
+    let broker = operated("suspend-window", &[]);
+    let (mut guest, worker) = ready(&broker);
+    done(&broker, &["vm", "suspend", "vm"]);
+    assert_eq!(guest.map(1, 1, vgpu_spec::wire::WINDOW_AREA, &[20]), status::OK);
+    assert_eq!(driver_state(&broker, worker), "0");
+}
+
+#[test]
+fn a_lane_of_a_suspended_vm_can_be_stopped() {
+    let broker = operated("suspend-stop", &[]);
+    let (mut guest, worker) = ready(&broker);
+    done(&broker, &["vm", "suspend", "vm", "--hold"]);
+    guest.queues[2].post(3, &message(1, &[], &[]));
+    std::thread::sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    assert_eq!(guest.close(1), status::OK);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(!runs(worker));
+    done(&broker, &["vm", "resume", "vm"]);
+}
+
+#[test]
+fn what_cannot_be_moved_goes_on_and_says_why() {
+    let broker = operated("suspend-fail", &[]);
+    let (mut guest, worker) = ready(&broker);
+    for (step, says) in [("lock", "does not end within 10s"), ("save", "saving worker")] {
+        let trouble = path(&broker, &format!("fail-{step}"));
+        std::fs::write(&trouble, "").unwrap();
+        refused(&broker, &["vm", "suspend", "vm"], 1, says);
+        std::fs::remove_file(&trouble).unwrap();
+        assert_eq!((driver_state(&broker, worker).as_str(), place(&broker, "vm")), ("0", "running".into()));
+        assert!(vm(&broker, "vm")["presence"]["failure"].as_str().unwrap().contains(says));
+        assert!(done(&broker, &["status"]).contains(says));
+        call(&mut guest);
+    }
+    done(&broker, &["vm", "suspend", "vm"]);
+    assert_eq!(vm(&broker, "vm")["presence"]["failure"], Value::Null);
+    call(&mut guest);
+}
+
+#[test]
+fn of_several_workers_all_are_moved_or_none() {
+    let broker = operated("suspend-several", &[]);
+    let (mut guest, first) = ready(&broker);
+    guest.open(2);
+    assert_eq!(guest.attach(2, 3), status::OK);
+    let second = broker.client_worker(2);
+    let states = |broker: &Broker| [first, second].map(|pid| driver_state(broker, pid));
+    // The driver knows better than the broker where the second is.
+    let theirs = path(&broker, &format!("checkpoint-{second}"));
+    std::fs::write(&theirs, "1").unwrap();
+    refused(&broker, &["vm", "suspend", "vm"], 1, &format!("locking worker {second}"));
+    assert_eq!(states(&broker), ["0", "0"]);
+    done(&broker, &["vm", "suspend", "vm"]);
+    assert_eq!(states(&broker), ["2", "2"]);
+    // The one that is killed meanwhile does not keep the other away.
+    kill(second, libc::SIGKILL);
+    eventually("lost", || guest.queues[3].status().state == state::LOST, || broker.log());
+    call(&mut guest);
+    assert_eq!(driver_state(&broker, first), "0");
+    assert_eq!(guest.close(2), status::OK);
+}
+
+#[test]
+fn a_worker_that_is_killed_while_it_is_moved_ends_as_any_other() {
+    let mut broker = operated("suspend-killed", &[]);
+    let (mut guest, worker) = ready(&broker);
+    std::fs::write(path(&broker, "slow-save"), "1000").unwrap();
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| done(&broker, &["vm", "suspend", "vm"]));
+        eventually("locked", || driver_state(&broker, worker) == "1", || broker.log());
+        kill(worker, libc::SIGKILL);
+        command.join().unwrap();
+    });
+    eventually("lost", || guest.queues[2].status().state == state::LOST, || broker.log());
+    assert_eq!(guest.close(1), status::OK);
+    std::fs::remove_file(path(&broker, "slow-save")).unwrap();
+    guest.open(2);
+    assert_eq!(guest.attach(2, 2), status::OK);
+    call(&mut guest);
+    assert_eq!(place(&broker, "vm"), "running");
+    assert!(broker.is_alive());
+}
+
+#[test]
+fn a_checkpointer_that_dies_is_replaced_and_nobody_stays_locked() {
+    let broker = operated("suspend-helper", &[]);
+    let (mut guest, worker) = ready(&broker);
+    std::fs::write(path(&broker, "slow-save"), "2000").unwrap();
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| refused(&broker, &["vm", "suspend", "vm"], 1, "goes on"));
+        eventually("locked", || driver_state(&broker, worker) == "1", || broker.log());
+        kill(broker.child_called("vgpu-checkpointer"), libc::SIGKILL);
+        command.join().unwrap();
+    });
+    assert_eq!(driver_state(&broker, worker), "0");
+    call(&mut guest);
+    std::fs::remove_file(path(&broker, "slow-save")).unwrap();
+    done(&broker, &["vm", "suspend", "vm"]);
+    call(&mut guest);
+}
+
+#[test]
+fn a_full_device_keeps_a_vm_away_until_there_is_room() {
+    let broker = operated("suspend-full", &[]);
+    let (mut guest, worker) = ready(&broker);
+    done(&broker, &["vm", "suspend", "vm"]);
+    let full = path(&broker, "fail-restore");
+    std::fs::write(&full, "").unwrap();
+    guest.queues[2].post(3, &message(1, &[], &[]));
+    broker.wait_log("waits for device memory");
+    assert_eq!((driver_state(&broker, worker).as_str(), place(&broker, "vm")), ("2", "suspended".into()));
+    std::fs::remove_file(&full).unwrap();
+    guest.queues[2].finish();
+    assert_eq!(driver_state(&broker, worker), "0");
+}
+
+#[test]
+fn a_vm_without_processes_is_suspended_too() {
+    let broker = operated("suspend-empty", &[]);
+    refused(&broker, &["vm", "suspend", "nobody"], 1, "there is none of that name");
+    done(&broker, &["vm", "suspend", "vm", "--hold"]);
+    assert_eq!(place(&broker, "vm"), "suspended");
+    done(&broker, &["vm", "remove", "vm"]);
+}
