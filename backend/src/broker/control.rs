@@ -202,7 +202,15 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         }
         state.epoch
     };
-    let worker = vm.pool.take(OPEN_TIMEOUT, &vm.closing).map_err(|error| match error {
+    let taken = vm.pool.take(OPEN_TIMEOUT, &vm.closing);
+    let worker = match taken {
+        // It may have been for want of memory for its context.
+        Err(pool::PoolError::Start(_)) if vm.pool.suspender().make_room(&vm.tenant, OPEN_TIMEOUT) => {
+            vm.pool.take(OPEN_TIMEOUT, &vm.closing)
+        }
+        taken => taken,
+    };
+    let worker = worker.map_err(|error| match error {
         pool::PoolError::Cancelled => Refusal::no_client(number),
         error => Refusal::new(status::NO_WORKER, chain(&error)),
     })?;

@@ -8,7 +8,7 @@ use crate::guest::*;
 use crate::operator::{done, operated, refused, vm};
 use serde_json::Value;
 use vgpu_spec::wire::control::status;
-use vgpu_spec::wire::lane::state;
+use vgpu_spec::wire::lane::{function_id, state};
 
 fn ready(broker: &Broker) -> (Guest, u32) {
     let mut guest = Guest::connect(&broker.socket);
@@ -198,10 +198,77 @@ fn a_full_device_keeps_a_vm_away_until_there_is_room() {
     std::fs::write(&full, "").unwrap();
     guest.queues[2].post(3, &message(1, &[], &[]));
     broker.wait_log("waits for device memory");
-    assert_eq!((driver_state(&broker, worker).as_str(), place(&broker, "vm")), ("2", "suspended".into()));
+    eventually("away", || place(&broker, "vm") == "suspended", || broker.log());
+    assert_eq!(driver_state(&broker, worker), "2");
     std::fs::remove_file(&full).unwrap();
     guest.queues[2].finish();
     assert_eq!(driver_state(&broker, worker), "0");
+}
+
+/// Two VMs on a device that has room for one of them.
+fn crowded(name: &str, all: &[&str], each: &[&str]) -> (Broker, [(Guest, u32); 2]) {
+    let other = format!("{}/vgpu-{}-{name}.sock", std::env::temp_dir().display(), std::process::id());
+    let broker = operated(name, &[all, each, &["--socket", &other], each].concat());
+    let guests = [(broker.socket.clone(), 1), (other.into(), 2)].map(|(socket, n)| {
+        let mut guest = Guest::connect(&socket);
+        let _ = std::fs::remove_file(&socket);
+        guest.hello();
+        guest.open(1);
+        assert_eq!(guest.attach(1, 2), status::OK);
+        let worker = broker.client_worker(n);
+        std::fs::write(path(&broker, &format!("user-{worker}")), "").unwrap();
+        (guest, worker)
+    });
+    std::fs::write(path(&broker, "small-device"), "").unwrap();
+    (broker, guests)
+}
+
+fn allocate(guest: &mut Guest, bytes: u64) -> u32 {
+    guest.queues[2].call(&message(function_id("cuMemAlloc_v2"), &[], &bytes.to_le_bytes())).0.status
+}
+
+const OUT_OF_MEMORY: u32 = 2;
+
+#[test]
+fn an_idle_vm_makes_room_and_comes_back_when_the_other_is_idle() {
+    let (broker, [(mut one, first), (mut two, second)]) =
+        crowded("room", &["--oversubscribe"], &["--suspend-after", "1"]);
+    let states = || [first, second].map(|pid| driver_state(&broker, pid));
+    assert_eq!(allocate(&mut two, 4096), 0);
+    assert_eq!(states(), ["2", "0"]);
+    broker.wait_log("is suspended for another VM");
+    call(&mut one);
+    assert_eq!(states(), ["0", "2"]);
+    call(&mut two);
+    assert_eq!(states(), ["2", "0"]);
+    // More than the device has: nobody is moved for that.
+    call(&mut one);
+    assert_eq!((allocate(&mut one, 2 << 30), states()), (OUT_OF_MEMORY, ["0".into(), "2".into()]));
+}
+
+#[test]
+fn nobody_is_moved_who_may_not_be() {
+    for (name, all, each) in [
+        ("room-off", &[][..], &["--suspend-after", "1"][..]),
+        ("room-never", &["--oversubscribe"], &[]),
+        ("room-limit", &["--oversubscribe"], &["--suspend-after", "1", "--device-memory", "1"]),
+    ] {
+        let (broker, [(_one, first), (mut two, second)]) = crowded(name, all, each);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(allocate(&mut two, 64 << 20), OUT_OF_MEMORY, "{name}");
+        assert_eq!([first, second].map(|pid| driver_state(&broker, pid)), ["0", "0"], "{name}");
+    }
+}
+
+#[test]
+fn a_vm_that_cannot_be_moved_makes_no_room() {
+    let (broker, [(mut one, first), (mut two, _)]) =
+        crowded("room-fail", &["--oversubscribe"], &["--suspend-after", "1"]);
+    std::fs::write(path(&broker, "fail-save"), "").unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(allocate(&mut two, 4096), OUT_OF_MEMORY);
+    assert_eq!(driver_state(&broker, first), "0");
+    call(&mut one);
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Checkpointer {
             Ok(packet) if packet.header.kind == kind::READY => Ok(()),
             Ok(packet) if packet.header.kind == kind::FAILED => {
                 self.end();
-                let why = printable(&packet.body);
+                let why = String::from_utf8_lossy(&packet.body).into_owned();
                 self.hopeless = Some(why.clone());
                 Err(CheckpointError::NoDriver(why))
             }

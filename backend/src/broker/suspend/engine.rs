@@ -24,8 +24,10 @@ use crate::log::chain;
 const LOOK: Duration = Duration::from_millis(500);
 /// The least time between two looks, whoever rings.
 const BREATH: Duration = Duration::from_millis(5);
-/// How long a worker waits for room.
-pub const ROOM_PATIENCE: u64 = 120_000;
+/// A VM for which the driver had no room is tried again after so many milliseconds, if nobody was moved off before.
+const AGAIN: u64 = 2_000;
+/// Milliseconds for which a worker waits for room.
+const ROOM_PATIENCE: u64 = 120_000;
 
 /// A VM that was seen.
 struct Vm {
@@ -41,6 +43,8 @@ struct Vm {
     coming: Option<(u64, Vec<Done>)>,
     /// Its wait for room was logged.
     said: bool,
+    /// The driver had no room for it: when that was, and how many had been moved off then.
+    full: Option<(u64, u64)>,
 }
 
 /// What came of looking for a VM to be moved.
@@ -165,6 +169,7 @@ impl Engine {
                 failed: None,
                 coming: None,
                 said: false,
+                full: None,
             });
         }
     }
@@ -356,19 +361,26 @@ impl Engine {
 
     /// `None` if there is no room for it.
     fn come_back(&mut self, tenant: &Arc<Tenant>) -> Option<()> {
-        let start = Instant::now();
+        let (start, now, moves) = (Instant::now(), self.now(), self.moves);
+        let full = self.vms.get(&key(tenant)).and_then(|vm| vm.full);
+        if full.is_some_and(|(at, then)| now.saturating_sub(at) < AGAIN && then == moves) {
+            return None;
+        }
         match self.mover.come_back(tenant) {
             Ok(()) => {
                 tracing::info!(vm = tenant.name, took = ?start.elapsed(), "resumed");
                 self.listen(tenant, false);
                 let now = self.now();
                 if let Some(vm) = self.vms.get_mut(&key(tenant)) {
-                    (vm.since, vm.active, vm.failed) = (now, now, None);
+                    (vm.since, vm.active, vm.failed, vm.full) = (now, now, None, None);
                 }
                 Some(())
             }
             Err(error) => {
                 tracing::debug!("{}", chain(&error));
+                if let Some(vm) = self.vms.get_mut(&key(tenant)) {
+                    vm.full = Some((now, moves));
+                }
                 None
             }
         }
