@@ -122,7 +122,10 @@ pub unsafe extern "C" fn cuCtxGetDevice(device: *mut c_int) -> u32 {
 
 /// Gives an address with nothing behind it. While the file `small-device` is there, only one process has room: others must be moved off.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, _bytes: usize) -> u32 {
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> u32 {
+    if bytes > 1 << 30 {
+        return checkpoint::OUT_OF_MEMORY;
+    }
     if std::path::Path::new("small-device").exists() && !checkpoint::others_are_away() {
         return checkpoint::OUT_OF_MEMORY;
     }
