@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::broker::suspend::COMMAND_TIMEOUT;
 use super::protocol::{self, Answer, MAX_ANSWER, ProtocolError, Request};
 use super::status::Status;
 use super::{render, top};
+use crate::broker::suspend::COMMAND_TIMEOUT;
 use crate::config::settings::VmSettings;
 use crate::log::chain;
 

@@ -165,8 +165,10 @@ fn reason(error: &VmsError) -> Reason {
         | VmsError::Devices { .. }
         | VmsError::Config(_)
         | VmsError::Identity(_) => Reason::Invalid,
-        VmsError::Suspend(_) | VmsError::Stuck(_) | VmsError::Socket(_) | VmsError::Thread(_) | VmsError::NoSnapshot => {
-            Reason::Failed
-        }
+        VmsError::Suspend(_)
+        | VmsError::Stuck(_)
+        | VmsError::Socket(_)
+        | VmsError::Thread(_)
+        | VmsError::NoSnapshot => Reason::Failed,
     }
 }

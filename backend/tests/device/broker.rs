@@ -109,7 +109,9 @@ impl Broker {
         let mut pids = self.children();
         // Its other children, and one that has not got its name yet.
         pids.retain(|pid| {
-            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| ![&b"vgpu-monitor"[..], b"vgpu-checkpointer"].iter().any(|name| line.starts_with(name)))
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                ![&b"vgpu-monitor"[..], b"vgpu-checkpointer"].iter().any(|name| line.starts_with(name))
+            })
         });
         pids
     }

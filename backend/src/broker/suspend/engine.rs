@@ -151,7 +151,8 @@ impl Engine {
         self.watch_activity();
         self.note_wishes();
         self.serve_waits();
-        let busy = self.oversubscribe || !self.rooms.is_empty() || self.vms.values().any(|vm| vm.coming.is_some());
+        let busy =
+            self.oversubscribe || !self.rooms.is_empty() || self.vms.values().any(|vm| vm.coming.is_some());
         Some(busy.then_some(LOOK))
     }
 
@@ -350,7 +351,9 @@ impl Engine {
                 }
                 None if may_move && self.move_one(key(tenant)) == Room::Made => {}
                 None => {
-                    if let Some(vm) = self.vms.get_mut(&key(tenant)) && !std::mem::replace(&mut vm.said, true) {
+                    if let Some(vm) = self.vms.get_mut(&key(tenant))
+                        && !std::mem::replace(&mut vm.said, true)
+                    {
                         tracing::warn!(vm = tenant.name, "waits for device memory before it goes on");
                     }
                     return false;

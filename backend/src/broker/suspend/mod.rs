@@ -48,10 +48,20 @@ type Done = SyncSender<Result<(), SuspendError>>;
 
 /// What is asked of the thread.
 enum Order {
-    Suspend { tenant: Arc<Tenant>, hold: bool, done: Done },
-    Resume { tenant: Arc<Tenant>, done: Done },
+    Suspend {
+        tenant: Arc<Tenant>,
+        hold: bool,
+        done: Done,
+    },
+    Resume {
+        tenant: Arc<Tenant>,
+        done: Done,
+    },
     /// `answer` is told whether it is worth trying again.
-    Room { tenant: Weak<Tenant>, answer: Box<dyn FnOnce(bool) + Send> },
+    Room {
+        tenant: Weak<Tenant>,
+        answer: Box<dyn FnOnce(bool) + Send>,
+    },
 }
 
 /// What the rest of the broker has of it.
@@ -82,11 +92,7 @@ impl Suspender {
     }
 
     /// Starts the thread. `free` tells how much memory each device has free, or nothing.
-    pub fn run(
-        &self,
-        config: Config,
-        free: impl Fn() -> Vec<u64> + Send + 'static,
-    ) -> std::io::Result<()> {
+    pub fn run(&self, config: Config, free: impl Fn() -> Vec<u64> + Send + 'static) -> std::io::Result<()> {
         let Some(orders) = lock(&self.start).take() else { return Ok(()) };
         let (bell, tenants) = (Arc::clone(&self.bell), Arc::clone(&self.tenants));
         let engine = Engine::new(config, orders, bell, tenants, Box::new(free))?;

@@ -49,16 +49,16 @@ impl Mover {
         let before = free();
         // A client that comes from now on has a worker that has done nothing yet, and does not get to.
         let workers: Vec<_> = accounts.clients().into_iter().map(|(_, worker)| worker).collect();
-        let moved = self
-            .all(&workers, Checkpointer::lock)
-            .and_then(|locked| self.all(&locked, Checkpointer::save));
+        let moved =
+            self.all(&workers, Checkpointer::lock).and_then(|locked| self.all(&locked, Checkpointer::save));
         match moved {
             Ok(saved) => {
                 let after = free();
                 let mut state = accounts.presence().state();
                 // What others did meanwhile blurs that, so what is counted is a lower bound.
                 let needs = |((ordinal, after), before): ((u32, &u64), &u64)| {
-                    let used = accounts.ledger().device(ordinal).map_or(0, |d| d.used.load(Ordering::Relaxed));
+                    let used =
+                        accounts.ledger().device(ordinal).map_or(0, |d| d.used.load(Ordering::Relaxed));
                     after.saturating_sub(*before).max(used)
                 };
                 state.needs = (0_u32..).zip(&after).zip(&before).map(needs).collect();

@@ -44,7 +44,8 @@ pub fn choose(now: u64, needy: Key, seats: &[Seat]) -> Choice {
         seat.key != needy && seat.here && seat.suspend_after.is_some() && !failed
     };
     let movable = || seats.iter().filter(movable);
-    let idle = movable().filter(|s| s.suspend_after.is_some_and(|after| now.saturating_sub(s.active) >= after));
+    let idle =
+        movable().filter(|s| s.suspend_after.is_some_and(|after| now.saturating_sub(s.active) >= after));
     if let Some(idle) = idle.min_by_key(|seat| (seat.active, seat.key)) {
         return Choice::Move(idle.key);
     }
