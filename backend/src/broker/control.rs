@@ -33,6 +33,8 @@ pub type Chain = virtio_queue::DescriptorChain<Arc<GuestMemoryMmap>>;
 
 /// For a worker to be there for a new client.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How a worker's words end that the driver gave no memory.
+const NO_MEMORY: &str = ": CUDA error 2";
 /// For a worker to learn whose it is.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a worker to map and register a window: 1 GiB takes about 100 ms.
@@ -204,8 +206,10 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
     };
     let taken = vm.pool.take(OPEN_TIMEOUT, &vm.closing);
     let worker = match taken {
-        // It may have been for want of memory for its context.
-        Err(pool::PoolError::Start(_)) if vm.pool.suspender().make_room(&vm.tenant, OPEN_TIMEOUT) => {
+        // For want of memory for its context.
+        Err(pool::PoolError::Start(why))
+            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, OPEN_TIMEOUT) =>
+        {
             vm.pool.take(OPEN_TIMEOUT, &vm.closing)
         }
         taken => taken,

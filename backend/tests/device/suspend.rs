@@ -250,6 +250,29 @@ fn an_idle_vm_makes_room_and_comes_back_when_the_other_is_idle() {
 }
 
 #[test]
+fn vms_that_work_take_turns_on_a_full_device() {
+    let (broker, [(mut one, first), (mut two, second)]) =
+        crowded("busy", &["--oversubscribe"], &["--suspend-after", "1000"]);
+    let states = || [first, second].map(|pid| driver_state(&broker, pid));
+    let allocation = message(function_id("cuMemAlloc_v2"), &[], &4096_u64.to_le_bytes());
+    two.queues[2].post(3, &allocation);
+    let start = Instant::now();
+    let mut longest = Duration::ZERO;
+    // Until it has been away.
+    while longest < Duration::from_secs(1) {
+        assert!(start.elapsed() < Duration::from_secs(20), "nobody is moved");
+        let call_start = Instant::now();
+        call(&mut one);
+        longest = call_start.elapsed();
+    }
+    two.queues[2].finish();
+    assert_eq!(two.queues[2].status().error_count, 0, "the allocation succeeded");
+    // The other kept what it was given for a while.
+    assert!(longest > Duration::from_secs(9) && longest < Duration::from_secs(15), "{longest:?}");
+    assert_eq!(states(), ["0", "2"]);
+}
+
+#[test]
 fn nobody_is_moved_who_may_not_be() {
     for (name, all, each) in [
         ("room-off", &[][..], &["--suspend-after", "1"][..]),

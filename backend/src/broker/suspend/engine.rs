@@ -140,7 +140,6 @@ impl Engine {
 
     /// Does what there is to do; for how long to sleep then. `None` if the broker is gone.
     fn look(&mut self) -> Option<Option<Duration>> {
-        self.meet();
         loop {
             match self.orders.try_recv() {
                 Ok(order) => self.obey(order),
@@ -148,6 +147,7 @@ impl Engine {
                 Err(TryRecvError::Disconnected) => return None,
             }
         }
+        self.meet();
         self.watch_activity();
         self.note_wishes();
         self.serve_waits();
@@ -158,7 +158,15 @@ impl Engine {
 
     /// The VMs that there are.
     fn meet(&mut self) {
-        self.vms.retain(|_, vm| vm.tenant.strong_count() > 0);
+        let epoll = &self.epoll;
+        self.vms.retain(|_, vm| {
+            let lives = vm.tenant.strong_count() > 0;
+            if !lives && let Some(bell) = &vm.bell {
+                // Workers that are ending may have it still.
+                let _ = epoll::delete(epoll, bell);
+            }
+            lives
+        });
         let now = self.now();
         for tenant in lock(&self.tenants).iter().filter_map(Weak::upgrade) {
             self.vms.entry(key(&tenant)).or_insert_with(|| Vm {
@@ -176,6 +184,8 @@ impl Engine {
     }
 
     fn obey(&mut self, order: Order) {
+        // It may speak of one that has just come.
+        self.meet();
         match order {
             Order::Suspend { tenant, hold, done } => {
                 let result = self.suspend(&tenant, hold).map_err(SuspendError::from);
@@ -204,6 +214,10 @@ impl Engine {
     fn suspend(&mut self, tenant: &Arc<Tenant>, hold: bool) -> Result<(), MoveError> {
         if let Place::Away { .. } = tenant.accounts.presence().place() {
             tenant.accounts.put(Place::Away { hold });
+            let coming = self.vms.get_mut(&key(tenant)).and_then(|vm| vm.coming.take());
+            for done in coming.map(|(_, told)| told).unwrap_or_default() {
+                let _ = done.try_send(Err(SuspendError::Again(tenant.name.clone())));
+            }
             self.listen(tenant, !hold);
             return Ok(());
         }

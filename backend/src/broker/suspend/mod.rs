@@ -14,7 +14,7 @@ mod policy;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -40,6 +40,8 @@ pub enum SuspendError {
     Move(#[from] MoveError),
     #[error("vm {0}: it is resumed when there is enough device memory, which may take long")]
     Waits(String),
+    #[error("vm {0}: it was suspended again")]
+    Again(String),
     #[error("the thread that suspends VMs does not run")]
     NoThread,
 }
@@ -74,7 +76,6 @@ pub struct Suspender {
     oversubscribe: bool,
     /// Until the thread takes it.
     start: Mutex<Option<Receiver<Order>>>,
-    started: OnceLock<()>,
 }
 
 impl Suspender {
@@ -87,7 +88,6 @@ impl Suspender {
             rooms: Arc::default(),
             oversubscribe: config.oversubscribe,
             start: Mutex::new(Some(receiver)),
-            started: OnceLock::new(),
         })
     }
 
@@ -98,7 +98,6 @@ impl Suspender {
         let engine = Engine::new(config, orders, bell, tenants, Box::new(free))?;
         // The checkpointer dies with the thread that forked it (PR_SET_PDEATHSIG).
         std::thread::Builder::new().name("suspender".into()).spawn(move || engine.run())?;
-        let _ = self.started.set(());
         Ok(())
     }
 
