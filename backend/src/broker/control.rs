@@ -4,7 +4,6 @@
 //! request changes nothing; its sender gets a status, and the log a line within limits.
 
 use std::io::{Read, Write};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -41,7 +40,7 @@ const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a worker to exit by itself when its client is closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
-/// How long closing a client may keep other requests waiting. A worker's end takes as long as the driver needs for its context.
+/// How long closing a client, or a suspended VM, may keep other requests waiting. A worker's end takes as long as the driver needs for its context.
 const CLOSE_WAIT: Duration = Duration::from_millis(20);
 
 /// A request that is answered with a status other than OK.
@@ -342,6 +341,7 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
         .map_err(|e| Refusal::new(status::INVALID, chain(&e)))?;
     let window = Range { base: request.address, len: request.len };
     check_pinned(vm, request.len)?;
+    let _use = use_devices(vm)?;
     let (worker, ()) = with_windows(vm, request.client, |w| w.insert(request.window, window))?;
     let map = message::WindowMap {
         address: window.base,
@@ -352,7 +352,6 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
     let mut bytes = map.as_bytes().to_vec();
     bytes.extend_from_slice(translation.extents.as_bytes());
     let files = translation.borrowed(&memory);
-    let Some(_use) = use_devices(vm, &worker) else { return Err(Refusal::no_client(request.client)) };
     match worker.request(message::kind::WINDOW_MAP, &bytes, &files, WINDOW_TIMEOUT) {
         Ok(_) => Ok(Vec::new()),
         Err(error) => {
@@ -364,9 +363,11 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
     }
 }
 
-/// What the worker is asked next needs the driver: waits until the VM is on its devices.
-fn use_devices<'a>(vm: &'a Vm, worker: &Worker) -> Option<presence::Use<'a>> {
-    vm.accounts.use_devices(|| vm.closing.load(Ordering::Acquire) || !worker.is_alive())
+/// What a worker is asked next needs the driver: has the VM come back to its devices, which the agent waits for if it takes long.
+fn use_devices(vm: &Vm) -> Result<presence::Use<'_>, Refusal> {
+    let deadline = Instant::now() + CLOSE_WAIT;
+    let used = vm.accounts.use_devices(|| Instant::now() >= deadline);
+    used.ok_or_else(|| Refusal::new(status::AGAIN, "the VM is suspended"))
 }
 
 /// Windows are registered with the driver, and so pinned: whether the VM may have `more` bytes of them.
@@ -382,7 +383,7 @@ fn check_pinned(vm: &Vm, more: u64) -> Result<(), Refusal> {
 
 fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {
     let (worker, window) = with_windows(vm, request.client, |w| w.get(request.window))?;
-    let Some(_use) = use_devices(vm, &worker) else { return Err(Refusal::no_client(request.client)) };
+    let _use = use_devices(vm)?;
     let unmap = message::WindowUnmap { address: window.base, len: window.len };
     worker.request(message::kind::WINDOW_UNMAP, unmap.as_bytes(), &[], WINDOW_TIMEOUT).map_err(|e| {
         Refusal::new(status::FAILED, format!("unmapping window {}: {}", request.window, chain(&e)))

@@ -12,7 +12,7 @@ use super::worker_link::Worker;
 use crate::ledger::presence;
 
 /// How often who waits looks whether there is still a point in it.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Where a VM is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
