@@ -66,6 +66,21 @@ pub mod gate {
     pub const CLOSED: u32 = 2;
 }
 
+/// `Presence::word`: whether the VM's calls reach the driver.
+pub mod presence {
+    /// They do.
+    pub const HERE: u32 = 0;
+    /// The VM is moved off its devices, or about to be: every call waits.
+    pub const AWAY: u32 = 1;
+}
+
+/// Of the whole VM. The broker writes it; lanes sleep on it.
+#[repr(C, align(64))]
+pub struct Presence {
+    /// [`presence`].
+    pub word: AtomicU32,
+}
+
 /// One device, for the whole VM.
 #[repr(C, align(64))]
 pub struct Device {
@@ -89,6 +104,8 @@ pub struct Slot {
     /// What the driver says that the client uses beyond that: contexts, code, the driver's own. The broker measures and writes it.
     pub overhead: [AtomicU64; ROOM],
     pub turns: [Turns; ROOM],
+    /// Lanes that wait because the VM is away.
+    pub held: AtomicU32,
 }
 
 /// The host's monotonic clock, which broker and workers share.
@@ -166,12 +183,25 @@ impl Slot {
     fn clear(&self) {
         let words = self.counters.iter().chain(&self.used).chain(&self.overhead);
         words.for_each(|word| word.store(0, Ordering::Relaxed));
+        self.clear_lanes();
+    }
+
+    /// No lane does anything.
+    fn clear_lanes(&self) {
         self.turns.iter().for_each(Turns::clear);
+        self.held.store(0, Ordering::Relaxed);
+    }
+
+    /// Lanes wait: for the VM to be back, or for a turn.
+    pub fn wants(&self) -> bool {
+        let turn = |turns: &Turns| turns.waiting.load(Ordering::SeqCst) > 0;
+        self.held.load(Ordering::SeqCst) > 0 || self.turns.iter().any(turn)
     }
 }
 
 #[repr(C)]
 struct Page {
+    presence: Presence,
     devices: [Device; ROOM],
     slots: [Slot; MAX_SLOTS as usize],
 }
@@ -241,6 +271,11 @@ impl Ledger {
         unsafe { self.page.as_ref() }
     }
 
+    /// Whether the VM's calls reach the driver.
+    pub fn presence(&self) -> &AtomicU32 {
+        &self.page().presence.word
+    }
+
     /// By the host's ordinal.
     pub fn device(&self, ordinal: u32) -> Option<&Device> {
         self.page().devices.get(ordinal as usize)
@@ -260,7 +295,7 @@ impl Ledger {
     /// After a client's worker has ended: gives back what it used.
     pub fn close_slot(&self, slot: u32) {
         let Some(slot) = self.slot(slot) else { return };
-        slot.turns.iter().for_each(Turns::clear);
+        slot.clear_lanes();
         for (device, (used, overhead)) in self.page().devices.iter().zip(slot.used.iter().zip(&slot.overhead))
         {
             // SECURITY: the numbers are the worker's: they must not wrap.

@@ -9,10 +9,12 @@ pub struct Limits {
     pub cap: u32,
     /// Bytes of pinned memory that its clients may register; `None` for no limit.
     pub pinned: Option<u64>,
+    /// Seconds without a call after which it may be suspended when another VM needs the memory; `None` for never.
+    pub suspend_after: Option<u32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { weight: 100, cap: 100, pinned: None }
+        Limits { weight: 100, cap: 100, pinned: None, suspend_after: None }
     }
 }

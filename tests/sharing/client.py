@@ -285,6 +285,72 @@ def checked(driver, options):
     say(rounds=rounds, wrong=wrong, longest=longest * 1e3)
 
 
+class Pattern:
+    """Memory in chunks, each full of a number of its own."""
+
+    def __init__(self, driver, size, seed):
+        self.driver, self.seed, self.chunk = driver, seed, min(size, 256 * MIB)
+        self.chunks = [driver.allocate(self.chunk) for _ in range(size // self.chunk)]
+        for i, chunk in enumerate(self.chunks):
+            driver.call("cuMemsetD32_v2", chunk, self.value(i), ctypes.c_size_t(self.chunk // 4))
+        driver.synchronize()
+
+    def value(self, i):
+        return (self.seed * 2654435761 + i) & 0xFFFFFFFF
+
+    def check(self, size=None):
+        """Whether the first `size` bytes of each chunk, or all, are as they were."""
+        size = size or self.chunk
+        read = ctypes.create_string_buffer(size)
+        right = True
+        for i, chunk in enumerate(self.chunks):
+            self.driver.call("cuMemcpyDtoH_v2", read, chunk, ctypes.c_size_t(size))
+            expected = self.value(i).to_bytes(4, "little") * (size // 4)
+            right &= read.raw == expected
+        return right
+
+
+def kept(driver, options):
+    """Fills memory, says so, and each time that it is asked, how long a call took and whether all is there still."""
+    ready()
+    pattern = Pattern(driver, options["bytes"], 1)
+    say(filled=len(pattern.chunks) * pattern.chunk)
+    while sys.stdin.readline():
+        start = time.perf_counter()
+        driver.synchronize()
+        waited = time.perf_counter() - start
+        say(waited=waited, right=pattern.check())
+
+
+def crowded(driver, options):
+    """Fills memory, and works with it now and then: work, a look at all of the memory, a pause."""
+    work = Work(driver, options["blocks"], options["rounds"])
+    ready()
+    start = time.perf_counter()
+    pattern = Pattern(driver, options["bytes"], options["seed"])
+    got, waits, right = time.perf_counter() - start, [], True
+    for _ in range(options["times"]):
+        begin = time.perf_counter()
+        driver.synchronize()
+        waits.append(time.perf_counter() - begin)
+        while time.perf_counter() - begin < waits[-1] + options["seconds"]:
+            work.launch()
+            driver.synchronize()
+        right &= work.check() and pattern.check(64 << 10)
+        time.sleep(options["pause"])
+    right &= pattern.check()
+    say(seconds=time.perf_counter() - start, got=got, waits=waits, right=right)
+
+
+def ballast(driver, options):
+    """Takes all of the device's memory but so much."""
+    free = driver.memory()[0]
+    driver.allocate(max(0, free - options["leave"]))
+    ready()
+    say(taken=max(0, free - options["leave"]))
+    sys.stdin.readline()
+
+
 def once(driver, options):
     """From the start to a right result."""
     work = Work(driver, options["blocks"], options["rounds"])
@@ -326,7 +392,7 @@ def misbehave(driver, options):
 
 
 ROLES = {
-    f.__name__: f for f in (calibrate, busy, small, idle, fill, checked, once, misbehave)
+    f.__name__: f for f in (calibrate, busy, small, idle, fill, checked, kept, crowded, ballast, once, misbehave)
 }
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures how VMs share one GPU: throughput, fairness, weights, caps, latency, memory limits, isolation.
 
-usage: gpu-suite sharing [--softgpu] [--only PART[,PART…]] [--seconds S] [--json FILE]
-Parts: throughput, weights, cap, idle, latency, memory, isolation.
+usage: gpu-suite sharing [--softgpu] [--only PART[,PART…]] [--seconds S] [--gib N] [--json FILE]
+Parts: throughput, weights, cap, idle, latency, memory, isolation, suspend.
 VMs are vgpu-agents in local mode, each on a socket of its own of one vgpu-backend. With --softgpu everything is smaller, and there is no
 native run: it shows that limits are met, not how fast.
 Exit status: 1 if something that must hold does not.
@@ -21,7 +21,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.environ.get("VGPU_BUILD_DIR", os.path.join(ROOT, "build"))
-PARTS = ["throughput", "weights", "cap", "idle", "latency", "memory", "isolation"]
+PARTS = ["throughput", "weights", "cap", "idle", "latency", "memory", "isolation", "suspend"]
 MIB = 1 << 20
 
 
@@ -72,11 +72,12 @@ class Client:
 class Host:
     """One broker, with a VM for each list of options."""
 
-    def __init__(self, suite, vms, options=()):
+    def __init__(self, suite, vms, options=(), operator=False):
         self.folder = tempfile.mkdtemp(prefix="vgpu-sharing.")
         self.daemons = []
         command = [os.path.join(BUILD, "bin/vgpu-backend"), *options, "--warm", str(min(4, len(vms)))]
         command += ["--softgpu"] if suite.soft else []
+        command += ["--operator-socket", self.path("operator.sock")] if operator else []
         for vm, settings in enumerate(vms):
             command += ["--socket", self.path(f"vm{vm}.sock"), *settings]
         self.start("broker", command, [self.path(f"vm{vm}.sock") for vm in range(len(vms))])
@@ -106,6 +107,17 @@ class Host:
         with open(self.path(f"{name}.log")) as log:
             text = log.read()
         return ("listening on" if name == "broker" else "ready") in text
+
+    def command(self, *arguments):
+        """A command of the operator: exit code, text, seconds."""
+        start = time.perf_counter()
+        done = subprocess.run([os.path.join(BUILD, "bin/vgpu-backend"), *arguments, "--operator-socket",
+                               self.path("operator.sock")], capture_output=True, text=True, timeout=600)
+        return done.returncode, done.stdout + done.stderr, time.perf_counter() - start
+
+    def presences(self):
+        vms = json.loads(self.command("status", "--json")[1])["vms"]
+        return [vm["presence"] for vm in sorted(vms, key=lambda vm: vm["name"])]
 
     def client(self, vm, role, options):
         return Client(role, options, self.socket(vm))
@@ -146,6 +158,7 @@ def device_used():
 class Suite:
     def __init__(self, options):
         self.soft, self.seconds, self.results, self.failures = options.softgpu, options.seconds, {}, []
+        self.gib = options.gib
         # Blocks of 256 threads: enough for all of a large GPU.
         self.work = {"blocks": 2 if self.soft else 1056, "rounds": 1, "small": 1}
 
@@ -336,6 +349,68 @@ class Suite:
             self.expect(row["wrong"] == 0 and row["rounds"] > 0, f"{kind}: the other VM's results are right")
         self.results["isolation"] = table
 
+    def suspend(self):
+        """One VM moved off the device and back, by command and by its next call; then two that do not fit on it together."""
+        size = 64 * MIB if self.soft else self.gib << 30
+        rows = []
+        with Host(self, [[]], operator=True) as host:
+            client = host.client(0, "kept", {"bytes": size}).ready()
+            client.go()
+            client.answer()
+            for way in ("resume", "call"):
+                before = None if self.soft else device_used()
+                code, text, suspended = host.command("vm", "suspend", "vm0", *(["--hold"] if way == "resume" else []))
+                if code and "cannot suspend processes" in text:
+                    self.say(f"  not to be had: {text.strip()}")
+                    self.results["suspend"] = {"available": False}
+                    self.expect(code == 1 and "cuCheckpointProcess" in text, "the command says that the driver cannot do it")
+                    client.go()
+                    self.expect(client.answer()["right"], "the VM goes on")
+                    return client.end()
+                self.expect(code == 0, f"the VM is suspended: {text}")
+                freed = None if before is None else before - (device_used() or 0)
+                row = {"way": way, "suspend": suspended, "freed": freed, "resume": None}
+                if way == "resume":
+                    client.go()
+                    time.sleep(1)
+                    self.expect(host.presences()[0]["place"] == "suspended", "a VM that is held stays away")
+                    code, text, row["resume"] = host.command("vm", "resume", "vm0")
+                    self.expect(code == 0, f"the VM is resumed: {text}")
+                else:
+                    client.go()
+                row.update(client.answer())
+                rows.append(row)
+                self.say(f"  {size >> 20} MiB, back by {way}: suspended in {suspended:.2f} s" +
+                         (f", {freed >> 20} MiB freed" if freed is not None else "") +
+                         (f", resumed in {row['resume']:.2f} s" if row["resume"] else "") +
+                         f"; the guest's call waited {row['waited']:.2f} s")
+                self.expect(row["right"], "the memory is as it was")
+                if freed is not None:
+                    self.expect(freed >= size, "the memory is free for others")
+            client.end()
+        self.results["suspend"] = {"available": True, "bytes": size, "one": rows}
+        self.crowd(size)
+
+    def crowd(self, size):
+        """Leaves so much of the device, of which two VMs have 60 % each."""
+        each = size * 6 // 10 // (64 * MIB) * (64 * MIB)
+        # Beside the memory each has a context; so has a worker that is started ahead.
+        ballast = Client("ballast", {"leave": size + (3 << 29)}).ready()
+        ballast.go()
+        ballast.answer()
+        options = self.options(bytes=each, times=2, seconds=1, pause=2.5)
+        with Host(self, [["--suspend-after", "1"]] * 2, ["--oversubscribe"], operator=True) as host:
+            start = time.perf_counter()
+            answers = self.together([host.client(vm, "crowded", {**options, "seed": vm + 2}) for vm in range(2)])
+            took, moves = time.perf_counter() - start, [p["suspensions"] for p in host.presences()]
+        ballast.end()
+        self.results["suspend"]["two"] = {"each": each, "left": size, "seconds": took, "suspensions": moves, "clients": answers}
+        waits = max(max(answer["waits"] + [answer["got"]]) for answer in answers)
+        self.say(f"  two VMs with {each >> 20} MiB each where {size >> 20} MiB are left: both done in {took:.1f} s, moved {moves} "
+                 f"times, the longest wait {waits:.1f} s")
+        self.expect(all(answer["right"] for answer in answers), "both VMs' results and memory are right")
+        self.expect(sum(moves) > 0, "they did not fit together")
+
 
 def main():
     parser = argparse.ArgumentParser(prog="gpu-suite sharing", description=__doc__,
@@ -343,6 +418,7 @@ def main():
     parser.add_argument("--softgpu", action="store_true")
     parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--gib", type=int, default=8, help="of the memory that the part suspend moves [default: 8]")
     parser.add_argument("--json")
     options = parser.parse_args()
     unknown = [part for part in options.only if part not in PARTS]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::lock;
+use super::presence::Presence;
 use super::worker_link::Worker;
 use crate::identity::Identities;
 use crate::ledger::{COUNTERS, Counter, DEVICES, Ledger, LedgerError, MAX_SLOTS, Slot};
@@ -24,6 +25,7 @@ pub struct Accounts {
     bell: OwnedFd,
     limits: Mutex<Limits>,
     slots: Mutex<Slots>,
+    presence: Presence,
 }
 
 struct Slots {
@@ -38,11 +40,23 @@ impl Accounts {
         let slots = Slots { taken: vec![None; MAX_SLOTS as usize], ended: [0; COUNTERS] };
         let (ledger, file) = Ledger::new()?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LedgerError::Make)?;
-        Ok(Arc::new(Accounts { ledger, file, bell, limits: Mutex::default(), slots: Mutex::new(slots) }))
+        Ok(Arc::new(Accounts {
+            ledger,
+            file,
+            bell,
+            limits: Mutex::default(),
+            slots: Mutex::new(slots),
+            presence: Presence::default(),
+        }))
     }
 
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Whether the VM is on its devices.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     pub fn limits(&self) -> Limits {

@@ -4,7 +4,7 @@
 //! request changes nothing; its sender gets a status, and the log a line within limits.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::control::{
@@ -22,8 +22,9 @@ use super::request::Request;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
-use super::{lending, pool, reading, sharing};
-use crate::link::message;
+use super::worker_link::Worker;
+use super::{lending, pool, presence, reading, sharing, suspend};
+use crate::link::{Packet, message};
 use crate::log::{chain, printable};
 
 /// A chain of descriptors in a VM's memory.
@@ -31,13 +32,15 @@ pub type Chain = virtio_queue::DescriptorChain<Arc<GuestMemoryMmap>>;
 
 /// For a worker to be there for a new client.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How a worker's words end that the driver gave no memory.
+const NO_MEMORY: &str = ": CUDA error 2";
 /// For a worker to learn whose it is.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a worker to map and register a window: 1 GiB takes about 100 ms.
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a worker to exit by itself when its client is closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
-/// How long closing a client may keep other requests waiting. A worker's end takes as long as the driver needs for its context.
+/// How long closing a client, or a suspended VM, may keep other requests waiting. A worker's end takes as long as the driver needs for its context.
 const CLOSE_WAIT: Duration = Duration::from_millis(20);
 
 /// A request that is answered with a status other than OK.
@@ -200,7 +203,17 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         }
         state.epoch
     };
-    let worker = vm.pool.take(OPEN_TIMEOUT, &vm.closing).map_err(|error| match error {
+    let taken = vm.pool.take(OPEN_TIMEOUT, &vm.closing);
+    let worker = match taken {
+        // For want of memory for its context.
+        Err(pool::PoolError::Start(why))
+            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, OPEN_TIMEOUT) =>
+        {
+            vm.pool.take(OPEN_TIMEOUT, &vm.closing)
+        }
+        taken => taken,
+    };
+    let worker = worker.map_err(|error| match error {
         pool::PoolError::Cancelled => Refusal::no_client(number),
         error => Refusal::new(status::NO_WORKER, chain(&error)),
     })?;
@@ -213,8 +226,9 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         slot: account.number(),
         name: request.name,
     };
-    let weak = vm.weak();
+    let (weak, itself) = (vm.weak(), Arc::downgrade(&worker));
     worker.on_request(move |pid, packet| match weak.upgrade() {
+        Some(vm) if packet.header.kind == message::kind::ROOM => room(&vm, itself.clone(), &packet),
         Some(vm) => sharing::serve(&vm, number, pid, packet),
         None => sharing::Asked::Broken,
     });
@@ -248,6 +262,20 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
     });
     tracing::info!(vm = vm.name, client = label, uid = request.uid, pid, "client opened");
     Ok(ClientOpenReply { device_ranges: worker.device_ranges }.as_bytes().to_vec())
+}
+
+/// A worker to which the driver gave no memory is answered when others have made room.
+fn room(vm: &Vm, worker: Weak<Worker>, packet: &Packet) -> sharing::Asked {
+    let seq = packet.header.seq;
+    let reply = move |status| {
+        if let Some(worker) = worker.upgrade() {
+            worker.reply(seq, status);
+        }
+    };
+    match suspend::serve(vm.pool.suspender(), &vm.tenant, packet, reply) {
+        true => sharing::Asked::Nothing,
+        false => sharing::Asked::Broken,
+    }
 }
 
 fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {
@@ -313,6 +341,7 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
         .map_err(|e| Refusal::new(status::INVALID, chain(&e)))?;
     let window = Range { base: request.address, len: request.len };
     check_pinned(vm, request.len)?;
+    let _use = use_devices(vm)?;
     let (worker, ()) = with_windows(vm, request.client, |w| w.insert(request.window, window))?;
     let map = message::WindowMap {
         address: window.base,
@@ -334,6 +363,13 @@ fn window_map(vm: &Vm, request: &WindowMap, extents: Vec<Range>) -> Result<Vec<u
     }
 }
 
+/// What a worker is asked next needs the driver: has the VM come back to its devices, which the agent waits for if it takes long.
+fn use_devices(vm: &Vm) -> Result<presence::Use<'_>, Refusal> {
+    let deadline = Instant::now() + CLOSE_WAIT;
+    let used = vm.accounts.use_devices(|| Instant::now() >= deadline);
+    used.ok_or_else(|| Refusal::new(status::AGAIN, "the VM is suspended"))
+}
+
 /// Windows are registered with the driver, and so pinned: whether the VM may have `more` bytes of them.
 fn check_pinned(vm: &Vm, more: u64) -> Result<(), Refusal> {
     let Some(limit) = vm.accounts.limits().pinned else { return Ok(()) };
@@ -347,6 +383,7 @@ fn check_pinned(vm: &Vm, more: u64) -> Result<(), Refusal> {
 
 fn window_unmap(vm: &Vm, request: &WindowUnmap) -> Result<Vec<u8>, Refusal> {
     let (worker, window) = with_windows(vm, request.client, |w| w.get(request.window))?;
+    let _use = use_devices(vm)?;
     let unmap = message::WindowUnmap { address: window.base, len: window.len };
     worker.request(message::kind::WINDOW_UNMAP, unmap.as_bytes(), &[], WINDOW_TIMEOUT).map_err(|e| {
         Refusal::new(status::FAILED, format!("unmapping window {}: {}", request.window, chain(&e)))

@@ -10,6 +10,7 @@ pub mod lending;
 pub mod meter;
 pub mod monitor;
 pub mod pool;
+pub mod presence;
 pub mod process;
 pub mod reading;
 pub mod request;
@@ -18,6 +19,7 @@ pub mod scheduler;
 pub mod sharing;
 pub mod socket;
 pub mod status;
+pub mod suspend;
 pub mod systemd;
 pub mod tenant;
 pub mod turns;
@@ -142,6 +144,9 @@ fn serve_all(
 /// Starts to measure what VMs use, and to give them their turns.
 fn share(config: &Config, pool: &Arc<Pool>) -> Result<(), BrokerError> {
     meter::Meter::start(Arc::clone(pool)).map_err(BrokerError::Thread)?;
+    let measured = Arc::clone(pool);
+    let free = move || suspend::free_memory(measured.snapshot().as_deref(), measured.monitor());
+    pool.suspender().run(config.clone(), free).map_err(BrokerError::Thread)?;
     if config.turns {
         scheduler::Scheduler::start(Arc::clone(pool), config.turn).map_err(BrokerError::Thread)?;
     }

@@ -104,6 +104,12 @@ impl Monitor {
         lock(&self.readings).get(&device).map(|(_, reading)| Arc::clone(reading))
     }
 
+    /// As [`Self::read`], but nothing that was read before counts.
+    pub fn read_now(&self, device: Uuid) -> Option<Arc<Reading>> {
+        lock(&self.readings).remove(&device);
+        self.read(device)
+    }
+
     /// Which processes use the device at this moment: a reading without figures. `None` if the host does not tell.
     pub fn processes(&self, device: Uuid) -> Option<Reading> {
         let (done, wait) = sync_channel(1);

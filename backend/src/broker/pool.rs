@@ -12,6 +12,7 @@ use super::accounts::Registry;
 use super::lock;
 use super::monitor::Monitor;
 use super::process::{self, Spawned};
+use super::suspend::Suspender;
 use super::worker_link::Worker;
 use crate::config::Config;
 use crate::log::chain;
@@ -40,6 +41,7 @@ pub struct Pool {
     config: Config,
     monitor: Monitor,
     registry: Registry,
+    suspender: Suspender,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -74,8 +76,10 @@ impl Pool {
     /// A pool; its thread starts workers from now on, and lives as long as the process.
     pub fn start(config: Config) -> std::io::Result<Arc<Pool>> {
         let monitor = Monitor::start(config.clone())?;
+        let suspender = Suspender::new(&config)?;
         let pool = Arc::new(Pool {
             config,
+            suspender,
             monitor,
             registry: Registry::new()?,
             state: Mutex::default(),
@@ -119,6 +123,11 @@ impl Pool {
     /// The VMs that are served.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Moves VMs off devices and back.
+    pub fn suspender(&self) -> &Suspender {
+        &self.suspender
     }
 
     /// A worker that belongs to the caller from now on. Waits for one to start if none is warm.

@@ -1,4 +1,4 @@
-//! Starting a worker process, and the monitor.
+//! Starting a worker process, the monitor and the checkpointer.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -57,6 +57,17 @@ pub fn spawn(config: &Config) -> Result<Spawned, SpawnError> {
 pub fn spawn_monitor(config: &Config) -> Result<Spawned, SpawnError> {
     spawn_as(config, "vgpu-monitor", |command, fd| {
         command.args(["monitor", "--link-fd", fd]).args(["--log", &config.log]);
+        if let Some(folder) = &config.cuda_dir {
+            command.arg("--folder").arg(folder);
+        }
+        command.args(config.sandbox.arguments());
+    })
+}
+
+/// Executes the checkpointer. The same holds for its thread.
+pub fn spawn_checkpointer(config: &Config) -> Result<Spawned, SpawnError> {
+    spawn_as(config, "vgpu-checkpointer", |command, fd| {
+        command.args(["checkpointer", "--link-fd", fd]).args(["--log", &config.log]);
         if let Some(folder) = &config.cuda_dir {
             command.arg("--folder").arg(folder);
         }

@@ -250,8 +250,20 @@ fn set_gate(device: &Device, word: u32) {
 
 /// What a VM's ledger says of a device, if its gate is `word`.
 fn view(accounts: &Accounts, slots: &[u32], ordinal: u32, word: u32) -> View {
-    let Limits { weight, cap, .. } = accounts.limits();
-    let mut view = View { weight, cap, wants: false, calls: false, drained: true, near: true, worked: false };
+    let limits = accounts.limits();
+    let mut view = View {
+        weight: limits.weight,
+        cap: limits.cap,
+        wants: false,
+        calls: false,
+        drained: true,
+        near: true,
+        worked: false,
+    };
+    if accounts.presence().is_away() {
+        // Its lanes wait for that to end first, and nothing of it is on the device.
+        return view;
+    }
     let of = |&slot: &u32| accounts.ledger().slot(slot)?.turns.get(ordinal as usize);
     for slot in slots.iter().filter_map(of) {
         view.wants |= slot.waiting.load(Ordering::SeqCst) > 0;

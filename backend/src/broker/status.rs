@@ -2,19 +2,21 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use vm_memory::GuestAddressSpace;
+use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 
 use super::accounts::Totals;
 use super::lock;
+use super::presence::{Place, Presence};
 use super::tenant::Tenant;
 use super::vm::{Client, Lent, State, Vm};
 use super::vms::Vms;
 use crate::ledger::{Counter, Ledger};
 use crate::log::printable;
 use crate::operator::status::{
-    ClientStatus, Counts, DeviceStatus, FrontEnd, MemoryStatus, Status, VmStatus, WorkersStatus,
+    ClientStatus, Counts, DeviceStatus, FrontEnd, MemoryStatus, PresenceStatus, Status, VmPlace, VmStatus,
+    WorkersStatus,
 };
 
 /// Since when this process answers.
@@ -74,6 +76,8 @@ fn vm(tenant: &Tenant, devices: &[DeviceStatus]) -> VmStatus {
         weight: limits.weight,
         cap: limits.cap,
         pinned_limit: limits.pinned,
+        suspend_after: limits.suspend_after,
+        presence: presence(accounts.presence()),
         max_clients: tenant.clients(),
         queues: tenant.queues,
         memory: (0_u32..).zip(devices).map_while(|(ordinal, _)| memory(ordinal)).collect(),
@@ -83,17 +87,27 @@ fn vm(tenant: &Tenant, devices: &[DeviceStatus]) -> VmStatus {
     }
 }
 
+/// Messages in the VM's lanes that are not done.
+pub fn queue_depth(vm: &Vm) -> u64 {
+    let memory = vm.memory.memory();
+    lock(&vm.state).lanes.iter().flatten().filter_map(|lane| depth(lane, &memory)).sum()
+}
+
+fn depth(lane: &Lent, memory: &GuestMemoryMmap) -> Option<u64> {
+    // SECURITY: both indices are the guest's: a hint, bounded by the ring's size.
+    let waiting = lane.page.avail_idx(memory)?.wrapping_sub(lane.page.used_idx(memory)?);
+    Some(u64::from(waiting.min(lane.page.layout.size)))
+}
+
 fn front_end(vm: &Vm, ledger: &Ledger, devices: usize) -> (Option<FrontEnd>, Vec<ClientStatus>) {
     let memory = vm.memory.memory();
     let state = lock(&vm.state);
     let lent = || state.lanes.iter().flatten();
-    let depth = |lane: &Lent| {
-        // SECURITY: both indices are the guest's: a hint, bounded by the ring's size.
-        let waiting = lane.page.avail_idx(&memory)?.wrapping_sub(lane.page.used_idx(&memory)?);
-        Some(u64::from(waiting.min(lane.page.layout.size)))
+    let front_end = FrontEnd {
+        agent: state.greeted,
+        lanes: lent().count(),
+        queue_depth: lent().filter_map(|lane| depth(lane, &memory)).sum(),
     };
-    let front_end =
-        FrontEnd { agent: state.greeted, lanes: lent().count(), queue_depth: lent().filter_map(depth).sum() };
     let mut clients: Vec<_> =
         state.clients.iter().map(|(&number, c)| client(number, c, &state, ledger, devices)).collect();
     clients.sort_by_key(|client| client.number);
@@ -113,6 +127,24 @@ fn client(number: u32, client: &Client, state: &State, ledger: &Ledger, devices:
         lanes: state.lanes.iter().flatten().filter(|lane| lane.client == number).count(),
         memory: (0_u32..).take(devices).map(used).collect(),
         counts: counts(&totals),
+    }
+}
+
+fn presence(presence: &Presence) -> PresenceStatus {
+    let state = presence.state();
+    let (place, hold) = match state.place {
+        Place::Here => (VmPlace::Running, false),
+        Place::Leaving => (VmPlace::Suspending, false),
+        Place::Away { hold } => (VmPlace::Suspended, hold),
+        Place::Returning => (VmPlace::Resuming, false),
+    };
+    let since = state.since.map_or_else(Duration::default, |since| since.elapsed());
+    PresenceStatus {
+        place,
+        hold,
+        since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        suspensions: state.times,
+        failure: state.failure.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
 use super::lock;
 use super::pool::Pool;
 use super::socket::{SocketError, VmSocket};
+use super::suspend::SuspendError;
 use super::tenant::Tenant;
 use crate::config::settings::VmSettings;
 use crate::config::{Config, ConfigError, VmConfig};
@@ -43,6 +44,8 @@ pub enum VmsError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error(transparent)]
+    Suspend(#[from] SuspendError),
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),
     #[error("no worker has told yet what the host's devices are")]
@@ -125,6 +128,7 @@ impl Vms {
         log_shown(&vm.name, &vm.identities, host);
         let (config, pool) = (Arc::clone(&self.config), Arc::clone(&self.pool));
         let tenant = socket.serve(config, pool).map_err(VmsError::Thread)?;
+        self.pool.suspender().add(&tenant);
         served.insert(vm.name.clone(), tenant);
         Ok(())
     }
@@ -161,6 +165,16 @@ impl Vms {
         }
         tracing::info!(vm = name, clients, limits = ?changed.limits, "changed");
         Ok(())
+    }
+
+    /// Moves a VM's device memory to the host's.
+    pub fn suspend(&self, name: &str, hold: bool) -> Result<(), VmsError> {
+        Ok(self.pool.suspender().suspend(&self.get(name)?, hold)?)
+    }
+
+    /// Moves it back.
+    pub fn resume(&self, name: &str) -> Result<(), VmsError> {
+        Ok(self.pool.suspender().resume(&self.get(name)?)?)
     }
 
     /// Ends a VM's clients, disconnects its front end and removes its socket.

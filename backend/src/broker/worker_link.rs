@@ -199,6 +199,15 @@ impl Worker {
         }
     }
 
+    /// Answers a request that could not be answered at once.
+    pub fn reply(&self, seq: u32, status: u32) {
+        let header = Header { kind: kind::REPLY, seq, status, len: 0 };
+        if self.link.send_now(header, &[], &[]).is_err() {
+            // SECURITY: as above; one that does not read its answers cannot go on.
+            self.kill();
+        }
+    }
+
     /// Has `f` answer what the worker asks. Only the first caller's counts.
     pub fn on_request(&self, f: impl Fn(u32, Packet) -> Asked + Send + Sync + 'static) {
         let _ = self.on_request.set(Box::new(f));

@@ -92,6 +92,9 @@ struct BrokerArgs {
     /// Milliseconds of a VM's turn while others wait: longer ones lose less to handovers, and have others wait longer [default: 20]
     #[arg(long, value_name = "N", value_parser = range(globals::TURN_MS))]
     turn_ms: Option<u64>,
+    /// Move idle VMs to the host's memory when others need the device's: those with --suspend-after
+    #[arg(long)]
+    oversubscribe: bool,
     /// Workers to keep started ahead, each with a CUDA context [default: 1]
     #[arg(long, value_name = "N", value_parser = range(globals::WARM))]
     warm: Option<u64>,
@@ -138,6 +141,9 @@ enum Commands {
     /// The process that asks the host's NVML; the broker starts it
     #[command(hide = true)]
     Monitor(MonitorOptions),
+    /// The process that moves workers off the device and back; the broker starts it
+    #[command(hide = true)]
+    Checkpointer(CheckpointerOptions),
 }
 
 #[derive(Args)]
@@ -158,6 +164,22 @@ pub struct MonitorOptions {
     /// Where the driver's libraries lie, if not in the system's folders.
     #[arg(long)]
     pub folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// What the broker tells the checkpointer on its command line.
+#[derive(Args, Debug, Clone)]
+pub struct CheckpointerOptions {
+    /// Descriptor of the link to the broker.
+    #[arg(long)]
+    pub link_fd: i32,
+    /// Where the driver's libraries lie, if not in the system's folders.
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
+    /// Of these only the user counts.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
@@ -190,6 +212,7 @@ pub enum Command {
     Operator(Box<Order>),
     Worker(WorkerOptions),
     Monitor(MonitorOptions),
+    Checkpointer(CheckpointerOptions),
     SandboxCheck(CheckOptions),
 }
 
@@ -218,6 +241,7 @@ fn command(cli: Cli, matches: &ArgMatches) -> Result<Command, ConfigError> {
         Some(Commands::SandboxCheck(options)) => Ok(Command::SandboxCheck(options)),
         Some(Commands::Worker(options)) => Ok(Command::Worker(options)),
         Some(Commands::Monitor(options)) => Ok(Command::Monitor(options)),
+        Some(Commands::Checkpointer(options)) => Ok(Command::Checkpointer(options)),
     }
 }
 
@@ -236,6 +260,7 @@ impl BrokerArgs {
             softgpu: self.softgpu.then_some(true),
             turns: self.turns,
             turn_ms: self.turn_ms,
+            oversubscribe: self.oversubscribe.then_some(true),
             warm: self.warm,
             poll_us: self.poll_us,
             sandbox: Sandbox {

@@ -33,6 +33,7 @@ struct Document {
     turns: Option<bool>,
     #[serde(deserialize_with = "turn_ms")]
     turn_ms: Option<u64>,
+    oversubscribe: Option<bool>,
     #[serde(deserialize_with = "warm")]
     warm: Option<u64>,
     #[serde(deserialize_with = "poll_us")]
@@ -80,6 +81,7 @@ impl File {
             softgpu: document.softgpu,
             turns: document.turns,
             turn_ms: document.turn_ms,
+            oversubscribe: document.oversubscribe,
             warm: document.warm,
             poll_us: document.poll_us,
             sandbox,
@@ -175,19 +177,20 @@ mod tests {
     #[test]
     fn everything_can_be_said() {
         let file = parse(
-            "warm = 2\npoll-us = 0\nlog = 'debug'\nmetrics = '127.0.0.1:9445'\nmode = '0600'\n\
+            "warm = 2\noversubscribe = true\npoll-us = 0\nlog = 'debug'\nmetrics = '127.0.0.1:9445'\nmode = '0600'\n\
              [defaults]\nweight = 50\ndevice-memory = 1024\n\
              [vm.a]\nsocket = '/tmp/a'\nweight = 200\ncap = 40\npinned-memory = 10\nclients = 5\nqueues = 8\n\
              device-name = ['0=A', '1=B']\ndevice-uuid = 'GPU-00112233-4455-6677-8899-aabbccddeeff'\n\
-             [vm.b]\nsocket = '/tmp/b'\n",
+             [vm.b]\nsocket = '/tmp/b'\nsuspend-after = 9\n",
         )
         .unwrap();
         let [a, b] = file.vms.as_slice() else { panic!("{:?}", file.vms) };
-        assert_eq!(a.limits, Limits { weight: 200, cap: 40, pinned: Some(10 << 20) });
+        assert_eq!(a.limits, Limits { weight: 200, cap: 40, pinned: Some(10 << 20), ..Limits::default() });
         assert_eq!((a.name.as_str(), a.clients, a.queues), ("a", 5, 8));
-        assert_eq!(b.limits, Limits { weight: 50, cap: 100, pinned: None });
+        assert_eq!(b.limits, Limits { weight: 50, suspend_after: Some(9), ..Limits::default() });
         assert_eq!(b.identities.memory(0), Some(1024 << 20));
         assert_eq!((file.globals.warm, file.globals.mode), (Some(2), Some(0o600)));
+        assert_eq!(file.globals.oversubscribe, Some(true));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Globals {
     /// Whether VMs take turns on devices.
     pub turns: Option<bool>,
     pub turn_ms: Option<u64>,
+    /// Whether idle VMs are suspended when others need the memory.
+    pub oversubscribe: Option<bool>,
     pub warm: Option<u64>,
     pub poll_us: Option<u64>,
     pub sandbox: Sandbox,
@@ -77,6 +79,7 @@ impl Globals {
             softgpu,
             turns: self.turns.or(other.turns),
             turn_ms: self.turn_ms.or(other.turn_ms),
+            oversubscribe: self.oversubscribe.or(other.oversubscribe),
             warm: self.warm.or(other.warm),
             poll_us: self.poll_us.or(other.poll_us),
             sandbox: self.sandbox.over(other.sandbox),
@@ -100,6 +103,7 @@ impl Globals {
             cuda_dir,
             turns: self.turns.unwrap_or(true),
             turn: self.turn_ms.map_or(Duration::from_nanos(QUANTUM), Duration::from_millis),
+            oversubscribe: self.oversubscribe.unwrap_or(false),
             warm: usize::try_from(self.warm.unwrap_or(1)).unwrap_or(1),
             poll: Duration::from_micros(match self.poll_us {
                 Some(us) => us,

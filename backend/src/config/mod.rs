@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use cli::{Command, MonitorOptions, WorkerOptions, parse};
+pub use cli::{CheckpointerOptions, Command, MonitorOptions, WorkerOptions, parse};
 
 use crate::identity::{Identities, IdentityError};
 use crate::limits::Limits;
@@ -74,6 +74,8 @@ pub struct Config {
     pub turns: bool,
     /// How long a turn is, if others wait.
     pub turn: Duration,
+    /// Whether idle VMs are suspended when others need the memory.
+    pub oversubscribe: bool,
     pub warm: usize,
     /// For how long an idle lane polls before it sleeps.
     pub poll: Duration,

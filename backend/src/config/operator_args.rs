@@ -49,6 +49,25 @@ pub enum VmCommands {
         #[command(flatten)]
         broker: BrokerSocket,
     },
+    /// Suspend a VM: move its device memory to the host's
+    ///
+    /// The VM's next call of CUDA brings it back, unless it is held. What it has under way is waited for, for ten seconds at most.
+    Suspend {
+        /// What it is called
+        name: String,
+        /// Do not bring it back before `vm resume`: its calls of CUDA wait
+        #[arg(long)]
+        hold: bool,
+        #[command(flatten)]
+        broker: BrokerSocket,
+    },
+    /// Resume a suspended VM; waits for device memory
+    Resume {
+        /// What it is called
+        name: String,
+        #[command(flatten)]
+        broker: BrokerSocket,
+    },
     /// List the VMs
     List {
         #[command(flatten)]
@@ -94,6 +113,8 @@ impl VmCommands {
                 broker.order(Action::Set { name, settings: vm.one()? })
             }
             VmCommands::Remove { name, broker } => broker.order(Action::Remove { name }),
+            VmCommands::Suspend { name, hold, broker } => broker.order(Action::Suspend { name, hold }),
+            VmCommands::Resume { name, broker } => broker.order(Action::Resume { name }),
             VmCommands::List { broker } => broker.order(Action::List),
         })
     }

@@ -19,6 +19,8 @@ pub const CLIENTS: (u64, u64) = (1, 1024);
 pub const QUEUES: (u64, u64) = (FIRST_LANE as u64 + 1, MAX_QUEUES as u64);
 pub const WEIGHT: (u64, u64) = (1, 10_000);
 pub const CAP: (u64, u64) = (1, 100);
+/// Seconds.
+pub const SUSPEND_AFTER: (u64, u64) = (1, 1_000_000);
 /// MiB.
 pub const PINNED: (u64, u64) = (1, u32::MAX as u64);
 /// The longest path of a socket.
@@ -65,6 +67,9 @@ pub struct VmSettings {
     pub clients: Option<u64>,
     #[serde(deserialize_with = "queues", skip_serializing_if = "Option::is_none")]
     pub queues: Option<u64>,
+    /// Seconds.
+    #[serde(deserialize_with = "suspend_after", skip_serializing_if = "Option::is_none")]
+    pub suspend_after: Option<u64>,
 }
 
 fn narrow(value: u64) -> u32 {
@@ -89,6 +94,7 @@ impl VmSettings {
         self.cap = self.cap.or(common.cap);
         self.clients = self.clients.or(common.clients);
         self.queues = self.queues.or(common.queues);
+        self.suspend_after = self.suspend_after.or(common.suspend_after);
         self
     }
 
@@ -107,6 +113,7 @@ impl VmSettings {
             weight: self.weight.map_or(old.weight, narrow),
             cap: self.cap.map_or(old.cap, narrow),
             pinned: self.pinned_memory.map(|mib| mib.saturating_mul(MIB)).or(old.pinned),
+            suspend_after: self.suspend_after.map(narrow).or(old.suspend_after),
         }
     }
 
@@ -247,6 +254,7 @@ within! {
     cap: CAP;
     clients: CLIENTS;
     queues: QUEUES;
+    suspend_after: SUSPEND_AFTER;
 }
 
 #[cfg(test)]
@@ -283,7 +291,7 @@ mod tests {
             ..VmSettings::default()
         };
         let vm = settings().over(&common).vm("a").unwrap();
-        assert_eq!(vm.limits, Limits { weight: 200, cap: 50, pinned: None });
+        assert_eq!(vm.limits, Limits { weight: 200, cap: 50, ..Limits::default() });
         assert_eq!((vm.identities.memory(0), vm.identities.memory(1)), (Some(512 << 20), Some(700 << 20)));
     }
 

@@ -11,7 +11,7 @@ use crate::identity::{self, Setting};
 pub struct VmArgs {
     /// Name that the VM is shown of device N (0 if left out), at most 95 printable ASCII characters
     ///
-    /// This and the options below, up to --queues, count for the --socket before them, or for all VMs if before the first.
+    /// This and the options below, up to --suspend-after, count for the --socket before them, or for all VMs if before the first.
     #[arg(long = "device-name", value_name = "[N=]NAME", value_parser = identity::parse_name)]
     device_name: Vec<Setting<String>>,
     /// UUID that the VM is shown of device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
@@ -38,6 +38,9 @@ pub struct VmArgs {
     /// Virtqueues of the VM's device: one control, one event, the rest lanes [default: 64]
     #[arg(long, value_name = "N", value_parser = range(settings::QUEUES))]
     queues: Vec<u64>,
+    /// Seconds without a call after which the VM may be suspended when another needs the memory (--oversubscribe) [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = range(settings::SUSPEND_AFTER))]
+    suspend_after: Vec<u64>,
 }
 
 /// Numbers within bounds.
@@ -77,12 +80,13 @@ impl VmArgs {
             Ok(())
         })?;
         type Place = fn(&mut VmSettings) -> &mut Option<u64>;
-        let numbers: [(&'static str, &str, Vec<u64>, Place); 5] = [
+        let numbers: [(&'static str, &str, Vec<u64>, Place); 6] = [
             ("pinned-memory", "pinned_memory", self.pinned_memory, |vm| &mut vm.pinned_memory),
             ("weight", "weight", self.weight, |vm| &mut vm.weight),
             ("cap", "cap", self.cap, |vm| &mut vm.cap),
             ("clients", "clients", self.clients, |vm| &mut vm.clients),
             ("queues", "queues", self.queues, |vm| &mut vm.queues),
+            ("suspend-after", "suspend_after", self.suspend_after, |vm| &mut vm.suspend_after),
         ];
         for (key, id, values, place) in numbers {
             give(vms, vm_of(id), values, |vm, value| match place(vm).replace(value) {

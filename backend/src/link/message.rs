@@ -24,6 +24,13 @@ pub mod kind {
     pub const READ: u32 = 8;
     /// As `READ`, for the processes alone.
     pub const READ_PROCESSES: u32 = 9;
+    /// Broker → checkpointer: [`super::Checkpoint`]; the reply's body is the driver's state of the process, a `u32`.
+    pub const CHECKPOINT_STATE: u32 = 10;
+    /// As above, and for the following: the reply has no body. A status other than 0 is a CUresult, and the body its name.
+    pub const CHECKPOINT_LOCK: u32 = 11;
+    pub const CHECKPOINT_SAVE: u32 = 12;
+    pub const CHECKPOINT_RESTORE: u32 = 13;
+    pub const CHECKPOINT_UNLOCK: u32 = 14;
 
     /// Answer to the request `seq` of the other side.
     pub const REPLY: u32 = 100;
@@ -37,6 +44,8 @@ pub mod kind {
     pub const FETCH: u32 = 104;
     /// Worker → broker: a `Token`. The only request without a reply.
     pub const UNSHARE: u32 = 105;
+    /// Worker → broker: [`super::Room`]; answered when there may be room on the device, or there will be none.
+    pub const ROOM: u32 = 106;
 }
 
 /// Statuses of a reply that are not CUresults.
@@ -49,6 +58,8 @@ pub mod status {
     pub const NO_SHARE: u32 = u32::MAX - 2;
     /// The token named memory of a process that is gone.
     pub const SHARE_GONE: u32 = u32::MAX - 3;
+    /// Nobody can be moved off the device.
+    pub const NO_ROOM: u32 = u32::MAX - 4;
 }
 
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -73,6 +84,23 @@ pub struct Ready {
 pub struct Read {
     /// Of the device.
     pub uuid: [u8; 16],
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Checkpoint {
+    /// The worker.
+    pub pid: u32,
+    /// For what is under way to end, in a lock.
+    pub timeout_ms: u32,
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Room {
+    /// The host's ordinal of the device that is full.
+    pub device: u32,
+    pub reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::protocol::{self, Answer, MAX_ANSWER, ProtocolError, Request};
 use super::status::Status;
 use super::{render, top};
+use crate::broker::suspend::COMMAND_TIMEOUT;
 use crate::config::settings::VmSettings;
 use crate::log::chain;
 
@@ -28,6 +29,8 @@ pub enum Action {
     Add { name: String, settings: VmSettings },
     Set { name: String, settings: VmSettings },
     Remove { name: String },
+    Suspend { name: String, hold: bool },
+    Resume { name: String },
     List,
     Status { json: bool },
     Top { once: bool },
@@ -67,6 +70,11 @@ impl Broker {
         let (reader, writer) =
             connect().map_err(|source| CommandError::NoBroker { path: path.clone(), source })?;
         Ok(Broker { reader: BufReader::new(reader), writer })
+    }
+
+    /// Lets the broker take so long to answer.
+    fn wait(&self, time: Duration) -> Result<(), CommandError> {
+        self.writer.set_read_timeout(Some(time)).map_err(|e| ProtocolError::Read(e).into())
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer, CommandError> {
@@ -115,6 +123,14 @@ fn execute(order: Order) -> Result<(), CommandError> {
         Action::Add { name, settings } => broker.change(&Request::Add { name, settings }),
         Action::Set { name, settings } => broker.change(&Request::Set { name, settings }),
         Action::Remove { name } => broker.change(&Request::Remove { name }),
+        Action::Suspend { name, hold } => {
+            broker.wait(COMMAND_TIMEOUT + PATIENCE)?;
+            broker.change(&Request::Suspend { name, hold })
+        }
+        Action::Resume { name } => {
+            broker.wait(COMMAND_TIMEOUT + PATIENCE)?;
+            broker.change(&Request::Resume { name })
+        }
         Action::List => print(&render::list(&broker.status()?)),
         Action::Status { json: false } => print(&render::status(&broker.status()?)),
         Action::Status { json: true } => {

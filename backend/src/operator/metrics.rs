@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::status::{ClientStatus, Counts, Status, VmStatus};
+use super::status::{ClientStatus, Counts, Status, VmPlace, VmStatus};
 
 const COUNTER: &str = "counter";
 const GAUGE: &str = "gauge";
@@ -41,6 +41,12 @@ const FAMILIES: &[Family] = &[
     }),
     family("vgpu_vm_cap_ratio", GAUGE, "Part of a device's time that the VM gets at most", |s| {
         vms(s, |vm| f64::from(vm.cap) / 100.0)
+    }),
+    family("vgpu_vm_suspended", GAUGE, "Whether the VM's device memory is in the host's", |s| {
+        vms(s, |vm| f64::from(u8::from(vm.presence.place != VmPlace::Running)))
+    }),
+    family("vgpu_vm_suspensions_total", COUNTER, "Times that the VM was suspended", |s| {
+        vms(s, |vm| vm.presence.suspensions as f64)
     }),
     family("vgpu_vm_clients", GAUGE, "Guest processes that use CUDA", |s| {
         vms(s, |vm| vm.clients.len() as f64)

@@ -37,6 +37,8 @@ pub enum Request {
     Add { name: String, settings: VmSettings },
     Set { name: String, settings: VmSettings },
     Remove { name: String },
+    Suspend { name: String, hold: bool },
+    Resume { name: String },
 }
 
 /// What is answered.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::status::{ClientStatus, Counts, MemoryStatus, Status, VmStatus};
+use super::status::{ClientStatus, Counts, MemoryStatus, Status, VmPlace, VmStatus};
 
 const MIB: u64 = 1 << 20;
 
@@ -47,6 +47,13 @@ fn cap(vm: &VmStatus) -> String {
 }
 
 fn front_end(vm: &VmStatus) -> &'static str {
+    match vm.presence.place {
+        VmPlace::Suspended if vm.presence.hold => return "held",
+        VmPlace::Suspended => return "suspended",
+        VmPlace::Suspending => return "suspending",
+        VmPlace::Resuming => return "resuming",
+        VmPlace::Running => {}
+    }
     match &vm.front_end {
         None => "none",
         Some(front_end) if front_end.agent => "agent",
@@ -159,7 +166,9 @@ pub fn status(status: &Status) -> String {
             rows.push(cells);
         }
     }
-    head(status) + "\n" + &table(&rows, 2)
+    let failed = |vm: &VmStatus| vm.presence.failure.as_ref().map(|why| format!("not suspended: {why}\n"));
+    let failures: String = status.vms.iter().filter_map(failed).collect();
+    head(status) + "\n" + &table(&rows, 2) + &failures
 }
 
 fn client_memory(client: &ClientStatus) -> String {
@@ -220,7 +229,11 @@ pub fn top(before: &Status, now: &Status) -> String {
     ])];
     for vm in &now.vms {
         let old = old_vms.get(vm.name.as_str());
-        let mut cells = vec![vm.name.clone(), all_memory(vm), vm.weight.to_string(), cap(vm)];
+        let name = match vm.presence.place {
+            VmPlace::Running => vm.name.clone(),
+            _ => format!("{} ({})", vm.name, front_end(vm)),
+        };
+        let mut cells = vec![name, all_memory(vm), vm.weight.to_string(), cap(vm)];
         cells.extend(rates(old.map_or(&vm.counts, |old| &old.counts), &vm.counts, seconds));
         rows.push(cells);
         // A worker serves one client.

@@ -147,6 +147,8 @@ fn answer(request: Request, vms: &Vms) -> Answer {
         }
         Request::Set { name, settings } => vms.set(&name, &settings),
         Request::Remove { name } => vms.remove(&name),
+        Request::Suspend { name, hold } => vms.suspend(&name, hold),
+        Request::Resume { name } => vms.resume(&name),
     };
     match result {
         Ok(()) => Answer::Done,
@@ -163,8 +165,10 @@ fn reason(error: &VmsError) -> Reason {
         | VmsError::Devices { .. }
         | VmsError::Config(_)
         | VmsError::Identity(_) => Reason::Invalid,
-        VmsError::Stuck(_) | VmsError::Socket(_) | VmsError::Thread(_) | VmsError::NoSnapshot => {
-            Reason::Failed
-        }
+        VmsError::Suspend(_)
+        | VmsError::Stuck(_)
+        | VmsError::Socket(_)
+        | VmsError::Thread(_)
+        | VmsError::NoSnapshot => Reason::Failed,
     }
 }

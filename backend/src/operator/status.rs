@@ -44,6 +44,11 @@ pub struct VmStatus {
     pub cap: u32,
     /// Bytes.
     pub pinned_limit: Option<u64>,
+    /// Seconds of idleness after which it may be suspended.
+    #[serde(default)]
+    pub suspend_after: Option<u32>,
+    #[serde(default)]
+    pub presence: PresenceStatus,
     pub max_clients: u32,
     pub queues: u16,
     /// By the host's ordinals.
@@ -53,6 +58,32 @@ pub struct VmStatus {
     /// `None` if none is connected.
     pub front_end: Option<FrontEnd>,
     pub clients: Vec<ClientStatus>,
+}
+
+/// Where a VM's device memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmPlace {
+    /// On the devices.
+    #[default]
+    Running,
+    Suspending,
+    /// In the host's memory.
+    Suspended,
+    Resuming,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PresenceStatus {
+    pub place: VmPlace,
+    /// Only a command brings it back.
+    pub hold: bool,
+    /// For how long it has been there; 0 if it never was suspended.
+    pub since_ms: u64,
+    /// Times that it was suspended.
+    pub suspensions: u64,
+    /// Why it could not be suspended the last time that this was tried.
+    pub failure: Option<String>,
 }
 
 /// Bytes of one device.

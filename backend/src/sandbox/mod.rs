@@ -27,7 +27,7 @@ pub use broker::enter as enter_broker;
 pub use devices::prepare as prepare_devices;
 pub use layers::{Layer, Layers};
 pub use options::SandboxArgs;
-pub use user::User;
+pub use user::{User, become_user};
 
 /// Where libraries may lie beside the system's folders: the driver's, this program's, and what the environment names.
 pub fn library_folders(driver: Option<&Path>) -> Vec<PathBuf> {

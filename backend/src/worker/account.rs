@@ -1,9 +1,25 @@
 //! This client's account: its slot of the VM's ledger.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::ledger::{Counter, Device, Ledger, Slot, Turns};
+use rustix::event::Timespec;
+use rustix::thread::futex;
+
+use crate::ledger::{Counter, Device, Ledger, Slot, Turns, presence};
+
+/// A lane that waits for its VM looks so often whether it is to stop, and says again that it waits.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Sleeps while the word is `value`, which another process may change.
+pub fn sleep_on(word: &AtomicU32, value: u32, most: Duration) {
+    let time = Timespec {
+        tv_sec: i64::try_from(most.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(most.subsec_nanos()),
+    };
+    let _ = futex::wait(word, futex::Flags::empty(), value, Some(&time));
+}
 
 /// A slot that exists, and the ledger that it is in.
 pub struct Account {
@@ -48,6 +64,26 @@ impl Account {
     /// Tells the scheduler that there is something to look at.
     pub fn ring(&self) {
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Whether calls have to wait because the VM is moved off its devices.
+    pub fn is_away(&self) -> bool {
+        self.ledger.presence().load(Ordering::Acquire) != presence::HERE
+    }
+
+    /// Says that a call waits, and waits until the VM is back; false if `stop` came first.
+    #[cold]
+    pub fn await_presence(&self, stop: &AtomicBool) -> bool {
+        let (word, start) = (self.ledger.presence(), Instant::now());
+        let Some(slot) = self.slot() else { return true };
+        slot.held.fetch_add(1, Ordering::SeqCst);
+        while self.is_away() && !stop.load(Ordering::Acquire) {
+            self.ring();
+            sleep_on(word, presence::AWAY, AGAIN);
+        }
+        slot.held.fetch_sub(1, Ordering::SeqCst);
+        self.add(Counter::Throttled, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        !self.is_away()
     }
 
     /// Takes `bytes` of the device's memory from what the VM may use; whether it may.

@@ -10,11 +10,13 @@ use std::time::Duration;
 use vgpu_spec::wire::share::Token;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::link::message::{Fetch, Header, Share, Shared, kind, share_kind, status};
+use crate::link::message::{Fetch, Header, Room, Share, Shared, kind, share_kind, status};
 use crate::link::{Link, LinkError, Packet};
 
 /// For the broker, which only looks into a table.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For other VMs to be moved: longer than the broker tries.
+const ROOM_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why the broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +27,10 @@ pub enum ShareError {
     Unknown,
     #[error("looking up what another process shares: that process is gone")]
     Gone,
-    #[error("asking the broker: no answer within {PATIENCE:?}")]
-    Timeout,
+    #[error("asking the broker: no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("no VM can be moved off the device")]
+    NoRoom,
     #[error("asking the broker: its answer is malformed")]
     Malformed,
     #[error(transparent)]
@@ -59,12 +63,22 @@ impl Broker {
     }
 
     fn request(&self, kind: u32, body: &[u8], file: Option<&OwnedFd>) -> Result<Packet, ShareError> {
+        self.request_for(kind, body, file, PATIENCE)
+    }
+
+    fn request_for(
+        &self,
+        kind: u32,
+        body: &[u8],
+        file: Option<&OwnedFd>,
+        patience: Duration,
+    ) -> Result<Packet, ShareError> {
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = sync_channel(1);
         self.waiting().insert(seq, sender);
         let fds: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
         let answer = match self.link.send(Header { kind, seq, ..Header::default() }, body, &fds) {
-            Ok(()) => receiver.recv_timeout(PATIENCE).map_err(|_| ShareError::Timeout),
+            Ok(()) => receiver.recv_timeout(patience).map_err(|_| ShareError::Timeout(patience)),
             Err(error) => Err(error.into()),
         };
         self.waiting().remove(&seq);
@@ -72,6 +86,7 @@ impl Broker {
         match answer.header.status {
             0 => Ok(answer),
             status::SHARE_LIMIT => Err(ShareError::Limit),
+            status::NO_ROOM => Err(ShareError::NoRoom),
             status::SHARE_GONE => Err(ShareError::Gone),
             _ => Err(ShareError::Unknown),
         }
@@ -110,6 +125,12 @@ impl Broker {
             (shared, Some(file)) => Ok((shared.tag, file)),
             _ => Err(ShareError::Malformed),
         }
+    }
+
+    /// Has other VMs make room on a full device. Waits for that, which takes seconds.
+    pub fn make_room(&self, device: u32) -> Result<(), ShareError> {
+        let room = Room { device, reserved: 0 };
+        self.request_for(kind::ROOM, room.as_bytes(), None, ROOM_PATIENCE).map(drop)
     }
 
     /// Takes back what this client has shared.

@@ -266,6 +266,13 @@ impl Server {
                 }
             }
         }
+        if self.client.account.is_away() {
+            // Before the driver, whose lock nobody hears knocking at.
+            self.tell(ring);
+            if !self.client.account.await_presence(&self.shared.stop) {
+                return None;
+            }
+        }
         self.body.clear();
         let status = self.executor.execute(&message, chain.reply.is_some(), &mut self.body);
         self.tally.result(status);

@@ -86,16 +86,32 @@ impl Broker {
         eventually(&format!("the log says {text:?}"), || self.log().contains(text), || self.log());
     }
 
-    /// Process ids of its workers.
-    pub fn workers(&self) -> Vec<u32> {
+    /// Process ids of all its children.
+    fn children(&self) -> Vec<u32> {
         let mut pids = Vec::new();
         for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten() {
             let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
             pids.extend(children.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
         }
-        // Its other child, and one that has not got its name yet.
+        pids
+    }
+
+    /// The child of that name.
+    pub fn child_called(&self, name: &str) -> u32 {
+        let named = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(name.as_bytes()))
+        };
+        self.children().into_iter().find(named).unwrap()
+    }
+
+    /// Process ids of its workers.
+    pub fn workers(&self) -> Vec<u32> {
+        let mut pids = self.children();
+        // Its other children, and one that has not got its name yet.
         pids.retain(|pid| {
-            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.starts_with(b"vgpu-monitor"))
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                ![&b"vgpu-monitor"[..], b"vgpu-checkpointer"].iter().any(|name| line.starts_with(name))
+            })
         });
         pids
     }

@@ -375,7 +375,12 @@ impl Guest {
             let range = vgpu_spec::wire::Range { base: BASE + page * HUGE_PAGE, len: HUGE_PAGE };
             body.extend_from_slice(range.as_bytes());
         }
-        self.request(kind::WINDOW_MAP, &body).0
+        loop {
+            match self.request(kind::WINDOW_MAP, &body).0 {
+                status::AGAIN => std::thread::sleep(Duration::from_millis(5)),
+                other => return other,
+            }
+        }
     }
 }
 

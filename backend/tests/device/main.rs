@@ -14,4 +14,5 @@ mod operator;
 mod sandbox;
 mod sharing;
 mod start;
+mod suspend;
 mod windows;

@@ -18,7 +18,7 @@ use crate::guest::*;
 
 const SOCKET: &[&str] = &["--operator-socket", "operator.sock"];
 
-fn operated(name: &str, more: &[&str]) -> Broker {
+pub fn operated(name: &str, more: &[&str]) -> Broker {
     let broker = Broker::start(name, &[SOCKET, more].concat());
     broker.wait_log("the operator's commands are heard at");
     broker
@@ -29,7 +29,7 @@ fn operator_socket(broker: &Broker) -> PathBuf {
 }
 
 /// Runs a command of the operator: its exit code, and what it said on stdout and stderr.
-fn operate(broker: &Broker, arguments: &[&str]) -> (i32, String) {
+pub fn operate(broker: &Broker, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(BROKER);
     let output =
         command.args(arguments).arg("--operator-socket").arg(operator_socket(broker)).output().unwrap();
@@ -39,13 +39,13 @@ fn operate(broker: &Broker, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
-fn done(broker: &Broker, arguments: &[&str]) -> String {
+pub fn done(broker: &Broker, arguments: &[&str]) -> String {
     let (code, text) = operate(broker, arguments);
     assert_eq!(code, 0, "{arguments:?}: {text}\n{}", broker.log());
     text
 }
 
-fn refused(broker: &Broker, arguments: &[&str], code: i32, says: &str) {
+pub fn refused(broker: &Broker, arguments: &[&str], code: i32, says: &str) {
     let (got, text) = operate(broker, arguments);
     assert_eq!(got, code, "{arguments:?}: {text}");
     assert!(text.contains(says), "{arguments:?}: {says:?} is not in {text}");
@@ -57,7 +57,7 @@ fn json(broker: &Broker) -> Value {
 }
 
 /// One VM of the status.
-fn vm(broker: &Broker, name: &str) -> Value {
+pub fn vm(broker: &Broker, name: &str) -> Value {
     let status = json(broker);
     let vms = status["vms"].as_array().unwrap();
     vms.iter().find(|vm| vm["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}")).clone()

@@ -143,12 +143,22 @@ impl Control {
         let body = wire::WindowMap { client, window, address, len, extents: count, reserved: 0 };
         let mut bytes = body.as_bytes().to_vec();
         bytes.extend_from_slice(extents.as_bytes());
-        self.request("mapping a window", kind::WINDOW_MAP, &bytes).map(drop)
+        self.request_until_done("mapping a window", kind::WINDOW_MAP, &bytes)
     }
 
     pub fn window_unmap(&self, client: u32, window: u32) -> Result<()> {
         let body = wire::WindowUnmap { client, window };
-        self.request("unmapping a window", kind::WINDOW_UNMAP, body.as_bytes()).map(drop)
+        self.request_until_done("unmapping a window", kind::WINDOW_UNMAP, body.as_bytes())
+    }
+
+    /// Sends a request again as long as the VM is not on its devices. Other threads' requests are served meanwhile.
+    fn request_until_done(&self, what: &'static str, kind: u32, body: &[u8]) -> Result<()> {
+        loop {
+            match self.request(what, kind, body) {
+                Err(ControlError::Refused { status: status::AGAIN, .. }) => std::thread::sleep(AGAIN_PAUSE),
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// Has the broker keep the file that `client` has exported as `token`.

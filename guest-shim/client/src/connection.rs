@@ -23,6 +23,8 @@ use zerocopy::IntoBytes;
 
 /// How long the agent may take to answer. Starting a worker is the longest thing that it does.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Requests that wait for the VM to be on its devices.
+const NEED_DEVICES: [u32; 3] = [kind::WINDOW_ALLOC, kind::WINDOW_ADOPT, kind::WINDOW_FREE];
 /// The most descriptors in a reply.
 const MAX_FDS: usize = 3;
 
@@ -324,6 +326,8 @@ impl Channel {
             let mut parts = [IoSliceMut::new(&mut body)];
             match rustix::net::recvmsg(&self.socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Err(rustix::io::Errno::INTR) => {}
+                // The host may have moved the VM off its devices for as long as it likes. An agent that ends closes the connection.
+                Err(rustix::io::Errno::AGAIN) if NEED_DEVICES.contains(&request.kind) => {}
                 done => break done.map_err(failed)?,
             }
         };

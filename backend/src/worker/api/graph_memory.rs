@@ -3,7 +3,7 @@
 
 use super::{
     dispatch::cut,
-    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY, check},
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     graph::dependencies,
     thread::Thread,
 };
@@ -89,7 +89,7 @@ pub fn vgpuGraphAddMemAllocNode(
     }
     let device = u32::from_le_bytes([properties.0[12], properties.0[13], properties.0[14], properties.0[15]]);
     if bytes as u64 > t.most(device) {
-        return Err(OUT_OF_MEMORY);
+        return Err(t.at_limit());
     }
     t.session.quota.watch_graphs(device);
     let (after, n) = dependencies(after.as_ref(), n)?;

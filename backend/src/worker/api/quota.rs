@@ -46,7 +46,13 @@ impl Thread {
             return Ok(());
         }
         self.trim(device);
-        if account.take(device, bytes) { Ok(()) } else { Err(OUT_OF_MEMORY) }
+        if account.take(device, bytes) { Ok(()) } else { Err(self.at_limit()) }
+    }
+
+    /// The error of a call that the VM's limit forbids.
+    pub fn at_limit(&self) -> CudaError {
+        self.limited.set(true);
+        OUT_OF_MEMORY
     }
 
     pub fn give_back(&self, share: Share) {
@@ -62,9 +68,11 @@ impl Thread {
     ) -> Result<T, CudaError> {
         if bytes > ABSURD {
             // The driver has its own words for that.
+            self.asked.set(bytes);
             return make().inspect(|_| self.client.account.take_anyway(device, bytes));
         }
         self.take_memory(device, bytes)?;
+        self.asked.set(bytes);
         make().inspect_err(|_| self.give_back(Share { device, bytes }))
     }
 
@@ -117,7 +125,7 @@ impl Thread {
         if self.session.turns.captures() {
             // It may become a graph's node: the pool holds nothing then, and cannot be asked about.
             self.session.quota.watch_graphs(device);
-            return if bytes <= self.most(device) { make() } else { Err(OUT_OF_MEMORY) };
+            return if bytes <= self.most(device) { make() } else { Err(self.at_limit()) };
         }
         self.session.quota.watch(pool, device);
         if self.session.quota.is_stale() {
@@ -126,16 +134,17 @@ impl Thread {
         if account.left(device) < bytes && self.reserve_of(pool) < bytes {
             self.trim(device);
             if account.left(device) < bytes && self.reserve_of(pool) < bytes {
-                return Err(OUT_OF_MEMORY);
+                return Err(self.at_limit());
             }
         }
+        self.asked.set(bytes);
         // Two threads may pass at once: what they got is looked at after.
         let address = make()?;
         self.settle();
         if account.excess(device) > POOL_STEP {
             free(address);
             self.session.quota.freed_in_stream();
-            return Err(OUT_OF_MEMORY);
+            return Err(self.at_limit());
         }
         Ok(address)
     }
@@ -235,6 +244,7 @@ impl Thread {
         let Ok(device) = self.device() else { return true };
         let context = if thing == Thing::Library { 0 } else { self.real_context() };
         if self.take_memory(device, bytes).is_err() {
+            self.limited.set(false);
             return false;
         }
         self.session.quota.hold(thing, handle, Share { device, bytes }, context);

@@ -3,7 +3,7 @@
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY, check},
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
 use std::{
@@ -87,7 +87,7 @@ pub fn cuTexObjectCreate(
     let texture = texture.and_then(|t| t.first().copied()).ok_or(INVALID_VALUE)?;
     let view = view.map(|v| v.first().copied().ok_or(INVALID_VALUE)).transpose()?;
     if t.session.textures.full() {
-        return Err(OUT_OF_MEMORY);
+        return Err(t.at_limit());
     }
     let mut object = 0_u64;
     let view = view.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
@@ -137,7 +137,7 @@ pub fn cuSurfObjectCreate(t: &mut Thread, resource: Option<Vec<Resource>>) -> Re
     let create = t.driver.cuSurfObjectCreate.ok_or(NOT_SUPPORTED)?;
     let (resource, number) = t.resource(resource)?;
     if t.session.surfaces.full() {
-        return Err(OUT_OF_MEMORY);
+        return Err(t.at_limit());
     }
     let mut object = 0_u64;
     // SAFETY: a place for the object and a description that outlive the call, a live handle.

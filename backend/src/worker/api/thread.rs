@@ -12,7 +12,11 @@ use crate::worker::{
     executor::{ClientState, Executor, Message, Work},
     output,
 };
-use std::sync::{Arc, atomic::Ordering};
+use std::cell::Cell;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use vgpu_spec::wire::{
     args::Reader,
     lane::{function_id, reply_flags},
@@ -26,6 +30,9 @@ const LAUNCHES: [u32; 5] = [
     function_id("vgpuLaunchUpdatable"),
     function_id("cuGraphLaunch"),
 ];
+
+/// Times that a call is made for which others make room: a VM is moved off each time.
+const MOST_ATTEMPTS: u32 = 16;
 
 /// State of one lane thread.
 pub struct Thread {
@@ -43,6 +50,9 @@ pub struct Thread {
     pub current_device: turn::Current,
     /// The call that is being made is work of the VM's turn.
     pub inside: Option<turn::Inside>,
+    /// What the call that is being made asks of a device's memory, and whether the VM's limit forbids that.
+    pub asked: Cell<u64>,
+    pub limited: Cell<bool>,
 }
 
 impl Thread {
@@ -87,14 +97,57 @@ impl Thread {
     }
 }
 
-impl Executor for Thread {
-    fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
-        self.modes.enter(self.driver, message.thread);
+impl Thread {
+    fn attempt(&mut self, message: &Message<'_>, reply: &mut Vec<u8>) -> Outcome {
         let outcome = self.enter(message.context).and_then(|()| {
             dispatch::dispatch(self, message.function, Reader::new(message.args), &mut Results(reply))
         });
         if self.inside.is_some() {
             self.leave_turn();
+        }
+        outcome
+    }
+
+    /// The driver had no memory for a call, which has done nothing: other VMs may make room, and it is made again.
+    #[cold]
+    fn attempt_with_room(&mut self, message: &Message<'_>, reply: &mut Vec<u8>) -> Outcome {
+        for _ in 0..MOST_ATTEMPTS {
+            // Nobody else can help a VM that is at its limit, or asks for more than there is.
+            let (limited, asked) = (self.limited.take(), self.asked.take());
+            let device = self.device().unwrap_or(0);
+            if limited || asked > self.total_memory(device) || self.client.broker.make_room(device).is_err() {
+                return Err(error::OUT_OF_MEMORY);
+            }
+            if self.client.account.is_away() {
+                self.client.account.await_presence(&AtomicBool::new(false));
+            }
+            reply.clear();
+            let outcome = self.attempt(message, reply);
+            if outcome != Err(error::OUT_OF_MEMORY) {
+                return outcome;
+            }
+        }
+        Err(error::OUT_OF_MEMORY)
+    }
+
+    /// Bytes of the device; all that there can be if the driver does not tell.
+    fn total_memory(&self, device: u32) -> u64 {
+        let mut bytes = 0_usize;
+        // SAFETY: a place that outlives the call.
+        let known = self
+            .driver
+            .cuDeviceTotalMem_v2
+            .is_some_and(|get| unsafe { get(&raw mut bytes, device.cast_signed()) } == 0);
+        if known { bytes as u64 } else { u64::MAX }
+    }
+}
+
+impl Executor for Thread {
+    fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
+        self.modes.enter(self.driver, message.thread);
+        let mut outcome = self.attempt(message, reply);
+        if outcome == Err(error::OUT_OF_MEMORY) {
+            outcome = self.attempt_with_room(message, reply);
         }
         match outcome {
             Ok(()) => {
@@ -138,6 +191,8 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         epoch: 0,
         current_device: turn::Current::default(),
         inside: None,
+        asked: Cell::new(0),
+        limited: Cell::new(false),
     })
 }
 

@@ -12,17 +12,14 @@ use super::{
 use crate::{
     ledger::{Counter, Device, Turns as Ledger, gate, monotonic},
     worker::{
-        account::Account,
+        account::{Account, sleep_on},
         executor::ClientState,
         turns::{Stream, Track, Tracked},
     },
 };
-use rustix::{event::Timespec, thread::futex};
+use rustix::thread::futex;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -48,18 +45,6 @@ const BREATH: Duration = Duration::from_micros(50);
 const LATE: Duration = Duration::from_millis(200);
 /// A lane that waits says so again after this: the scheduler may have missed it while the VM's socket changed hands.
 const AGAIN: Duration = Duration::from_millis(50);
-
-fn timespec(time: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(time.subsec_nanos()),
-    }
-}
-
-/// Sleeps while the word is `value`, which another process may change.
-fn sleep_on(word: &AtomicU32, value: u32, most: Duration) {
-    let _ = futex::wait(word, futex::Flags::empty(), value, Some(&timespec(most)));
-}
 
 /// What a lane is inside the gate for.
 #[derive(Debug, Clone, Copy)]
