@@ -4,7 +4,7 @@
 //! request changes nothing; its sender gets a status, and the log a line within limits.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::control::{
@@ -22,9 +22,8 @@ use super::request::Request;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
-use super::worker_link::Worker;
-use super::{lending, pool, presence, reading, sharing, suspend};
-use crate::link::{Packet, message};
+use super::{lending, pool, presence, reading, room, sharing};
+use crate::link::message;
 use crate::log::{chain, printable};
 
 /// A chain of descriptors in a VM's memory.
@@ -228,7 +227,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
     };
     let (weak, itself) = (vm.weak(), Arc::downgrade(&worker));
     worker.on_request(move |pid, packet| match weak.upgrade() {
-        Some(vm) if packet.header.kind == message::kind::ROOM => room(&vm, itself.clone(), &packet),
+        Some(vm) if packet.header.kind == message::kind::ROOM => room::serve(&vm, itself.clone(), &packet),
         Some(vm) => sharing::serve(&vm, number, pid, packet),
         None => sharing::Asked::Broken,
     });
@@ -262,20 +261,6 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
     });
     tracing::info!(vm = vm.name, client = label, uid = request.uid, pid, "client opened");
     Ok(ClientOpenReply { device_ranges: worker.device_ranges }.as_bytes().to_vec())
-}
-
-/// A worker to which the driver gave no memory is answered when others have made room.
-fn room(vm: &Vm, worker: Weak<Worker>, packet: &Packet) -> sharing::Asked {
-    let seq = packet.header.seq;
-    let reply = move |status| {
-        if let Some(worker) = worker.upgrade() {
-            worker.reply(seq, status);
-        }
-    };
-    match suspend::serve(vm.pool.suspender(), &vm.tenant, packet, reply) {
-        true => sharing::Asked::Nothing,
-        false => sharing::Asked::Broken,
-    }
 }
 
 fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {

@@ -15,6 +15,7 @@ pub mod process;
 pub mod reading;
 pub mod request;
 pub mod ring;
+pub mod room;
 pub mod scheduler;
 pub mod sharing;
 pub mod socket;

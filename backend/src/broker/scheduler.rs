@@ -17,7 +17,6 @@ use super::handovers::{Handovers, Noted};
 use super::pool::Pool;
 use super::turns::{Key, Turns, View};
 use crate::ledger::{Counter, DEVICES, Device, Turns as Slot, gate, monotonic};
-use crate::limits::Limits;
 
 /// Steps on one device before others are looked at: a gate that was closed shows at once whether work is under way.
 const STEPS: usize = 4;

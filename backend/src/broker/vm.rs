@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,8 @@ pub struct Vm {
     /// The front end is gone, or the device was reset: waits end.
     pub closing: AtomicBool,
     pub complaints: Limit,
+    /// Workers that wait for others of this VM to end.
+    pub rooms: AtomicU32,
     me: Weak<Vm>,
     rings: OnceLock<Vec<Ring>>,
     epoll: OnceLock<OwnedFd>,
@@ -119,6 +121,7 @@ impl Vm {
             state: Mutex::new(State { lanes, ..State::default() }),
             closing: AtomicBool::new(false),
             complaints: Limit::new(),
+            rooms: AtomicU32::new(0),
             me: me.clone(),
             rings: OnceLock::new(),
             epoll: OnceLock::new(),

@@ -100,7 +100,8 @@ pub struct Checkpoint {
 pub struct Room {
     /// The host's ordinal of the device that is full.
     pub device: u32,
-    pub reserved: u32,
+    /// 1 if it is the VM's limit that was met.
+    pub limited: u32,
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -127,9 +127,9 @@ impl Broker {
         }
     }
 
-    /// Has other VMs make room on a full device. Waits for that, which takes seconds.
-    pub fn make_room(&self, device: u32) -> Result<(), ShareError> {
-        let room = Room { device, reserved: 0 };
+    /// Has room made on a full device, or, if `limited`, below the VM's limit. Waits for that, which takes seconds.
+    pub fn make_room(&self, device: u32, limited: bool) -> Result<(), ShareError> {
+        let room = Room { device, limited: limited.into() };
         self.request_for(kind::ROOM, room.as_bytes(), None, ROOM_PATIENCE).map(drop)
     }
 

@@ -23,8 +23,7 @@ use vgpu_spec::wire::snapshot::Snapshot;
 use super::lock;
 use super::tenant::Tenant;
 use crate::config::Config;
-use crate::link::Packet;
-use crate::link::message::{Room, kind, status};
+use crate::link::message::status;
 use engine::Engine;
 pub use mover::MoveError;
 
@@ -165,18 +164,9 @@ impl Suspender {
     }
 }
 
-/// Answers a worker that asks for room, later; false if it broke the protocol.
-pub fn serve(
-    suspender: &Suspender,
-    tenant: &Arc<Tenant>,
-    packet: &Packet,
-    reply: impl FnOnce(u32) + Send + 'static,
-) -> bool {
-    if packet.header.kind != kind::ROOM || packet.body.len() != size_of::<Room>() || !packet.fds.is_empty() {
-        return false;
-    }
+/// Answers a worker that asks for room, later.
+pub fn serve(suspender: &Suspender, tenant: &Arc<Tenant>, reply: impl FnOnce(u32) + Send + 'static) {
     suspender.ask_room(tenant, move |room| reply(if room { 0 } else { status::NO_ROOM }));
-    true
 }
 
 /// How much memory each device has free, by ordinal; nothing if the host does not tell of one.

@@ -108,14 +108,14 @@ impl Thread {
         outcome
     }
 
-    /// The driver had no memory for a call, which has done nothing: other VMs may make room, and it is made again.
+    /// There was no memory for a call, which has done nothing: the broker may make room, and it is made again.
     #[cold]
     fn attempt_with_room(&mut self, message: &Message<'_>, reply: &mut Vec<u8>) -> Outcome {
         for _ in 0..MOST_ATTEMPTS {
-            // Nobody else can help a VM that is at its limit, or asks for more than there is.
             let (limited, asked) = (self.limited.take(), self.asked.take());
             let device = self.device().unwrap_or(0);
-            if limited || asked > self.total_memory(device) || self.client.broker.make_room(device).is_err() {
+            // Nobody can help one that asks for more than there is.
+            if asked > self.total_memory(device) || self.client.broker.make_room(device, limited).is_err() {
                 return Err(error::OUT_OF_MEMORY);
             }
             if self.client.account.is_away() {
