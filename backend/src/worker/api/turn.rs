@@ -29,8 +29,10 @@ const NOT_READY: u32 = 600;
 const DISABLE_TIMING: u32 = 2;
 /// CU_STREAM_CAPTURE_MODE_RELAXED: what the keeper asks about its own marks is no affair of captures.
 const RELAXED: u32 = 2;
-/// The per-thread default stream: only its own thread can put marks behind what is in it.
-const PER_THREAD: u64 = 2;
+/// The legacy default stream's two names, and the per-thread one's. Only its own thread can put marks behind what is in the latter. A mark in
+/// the former is a barrier for all other streams: put there later than the work it is for, work of a second stream would wait behind it
+/// for that of a first one, and the first may wait for the second.
+const DEFAULT_STREAMS: std::ops::RangeInclusive<u64> = 0..=2;
 /// How often the keeper looks while work is issued, and when the turn is over.
 const LOOK: Duration = Duration::from_micros(60);
 const LOOK_AT_END: Duration = Duration::from_micros(15);
@@ -144,7 +146,7 @@ impl Thread {
         };
         let woken = {
             let mut track = tracked.track();
-            let due = track.issued(stream, Instant::now()) || stream.1 == PER_THREAD;
+            let due = track.issued(stream, Instant::now()) || DEFAULT_STREAMS.contains(&stream.1);
             if due && !self.session.turns.captures() {
                 mark(self.driver, &mut track, stream);
             }
@@ -312,7 +314,7 @@ impl Keeper {
         let captures = self.session.turns.captures();
         for stream in track.unmarked() {
             // While something is recorded nothing is recorded here; of such work nothing is known.
-            if captures || stream.1 == PER_THREAD || !self.enter(driver, stream.0) {
+            if captures || DEFAULT_STREAMS.contains(&stream.1) || !self.enter(driver, stream.0) {
                 track.marked(stream, None);
             } else {
                 mark(driver, track, stream);
