@@ -8,15 +8,13 @@
 
 mod driver;
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
 use zerocopy::FromBytes;
 
-use crate::config::CheckpointerOptions;
-use crate::link::message::{Checkpoint, Header, kind, status};
-use crate::link::{Link, LinkError, Packet};
-use crate::log::chain;
+use crate::config::HelperOptions;
+use crate::link::message::{Checkpoint, kind, status};
+use crate::link::{Packet, helper};
 use crate::sandbox::{self, SandboxError};
 use driver::{Driver, DriverError};
 
@@ -30,48 +28,12 @@ enum OpenError {
 }
 
 /// Runs the checkpointer until the broker is gone.
-pub fn run(options: &CheckpointerOptions) -> ExitCode {
+pub fn run(options: &HelperOptions) -> ExitCode {
     crate::log::start(&options.log);
-    crate::log::set_prefix("checkpointer: ".into());
-    // SAFETY: the broker passes the descriptor's number and nobody else in this process owns it.
-    let link = Link::from_fd(unsafe { OwnedFd::from_raw_fd(options.link_fd) });
-    if rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).is_err() {
-        eprintln!("vgpu-backend checkpointer: descriptor {} is no link to a broker", options.link_fd);
-        return ExitCode::FAILURE;
-    }
-    let driver = match open(options) {
-        Ok(driver) => driver,
-        Err(error) => {
-            let header = Header { kind: kind::FAILED, ..Header::default() };
-            let _ = link.send(header, chain(&error).as_bytes(), &[]);
-            return ExitCode::SUCCESS;
-        }
-    };
-    let header = Header { kind: kind::READY, ..Header::default() };
-    if let Err(error) = link.send(header, &[], &[]) {
-        tracing::error!("saying ready: {}", chain(&error));
-        return ExitCode::FAILURE;
-    }
-    loop {
-        match link.receive() {
-            Ok(packet) => {
-                let (status, body) = answer(&driver, &packet);
-                let header = Header { kind: kind::REPLY, seq: packet.header.seq, status, len: 0 };
-                if let Err(error) = link.send(header, &body, &[]) {
-                    tracing::error!("answering the broker: {}", chain(&error));
-                    return ExitCode::FAILURE;
-                }
-            }
-            Err(LinkError::Closed) => return ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("the link to the broker failed: {}", chain(&error));
-                return ExitCode::FAILURE;
-            }
-        }
-    }
+    helper::run("checkpointer", options.link_fd, || open(options), |driver, packet| answer(driver, packet))
 }
 
-fn open(options: &CheckpointerOptions) -> Result<Driver, OpenError> {
+fn open(options: &HelperOptions) -> Result<Driver, OpenError> {
     // The workers' user: the driver is let into processes of its own user only.
     if let Some(user) = options.sandbox.user {
         sandbox::become_user(user)?;

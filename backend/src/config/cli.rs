@@ -140,10 +140,10 @@ enum Commands {
     Worker(WorkerOptions),
     /// The process that asks the host's NVML; the broker starts it
     #[command(hide = true)]
-    Monitor(MonitorOptions),
+    Monitor(HelperOptions),
     /// The process that moves workers off the device and back; the broker starts it
     #[command(hide = true)]
-    Checkpointer(CheckpointerOptions),
+    Checkpointer(HelperOptions),
 }
 
 #[derive(Args)]
@@ -155,31 +155,16 @@ struct ServeArgs {
     broker: BrokerArgs,
 }
 
-/// What the broker tells the monitor on its command line.
+/// What the broker tells the monitor and the checkpointer on their command lines.
 #[derive(Args, Debug, Clone)]
-pub struct MonitorOptions {
+pub struct HelperOptions {
     /// Descriptor of the link to the broker.
     #[arg(long)]
     pub link_fd: i32,
     /// Where the driver's libraries lie, if not in the system's folders.
     #[arg(long)]
     pub folder: Option<PathBuf>,
-    #[command(flatten)]
-    pub sandbox: SandboxArgs,
-    #[arg(long, default_value = "info")]
-    pub log: String,
-}
-
-/// What the broker tells the checkpointer on its command line.
-#[derive(Args, Debug, Clone)]
-pub struct CheckpointerOptions {
-    /// Descriptor of the link to the broker.
-    #[arg(long)]
-    pub link_fd: i32,
-    /// Where the driver's libraries lie, if not in the system's folders.
-    #[arg(long)]
-    pub folder: Option<PathBuf>,
-    /// Of these only the user counts.
+    /// For the checkpointer only the user counts.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
     #[arg(long, default_value = "info")]
@@ -211,8 +196,8 @@ pub enum Command {
     Broker(Box<Config>),
     Operator(Box<Order>),
     Worker(WorkerOptions),
-    Monitor(MonitorOptions),
-    Checkpointer(CheckpointerOptions),
+    Monitor(HelperOptions),
+    Checkpointer(HelperOptions),
     SandboxCheck(CheckOptions),
 }
 

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use cli::{CheckpointerOptions, Command, MonitorOptions, WorkerOptions, parse};
+pub use cli::{Command, HelperOptions, WorkerOptions, parse};
 
 use crate::identity::{Identities, IdentityError};
 use crate::limits::Limits;

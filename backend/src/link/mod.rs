@@ -3,6 +3,7 @@
 //! Private to this binary, so both ends always have the same version. The broker still treats what a worker says as
 //! hostile: packets are bounded, and bodies are parsed with checks.
 
+pub mod helper;
 pub mod message;
 
 use std::io::{self, IoSlice, IoSliceMut};

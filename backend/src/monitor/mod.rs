@@ -8,63 +8,30 @@ mod clock;
 mod library;
 mod process;
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
 use vgpu_spec::wire::reading::Reading;
 use zerocopy::FromBytes;
 
-use crate::config::MonitorOptions;
-use crate::link::message::{self, Header, kind, status};
-use crate::link::{Link, LinkError, Packet};
+use crate::config::HelperOptions;
+use crate::link::message::{self, kind, status};
+use crate::link::{Packet, helper};
 use crate::log::chain;
 use crate::sandbox::{self, Sandbox, SandboxError};
 use library::Library;
 
 /// Runs the monitor until the broker is gone.
-pub fn run(options: &MonitorOptions) -> ExitCode {
+pub fn run(options: &HelperOptions) -> ExitCode {
     crate::log::start(&options.log);
-    crate::log::set_prefix("monitor: ".into());
-    // SAFETY: the broker passes the descriptor's number and nobody else in this process owns it.
-    let link = Link::from_fd(unsafe { OwnedFd::from_raw_fd(options.link_fd) });
-    if rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).is_err() {
-        eprintln!("vgpu-backend monitor: descriptor {} is no link to a broker", options.link_fd);
-        return ExitCode::FAILURE;
-    }
-    let mut library = match open(options) {
-        Ok(library) => library,
-        Err(error) => {
-            tracing::info!("guests see no temperatures, clocks and power: {}", chain(&error));
-            let header = Header { kind: kind::FAILED, ..Header::default() };
-            let _ = link.send(header, chain(&error).as_bytes(), &[]);
-            return ExitCode::SUCCESS;
-        }
+    let open = || {
+        open(options).inspect_err(|error| {
+            tracing::info!("guests see no temperatures, clocks and power: {}", chain(error));
+        })
     };
-    let header = Header { kind: kind::READY, ..Header::default() };
-    if let Err(error) = link.send(header, &[], &[]) {
-        tracing::error!("saying ready: {}", chain(&error));
-        return ExitCode::FAILURE;
-    }
-    loop {
-        match link.receive() {
-            Ok(packet) => {
-                let (status, body) = match answer(&mut library, &packet) {
-                    Some(reading) => (0, reading.encode()),
-                    None => (status::FAILED, Vec::new()),
-                };
-                let header = Header { kind: kind::REPLY, seq: packet.header.seq, status, len: 0 };
-                if let Err(error) = link.send(header, &body, &[]) {
-                    tracing::error!("answering the broker: {}", chain(&error));
-                    return ExitCode::FAILURE;
-                }
-            }
-            Err(LinkError::Closed) => return ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("the link to the broker failed: {}", chain(&error));
-                return ExitCode::FAILURE;
-            }
-        }
-    }
+    helper::run("monitor", options.link_fd, open, |library, packet| match answer(library, packet) {
+        Some(reading) => (0, reading.encode()),
+        None => (status::FAILED, Vec::new()),
+    })
 }
 
 /// Why there are no readings.
@@ -77,7 +44,7 @@ enum OpenError {
 }
 
 /// Loads NVML, confined as workers are.
-fn open(options: &MonitorOptions) -> Result<Library, OpenError> {
+fn open(options: &HelperOptions) -> Result<Library, OpenError> {
     let folders = sandbox::library_folders(options.folder.as_deref());
     let mut sandbox = Sandbox::enter(&options.sandbox, &folders)?;
     let library = Library::open(options.folder.as_deref())?;

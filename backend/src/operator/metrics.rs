@@ -83,22 +83,20 @@ const FAMILIES: &[Family] = &[
     }),
     family("vgpu_client_memory_used_bytes", GAUGE, "Device memory that the client uses", client_memory),
     family("vgpu_client_calls_total", COUNTER, "Calls, by whether the guest waited for them", |s| {
-        of_clients(s, |client| calls(&client.counts))
+        of_client_counts(s, calls)
     }),
-    family("vgpu_client_errors_total", COUNTER, "Calls that failed", |s| {
-        of_clients(s, |client| errors(&client.counts))
-    }),
+    family("vgpu_client_errors_total", COUNTER, "Calls that failed", |s| of_client_counts(s, errors)),
     family("vgpu_client_launches_total", COUNTER, "Kernels and graphs launched", |s| {
-        of_clients(s, |client| launches(&client.counts))
+        of_client_counts(s, launches)
     }),
     family("vgpu_client_copied_bytes_total", COUNTER, "Bytes copied, by direction", |s| {
-        of_clients(s, |client| bytes(&client.counts))
+        of_client_counts(s, bytes)
     }),
     family("vgpu_client_device_seconds_total", COUNTER, "Time for which its work had a device", |s| {
-        of_clients(s, |client| device_time(&client.counts))
+        of_client_counts(s, device_time)
     }),
     family("vgpu_client_throttled_seconds_total", COUNTER, "Time for which its lanes were held back", |s| {
-        of_clients(s, |client| throttled(&client.counts))
+        of_client_counts(s, throttled)
     }),
 ];
 
@@ -193,6 +191,10 @@ fn client_labels(vm: &VmStatus, client: &ClientStatus) -> Vec<(&'static str, Str
         ("process", client.name.clone()),
         ("worker", client.worker.to_string()),
     ]
+}
+
+fn of_client_counts(status: &Status, values: fn(&Counts) -> Vec<Labelled>) -> Vec<Sample> {
+    of_clients(status, |client| values(&client.counts))
 }
 
 fn of_clients(status: &Status, values: impl Fn(&ClientStatus) -> Vec<Labelled>) -> Vec<Sample> {

@@ -1,6 +1,5 @@
 //! A worker's start, in an order that matters.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use zerocopy::IntoBytes;
 use super::address_space::{self, AddressError};
 use super::{api, link, output};
 use crate::config::WorkerOptions;
-use crate::link::Link;
+use crate::link::helper;
 use crate::link::message::{Header, Ready, kind};
 use crate::log::chain;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -45,12 +44,7 @@ pub fn run(options: WorkerOptions) -> ExitCode {
         // One lost thread would leave a guest thread waiting for ever; a lost worker is reported.
         std::process::abort();
     }));
-    // SAFETY: the broker passes the descriptor's number and nobody else in this process owns it.
-    let link = Link::from_fd(unsafe { OwnedFd::from_raw_fd(options.link_fd) });
-    if rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).is_err() {
-        eprintln!("vgpu-backend worker: descriptor {} is no link to a broker", options.link_fd);
-        return ExitCode::FAILURE;
-    }
+    let Some(link) = helper::adopt("worker", options.link_fd) else { return ExitCode::FAILURE };
     match prepare(&options) {
         Ok((device_ranges, snapshot)) => {
             let mut body = Ready { device_ranges }.as_bytes().to_vec();

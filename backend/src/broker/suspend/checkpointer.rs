@@ -93,15 +93,14 @@ impl Checkpointer {
                 self.hopeless = Some(why.clone());
                 Err(CheckpointError::NoDriver(why))
             }
-            Ok(_) => {
-                self.end();
-                Err(CheckpointError::Malformed)
-            }
-            Err(error) => {
-                self.end();
-                Err(error)
-            }
+            other => Err(self.broken(other)),
         }
+    }
+
+    /// Ends a process that answered with something else, or not at all.
+    fn broken(&mut self, answer: Result<Packet, CheckpointError>) -> CheckpointError {
+        self.end();
+        answer.err().unwrap_or(CheckpointError::Malformed)
     }
 
     fn end(&mut self) {
@@ -137,14 +136,7 @@ impl Checkpointer {
                 }
             },
             // It is in the middle of something: another one looks what became of it.
-            Ok(_) => {
-                self.end();
-                Err(CheckpointError::Malformed)
-            }
-            Err(error) => {
-                self.end();
-                Err(error)
-            }
+            other => Err(self.broken(other)),
         }
     }
 
