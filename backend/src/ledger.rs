@@ -79,6 +79,8 @@ pub mod presence {
 pub struct Presence {
     /// [`presence`].
     pub word: AtomicU32,
+    /// Clients whose process has ended and whose worker, with their memory, has not.
+    pub leaving: AtomicU32,
 }
 
 /// One device, for the whole VM.
@@ -88,12 +90,14 @@ pub struct Device {
     pub limit: AtomicU64,
     /// Bytes that its clients use. Workers add and subtract; the broker takes off what an ended one has left.
     pub used: AtomicU64,
-    /// [`gate`] and, from bit 2 on, the turn's number. The broker writes it; lanes sleep on it.
-    pub gate: AtomicU32,
-    pub reserved: AtomicU32,
     /// Nanoseconds of turns that the VM has had. The broker writes it.
     pub time: AtomicU64,
+    gate: Gate,
 }
+
+/// Lanes look at it for each launch: what changes often is on another cache line.
+#[repr(C, align(64))]
+struct Gate(AtomicU32);
 
 /// One client. Its worker writes, the broker reads.
 #[repr(C, align(64))]
@@ -144,6 +148,12 @@ impl Turns {
 }
 
 impl Device {
+    /// [`gate`] and, from bit 2 on, the turn's number. The broker writes it; lanes sleep on it.
+    #[inline]
+    pub fn gate(&self) -> &AtomicU32 {
+        &self.gate.0
+    }
+
     /// Takes `bytes` if the limit allows it.
     pub fn take(&self, bytes: u64) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
@@ -274,6 +284,11 @@ impl Ledger {
     /// Whether the VM's calls reach the driver.
     pub fn presence(&self) -> &AtomicU32 {
         &self.page().presence.word
+    }
+
+    /// How many clients are about to give their memory back.
+    pub fn leaving(&self) -> &AtomicU32 {
+        &self.page().presence.leaving
     }
 
     /// By the host's ordinal.

@@ -1,7 +1,7 @@
 //! Accounts: which slot of its VM's ledger belongs to which client, and what the VM may take.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -33,11 +33,13 @@ struct Slots {
     taken: Vec<Option<Weak<Worker>>>,
     /// What clients did that have ended.
     ended: Totals,
+    /// Clients that are leaving.
+    leaving: u32,
 }
 
 impl Accounts {
     pub fn new() -> Result<Arc<Self>, LedgerError> {
-        let slots = Slots { taken: vec![None; MAX_SLOTS as usize], ended: [0; COUNTERS] };
+        let slots = Slots { taken: vec![None; MAX_SLOTS as usize], ended: [0; COUNTERS], leaving: 0 };
         let (ledger, file) = Ledger::new()?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LedgerError::Make)?;
         Ok(Arc::new(Accounts {
@@ -104,7 +106,7 @@ impl Accounts {
         let slot = u32::try_from(slot).ok()?;
         self.ledger.open_slot(slot);
         self.ring();
-        Some(Arc::new(Account { accounts: Arc::clone(self), slot }))
+        Some(Arc::new(Account { accounts: Arc::clone(self), slot, leaves: AtomicBool::new(false) }))
     }
 
     /// What the VM's clients have done, those that have ended too.
@@ -161,6 +163,8 @@ fn add(totals: &mut Totals, slot: &Slot) {
 pub struct Account {
     accounts: Arc<Accounts>,
     slot: u32,
+    /// Its process has ended, its worker has not.
+    leaves: AtomicBool,
 }
 
 impl Account {
@@ -172,8 +176,18 @@ impl Account {
         self.accounts.ledger.slot(self.slot)
     }
 
+    /// The client's process has ended, or its worker has after that: workers of the VM that look for free memory know what is to come.
+    pub fn set_leaving(&self, leaves: bool) {
+        let mut slots = lock(&self.accounts.slots);
+        if self.leaves.swap(leaves, Ordering::Relaxed) != leaves {
+            slots.leaving = if leaves { slots.leaving + 1 } else { slots.leaving.saturating_sub(1) };
+            self.accounts.ledger.leaving().store(slots.leaving, Ordering::Release);
+        }
+    }
+
     /// The worker has ended: what it used is free, and what it did is done.
     pub fn settle(&self) {
+        self.set_leaving(false);
         self.accounts.ledger.close_slot(self.slot);
         self.accounts.ring();
     }
@@ -246,6 +260,22 @@ mod tests {
         assert_eq!(launches(), 12);
         let third = accounts.open_for(Weak::new()).unwrap();
         assert_eq!((third.number(), launches()), (0, 12), "the slot is used again, from zero");
+    }
+
+    #[test]
+    fn a_client_leaves_once() {
+        let accounts = Accounts::new().unwrap();
+        let leaving = || accounts.ledger().leaving().load(Ordering::Relaxed);
+        let (first, second) =
+            (accounts.open_for(Weak::new()).unwrap(), accounts.open_for(Weak::new()).unwrap());
+        first.set_leaving(true);
+        first.set_leaving(true);
+        second.set_leaving(true);
+        assert_eq!(leaving(), 2);
+        first.settle();
+        assert_eq!(leaving(), 1);
+        drop((first, second));
+        assert_eq!(leaving(), 0);
     }
 
     #[test]

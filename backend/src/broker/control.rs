@@ -270,6 +270,11 @@ fn client_close(vm: &Vm, request: &ClientClose) -> Result<Vec<u8>, Refusal> {
         let client = state.clients.get_mut(&number).ok_or_else(|| Refusal::no_client(number))?;
         let begun = client.closing;
         client.closing.get_or_insert_with(Instant::now);
+        client.account.set_leaving(true);
+        if !client.worker.is_alive() {
+            // It has been settled already, or is about to be.
+            client.account.set_leaving(false);
+        }
         (Arc::clone(&client.worker), begun)
     };
     let so_far = begun.map(|begun| begun.elapsed());

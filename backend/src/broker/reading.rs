@@ -26,11 +26,11 @@ pub fn serve(vm: &Vm, request: &ReadingRequest) -> Result<Vec<u8>, Refusal> {
     Ok(reading.encode())
 }
 
-/// The guest's process number of each client, and its slot of the ledger, by its worker's process number.
+/// The guest's process number of each client whose process has not ended, and its slot of the ledger, by its worker's process number.
 fn clients(vm: &Vm) -> HashMap<u32, (u32, u32)> {
     let state = lock(&vm.state);
     let entry = |c: &Client| (c.worker.pid, (c.pid, c.account.number()));
-    state.clients.values().filter(|c| !c.lost).map(entry).collect()
+    state.clients.values().filter(|c| !c.lost && c.closing.is_none()).map(entry).collect()
 }
 
 /// Where the VM has a limit, all that tells of its memory tells what counts against it.

@@ -241,9 +241,9 @@ fn add(epoll: &OwnedFd, bell: impl std::os::fd::AsFd, key: u64) -> rustix::io::R
 
 /// Writes a gate's word if it is another, and wakes who sleeps on it.
 fn set_gate(device: &Device, word: u32) {
-    if device.gate.load(Ordering::Relaxed) != word {
-        device.gate.store(word, Ordering::SeqCst);
-        let _ = futex::wake(&device.gate, futex::Flags::empty(), i32::MAX.cast_unsigned());
+    if device.gate().load(Ordering::Relaxed) != word {
+        device.gate().store(word, Ordering::SeqCst);
+        let _ = futex::wake(device.gate(), futex::Flags::empty(), i32::MAX.cast_unsigned());
     }
 }
 
@@ -286,7 +286,7 @@ fn is_done(slot: &Slot) -> bool {
 fn count(accounts: &Accounts, slots: &[u32], ordinal: u32, nanoseconds: u64) {
     let Some(device) = accounts.ledger().device(ordinal) else { return };
     device.time.fetch_add(nanoseconds, Ordering::Relaxed);
-    let turn = device.gate.load(Ordering::Relaxed) >> 2;
+    let turn = device.gate().load(Ordering::Relaxed) >> 2;
     for slot in slots.iter().filter_map(|&slot| accounts.ledger().slot(slot)) {
         let active = slot.turns.get(ordinal as usize).map_or(0, |t| t.active.load(Ordering::Relaxed));
         if active != 0 && active >> 2 == turn {

@@ -13,7 +13,8 @@ use crate::ledger::gate;
 const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1000 * MICROSECOND;
 
-/// A turn, if others wait and nothing else is wanted.
+/// A turn, if others wait and nothing else is wanted. Among VMs that all use theirs up one is up to twice as long, since handing over costs
+/// a fraction of a millisecond; not that of a VM of less weight than others, whose share would be less exact for it.
 pub const QUANTUM: u64 = 20 * MILLISECOND;
 /// A turn, if another waits that has had much less.
 pub const SHORT: u64 = MILLISECOND / 2;
@@ -94,6 +95,8 @@ struct Vm {
     disbelief: u32,
     next_disbelief: u32,
     patience: u64,
+    /// Its last turn was over before it had nothing more to do.
+    full: bool,
     /// Nanoseconds of this period, and what it had too much of earlier ones.
     spent: u64,
 }
@@ -112,6 +115,7 @@ impl Vm {
             disbelief: 0,
             next_disbelief: DISBELIEF,
             patience: PATIENCE,
+            full: false,
             spent: 0,
         }
     }
@@ -329,20 +333,29 @@ impl Turns {
         self.vms.len() == 1 || self.contended.is_none_or(|last| now.saturating_sub(last) >= OPEN_AFTER)
     }
 
+    /// How long a turn is now, if others wait.
+    fn length(&self) -> Length {
+        let concerned = |vm: &&Vm| matches!(vm.state, State::Waiting | State::Holding { .. });
+        let vms = || self.vms.values().filter(concerned);
+        let heaviest = vms().all(|vm| vm.full).then(|| vms().map(|vm| vm.view.weight).max()).flatten();
+        Length { quantum: self.quantum, heaviest }
+    }
+
     fn end_turns(&mut self, now: u64) {
         let (waiting, alone) = (self.least_waiting(), self.alone_for_long(now));
-        let quantum = self.quantum;
+        let length = self.length();
         for vm in self.vms.values_mut() {
             match vm.state {
                 State::Open if waiting.is_some() || vm.capped() => vm.rest(),
                 State::Holding { since } => {
                     let over = match waiting {
                         _ if vm.exhausted() => true,
-                        Some(least) => vm.idles(now) || now >= end(vm, quantum, since, least, now),
+                        Some(least) => vm.idles(now) || now >= end(vm, length, since, least, now),
                         // Its next work is to be counted: it asks again.
                         None => vm.capped() && vm.idles(now),
                     };
                     if over {
+                        vm.full = !vm.idles(now);
                         vm.state = State::Draining { since: now };
                     } else if waiting.is_none() && alone && !vm.capped() {
                         vm.state = State::Open;
@@ -379,10 +392,10 @@ impl Turns {
     }
 
     fn deadline(&self, now: u64) -> Option<u64> {
-        let waiting = self.least_waiting();
+        let (waiting, length) = (self.least_waiting(), self.length());
         let of = |vm: &Vm| match vm.state {
             State::Holding { since } => {
-                let turn = waiting.map(|least| end(vm, self.quantum, since, least, now));
+                let turn = waiting.map(|least| end(vm, length, since, least, now));
                 let begin = (waiting.is_some() && !vm.view.worked).then_some(since + GRACE);
                 let open =
                     self.contended.filter(|_| waiting.is_none() && !vm.capped()).map(|c| c + OPEN_AFTER);
@@ -403,8 +416,24 @@ impl Turns {
     }
 }
 
+/// How long turns are.
+#[derive(Debug, Clone, Copy)]
+struct Length {
+    quantum: u64,
+    /// The greatest weight, if all that want the device use their turns up.
+    heaviest: Option<u32>,
+}
+
+impl Length {
+    fn of(self, weight: u32) -> u64 {
+        let longest = |heaviest: u32| self.quantum * 2 * u64::from(weight) / u64::from(heaviest.max(1));
+        self.heaviest.map_or(0, longest).max(self.quantum)
+    }
+}
+
 /// When the holder's turn is over, if one waits that had `least`. One that would be next again goes on.
-fn end(holder: &Vm, quantum: u64, since: u64, least: u64, now: u64) -> u64 {
+fn end(holder: &Vm, length: Length, since: u64, least: u64, now: u64) -> u64 {
+    let quantum = length.of(holder.view.weight);
     if least.saturating_add(holder.scaled(quantum)) < holder.had {
         return since + SHORT;
     }

@@ -86,6 +86,11 @@ impl Account {
         !self.is_away()
     }
 
+    /// Whether clients of the VM are about to give memory back: their processes have ended, their workers have not.
+    pub fn others_leave(&self) -> bool {
+        self.ledger.leaving().load(Ordering::Acquire) != 0
+    }
+
     /// Takes `bytes` of the device's memory from what the VM may use; whether it may.
     #[must_use]
     pub fn take(&self, ordinal: u32, bytes: u64) -> bool {

@@ -12,8 +12,9 @@ const SPIN: Duration = Duration::from_micros(50);
 const FIRST_SLEEP: Duration = Duration::from_micros(20);
 const MAX_SLEEP: Duration = Duration::from_millis(1);
 
-/// A lane's progress.
+/// A lane's progress. Its thread writes it for each message: no other's is on the same cache line.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Progress {
     attached: AtomicBool,
     issued: AtomicU32,

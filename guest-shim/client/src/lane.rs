@@ -507,7 +507,8 @@ impl Lane {
     /// where a worker gives the chain back without a reply, and for a thread that sleeps.
     fn wait_reply(&mut self, target: u64, place: Place) -> Result<usize, LaneError> {
         let mut spin = self.spin;
-        let (mut looks, mut left) = (0_u32, 1);
+        // Not at first: the worker is about to write the index, behind the reply, and this would take its line away.
+        let (mut looks, mut left) = (1_u32, 1);
         let written = || self.written(place).load(Ordering::Acquire) == target as u32;
         let polled = spin.until(|| {
             if written() {

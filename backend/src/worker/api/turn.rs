@@ -78,7 +78,7 @@ impl Thread {
     pub fn await_turn(&mut self, stream: u64) {
         let Some(device) = self.turn_device() else { return };
         let Some(gate) = self.client.account.device(device) else { return };
-        if gate.gate.load(Ordering::Acquire) & 3 != gate::OPEN {
+        if gate.gate().load(Ordering::Acquire) & 3 != gate::OPEN {
             self.await_closed_turn(device, stream);
         }
     }
@@ -97,7 +97,7 @@ impl Thread {
         loop {
             // First inside, then the look at the gate: the scheduler closes first, and looks then.
             turns.inside.fetch_add(1, Ordering::SeqCst);
-            let word = shared.gate.load(Ordering::SeqCst);
+            let word = shared.gate().load(Ordering::SeqCst);
             match word & 3 {
                 gate::OPEN => {
                     turns.inside.fetch_sub(1, Ordering::SeqCst);
@@ -171,9 +171,9 @@ fn wait_for_turn(account: &Account, shared: &Device, turns: &Ledger, word: u32) 
     if turns.waiting.fetch_add(1, Ordering::SeqCst) == 0 {
         account.ring();
     }
-    while shared.gate.load(Ordering::SeqCst) == word {
-        sleep_on(&shared.gate, word, AGAIN);
-        if start.elapsed() >= AGAIN && shared.gate.load(Ordering::SeqCst) == word {
+    while shared.gate().load(Ordering::SeqCst) == word {
+        sleep_on(shared.gate(), word, AGAIN);
+        if start.elapsed() >= AGAIN && shared.gate().load(Ordering::SeqCst) == word {
             account.ring();
         }
     }
@@ -264,7 +264,7 @@ impl Keeper {
         let mut over: Option<Instant> = None;
         let mut left = Duration::ZERO;
         loop {
-            let word = shared.gate.load(Ordering::SeqCst);
+            let word = shared.gate().load(Ordering::SeqCst);
             let ended = word != active;
             if ended {
                 over.get_or_insert_with(Instant::now);
@@ -296,7 +296,7 @@ impl Keeper {
                 }
             }
             match over.map(|over| over.elapsed()) {
-                None => sleep_on(&shared.gate, word, LOOK),
+                None => sleep_on(shared.gate(), word, LOOK),
                 Some(_) if left > CLOSE && left < EAGER => {
                     // Timers are late by 50 µs.
                     std::thread::sleep(left - CLOSE);
