@@ -1,6 +1,6 @@
 //! Order across threads: a lane's message may say that messages of other lanes must have been issued before it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use vgpu_spec::wire::lane::Dependency;
@@ -34,11 +34,15 @@ pub enum Waited {
 #[derive(Debug)]
 pub struct LaneTable {
     lanes: Vec<Progress>,
+    attached: AtomicUsize,
 }
 
 impl Default for LaneTable {
     fn default() -> Self {
-        LaneTable { lanes: (0..MAX_LANES).map(|_| Progress::default()).collect() }
+        LaneTable {
+            lanes: (0..MAX_LANES).map(|_| Progress::default()).collect(),
+            attached: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -47,8 +51,15 @@ impl LaneTable {
     pub fn attach(&self, lane: u16) {
         if let Some(progress) = self.lanes.get(usize::from(lane)) {
             progress.issued.store(0, Ordering::Relaxed);
-            progress.attached.store(true, Ordering::Release);
+            if !progress.attached.swap(true, Ordering::AcqRel) {
+                self.attached.fetch_add(1, Ordering::Release);
+            }
         }
+    }
+
+    /// Whether there was never more than one lane: nobody but its own thread issues anything.
+    pub fn is_single(&self) -> bool {
+        self.attached.load(Ordering::Acquire) <= 1
     }
 
     /// One more message of `lane` has been issued.
@@ -133,6 +144,8 @@ mod tests {
         let table = LaneTable::default();
         let stop = AtomicBool::new(false);
         table.attach(5);
+        table.attach(5);
+        assert!(table.is_single());
         assert_eq!(table.wait(5, dependency(6, 0), &stop), Waited::Invalid);
         assert_eq!(table.wait(5, dependency(5000, 0), &stop), Waited::Invalid);
         assert_eq!(table.wait(5, dependency(5, 1), &stop), Waited::Invalid);

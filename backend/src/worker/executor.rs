@@ -41,6 +41,9 @@ pub trait Executor {
     /// Flags (`reply_flags`) for the reply that is about to be written.
     fn reply_flags(&mut self) -> u32;
 
+    /// There was nothing to do for a moment.
+    fn rest(&mut self);
+
     /// What it has done since it was last asked.
     fn take_work(&mut self) -> Work;
 }

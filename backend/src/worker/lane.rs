@@ -355,12 +355,14 @@ impl Server {
     /// Whether there was something to look at before the time for polling was over.
     fn poll(&mut self, ring: &LaneRing) -> bool {
         if self.polling.is_zero() {
+            self.executor.rest();
             self.tell_ledger();
             return false;
         }
         if (0..EAGER).any(|_| ring.has_more()) {
             return true;
         }
+        self.executor.rest();
         self.tell_ledger();
         let start = Instant::now();
         loop {

@@ -259,6 +259,9 @@ impl LaneRing {
         let len = self.page.u32(at + std::mem::offset_of!(MessageHeader, len) as u64).load(Ordering::Relaxed);
         // SECURITY: a length that is too large is cut, and then refused as one that does not fit the message.
         let len = (u32::from_le(len) as usize).min(place.room());
+        if place == Known::Express {
+            self.page.prefetch_to_write(self.layout.commands);
+        }
         let read = self.page.read(at, len, message);
         let head = self.slot(self.next_descriptor) as u16;
         let reply = (place == Known::Express).then_some((self.layout.commands, LINE as u32));

@@ -75,10 +75,13 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     }
     out.push_str("            r.finish()?;\n");
     capacities(out, f)?;
+    let is_stream = |p: &&Parameter| p.direction == Direction::Value && p.ty == Type::Handle("Stream".into());
+    let stream = f.parameters.iter().find(is_stream).map(|p| identifier(&p.name));
     if f.work {
-        let stream = f.parameters.iter().find(|p| p.ty == Type::Handle("Stream".into()));
-        let stream = stream.map_or("0".into(), |p| identifier(&p.name));
-        let _ = writeln!(out, "            t.await_turn({stream});");
+        let _ = writeln!(out, "            t.await_turn({});", stream.as_deref().unwrap_or("0"));
+    } else if let Some(stream) = stream.filter(|_| !f.reports) {
+        // What tells of earlier calls gives the stream nothing to do.
+        let _ = writeln!(out, "            t.issues({stream});");
     }
     let outs: Vec<&Parameter> = f.parameters.iter().filter(|p| is_output(p)).collect();
     if f.by_hand_in_worker {

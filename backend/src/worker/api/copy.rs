@@ -31,12 +31,6 @@ impl Thread {
         self.work.from_device += n as u64;
         Ok(())
     }
-
-    fn synchronize(&self, stream: u64) -> Result<(), CudaError> {
-        let wait = self.driver.cuStreamSynchronize.ok_or(NOT_SUPPORTED)?;
-        // SAFETY: a live stream of this client.
-        check(unsafe { wait(stream) })
-    }
 }
 
 /// Copies the message's own bytes. On return the driver has them: pageable memory is staged before the call returns.
@@ -64,6 +58,7 @@ pub fn vgpuCopyInlineFromDevice(
     }
     let mut data = vec![0; n];
     t.device_to_host(data.as_mut_ptr(), src, n, stream)?;
+    // Done already, as a rule: the memory is pageable.
     t.synchronize(stream)?;
     Ok(data)
 }
@@ -101,7 +96,7 @@ pub fn vgpuCopyStagedToDevice(
     stream: u64,
 ) -> Result<(), CudaError> {
     vgpuCopyHostToDevice(t, dst, src, n, stream)?;
-    t.synchronize(stream)
+    t.wait_for(stream)
 }
 
 /// Copies to staging, which the shim reads once this message is used.
@@ -113,5 +108,5 @@ pub fn vgpuCopyStagedFromDevice(
     stream: u64,
 ) -> Result<(), CudaError> {
     vgpuCopyDeviceToHost(t, dst, src, n, stream)?;
-    t.synchronize(stream)
+    t.wait_for(stream)
 }

@@ -52,6 +52,7 @@ mod trial;
 mod turn;
 mod user_object;
 mod virtual_memory;
+mod wait;
 mod window;
 
 pub use session::Session;

@@ -9,6 +9,7 @@ use super::{
     numbers::Numbers,
     table::Table,
     texture::Objects,
+    wait::Word,
 };
 use crate::worker::quota::{Quota, Thing};
 use crate::worker::turns::Turns;
@@ -62,6 +63,8 @@ pub struct Session {
     link_states: Table,
     /// Links under way, by the driver's handle.
     pub links: Mutex<HashMap<u64, Link>>,
+    /// What the device writes when a stream's work is done.
+    pub word: Word,
 }
 
 impl Session {
@@ -99,6 +102,7 @@ impl Session {
             resources: Given::default(),
             link_states: Table::new(Kind::LinkState),
             links: Mutex::default(),
+            word: Word::default(),
         }
     }
 
@@ -148,8 +152,9 @@ impl super::thread::Thread {
         self.session.streams.insert(number, real)
     }
 
-    pub fn take_stream(&self, number: u64) -> Result<u64, CudaError> {
+    pub fn take_stream(&mut self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.streams.take(number)?;
+        self.forget_wait(real);
         self.session.turns.forget_stream(real);
         // A capture in it ends with it.
         if self.session.turns.captures() {

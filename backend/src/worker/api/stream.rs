@@ -1,8 +1,8 @@
-//! Attributes of streams.
+//! Streams: waits for them, and their attributes.
 #![allow(non_snake_case)]
 
 use super::{
-    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, Outcome, check},
     thread::Thread,
 };
 use vgpu_spec::plain::Blob8;
@@ -13,6 +13,11 @@ const ATTRIBUTES: &[u32] = &[1, 3, 8, 9, 10];
 
 fn known(attribute: u32) -> Result<(), CudaError> {
     if ATTRIBUTES.contains(&attribute) { Ok(()) } else { Err(INVALID_VALUE) }
+}
+
+/// Waits for all that was issued in the stream.
+pub fn cuStreamSynchronize(t: &mut Thread, stream: u64) -> Outcome {
+    t.wait_for(stream)
 }
 
 /// Asks for an attribute.

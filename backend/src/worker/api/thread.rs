@@ -7,6 +7,7 @@ use super::{
     error::{self, Outcome, check},
     session::Session,
     snapshot, turn,
+    wait::Waits,
 };
 use crate::worker::{
     executor::{ClientState, Executor, Message, Work},
@@ -31,6 +32,13 @@ const LAUNCHES: [u32; 5] = [
     function_id("cuGraphLaunch"),
 ];
 
+/// Messages that wait for a stream.
+const WAITS: [u32; 3] = [
+    function_id("cuStreamSynchronize"),
+    function_id("vgpuCopyStagedToDevice"),
+    function_id("vgpuCopyStagedFromDevice"),
+];
+
 /// Times that a call is made for which others make room: a VM is moved off each time.
 const MOST_ATTEMPTS: u32 = 16;
 
@@ -48,6 +56,8 @@ pub struct Thread {
     epoch: u64,
     /// The device of that context, once it was asked for.
     pub current_device: turn::Current,
+    /// What it knows for waits.
+    pub waits: Waits,
     /// The call that is being made is work of the VM's turn.
     pub inside: Option<turn::Inside>,
     /// What the call that is being made asks of a device's memory, and whether the VM's limit forbids that.
@@ -64,8 +74,14 @@ impl Thread {
         }
         let real = self.session.context_at(context)?;
         self.set_current(real)?;
+        self.forget_work();
         (self.context, self.epoch) = (context, epoch);
         Ok(())
+    }
+
+    /// Whether the context that was current last still is.
+    pub fn is_current(&self) -> bool {
+        self.context != 0 && self.epoch == self.session.context_epoch.load(Ordering::Acquire)
     }
 
     /// Index of the current context; 0 for none.
@@ -145,13 +161,19 @@ impl Thread {
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.modes.enter(self.driver, message.thread);
+        if wants_reply && !WAITS.contains(&message.function) {
+            self.settle_wait();
+        }
         let mut outcome = self.attempt(message, reply);
         if outcome == Err(error::OUT_OF_MEMORY) {
             outcome = self.attempt_with_room(message, reply);
         }
         match outcome {
             Ok(()) => {
-                self.work.launches += u64::from(LAUNCHES.contains(&message.function));
+                if LAUNCHES.contains(&message.function) {
+                    self.work.launches += 1;
+                    self.launched();
+                }
                 0
             }
             Err(error) => {
@@ -170,6 +192,10 @@ impl Executor for Thread {
 
     fn take_work(&mut self) -> Work {
         std::mem::take(&mut self.work)
+    }
+
+    fn rest(&mut self) {
+        self.settle_wait();
     }
 }
 
@@ -190,6 +216,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         work: Work::default(),
         epoch: 0,
         current_device: turn::Current::default(),
+        waits: Waits::default(),
         inside: None,
         asked: Cell::new(0),
         limited: Cell::new(false),
@@ -211,6 +238,8 @@ impl Executor for NoDriver {
     fn take_work(&mut self) -> Work {
         Work::default()
     }
+
+    fn rest(&mut self) {}
 }
 
 #[cfg(test)]
@@ -218,7 +247,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn launches_are_messages_that_there_are() {
+    fn messages_that_are_named_are_there() {
+        let waits = ["cuStreamSynchronize", "vgpuCopyStagedToDevice", "vgpuCopyStagedFromDevice"];
+        assert_eq!(WAITS.map(dispatch::name), waits);
         for (id, name) in LAUNCHES.iter().zip([
             "vgpuLaunch",
             "vgpuLaunchEx",

@@ -74,8 +74,15 @@ impl Thread {
         self.current_device.device
     }
 
+    /// Whether nobody else wants the current device.
+    pub fn has_device(&mut self) -> bool {
+        let device = self.turn_device().and_then(|device| self.client.account.device(device));
+        device.is_some_and(|device| device.gate().load(Ordering::Acquire) & 3 == gate::OPEN)
+    }
+
     /// Waits until the VM may give the current device work in `stream`.
     pub fn await_turn(&mut self, stream: u64) {
+        self.issues(stream);
         let Some(device) = self.turn_device() else { return };
         let Some(gate) = self.client.account.device(device) else { return };
         if gate.gate().load(Ordering::Acquire) & 3 != gate::OPEN {

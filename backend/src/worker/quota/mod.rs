@@ -107,6 +107,11 @@ impl Quota {
         freed || self.graphs.load(Ordering::Relaxed)
     }
 
+    /// Whether a synchronization may have pools or graphs give something back.
+    pub fn may_give_back(&self) -> bool {
+        self.stale.load(Ordering::Relaxed) || self.graphs.load(Ordering::Relaxed)
+    }
+
     pub fn hold(&self, thing: Thing, handle: u64, share: Share, context: u64) {
         lock(&self.things).insert((thing, handle), Held { share, context });
     }
