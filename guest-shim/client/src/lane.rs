@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use vgpu_spec::wire::args::ArgsError;
+use vgpu_spec::wire::args::{ArgsError, Writer};
 use vgpu_spec::wire::lane::{
     Dependency, EXPRESS_LEN, LINE, Layout, MAX_DEPENDENCIES, MAX_MESSAGE, MessageHeader, ReplyHeader, state,
 };
@@ -46,8 +46,15 @@ pub enum LaneError {
     Geometry { size: u16 },
     #[error("setting up a lane: mapping its page")]
     Map(#[source] io::Error),
+    // In a box: every call has this type's size to move.
     #[error("setting up a lane")]
-    Agent(#[from] ConnectionError),
+    Agent(#[source] Box<ConnectionError>),
+}
+
+impl From<ConnectionError> for LaneError {
+    fn from(error: ConnectionError) -> Self {
+        LaneError::Agent(Box::new(error))
+    }
 }
 
 /// How often a sleeping thread looks whether its worker is lost.
@@ -190,25 +197,96 @@ impl Lane {
         args_len: usize,
         reply_len: Option<usize>,
     ) -> Result<MessageWriter<'_>, LaneError> {
+        let (place, message) = self.open(dependencies.len(), args_len, reply_len)?;
+        // SAFETY: `open` found the range free: no unfinished message holds it, and the writer borrows the lane.
+        let bytes = unsafe { self.page.commands(place.message_at, message) };
+        Ok(MessageWriter::new(self, place, bytes, function, meta, dependencies))
+    }
+
+    /// Finds space for a message; its place, and its bytes at most.
+    #[inline]
+    fn open(
+        &mut self,
+        dependencies: usize,
+        args_len: usize,
+        reply_len: Option<usize>,
+    ) -> Result<(Place, usize), LaneError> {
         if crate::fork::forked() {
             return Err(LaneError::Forked);
         }
         if self.lost() {
             return Err(LaneError::Lost);
         }
-        if dependencies.len() > MAX_DEPENDENCIES {
-            return Err(LaneError::TooManyDependencies { count: dependencies.len() });
+        if dependencies > MAX_DEPENDENCIES {
+            return Err(LaneError::TooManyDependencies { count: dependencies });
         }
-        let fixed = size_of::<MessageHeader>() + size_of_val(dependencies);
+        let fixed = size_of::<MessageHeader>() + dependencies * size_of::<Dependency>();
         let message = checked_len(fixed, args_len)?;
         let reply = match reply_len {
             Some(len) => checked_len(size_of::<ReplyHeader>(), len)?,
             None => 0,
         };
-        let place = self.reserve(message as u64, reply as u64)?;
-        // SAFETY: `reserve` found the range free: no unfinished message holds it, and the writer borrows the lane.
-        let bytes = unsafe { self.page.commands(place.message_at, message) };
-        Ok(MessageWriter::new(self, place, bytes, function, meta, dependencies))
+        Ok((self.reserve(message as u64, reply as u64)?, message))
+    }
+
+    /// Sends a message that nobody waits for, with space for `args_len` bytes of arguments, which `write` writes; a `launch` touches
+    /// nothing but its stream. In one step, where nothing is moved: most calls are this.
+    ///
+    /// # Errors
+    /// As [`Lane::begin`] and [`MessageWriter::submit`].
+    #[inline]
+    pub fn post(
+        &mut self,
+        function: u32,
+        meta: MessageMeta,
+        dependencies: &[Dependency],
+        args_len: usize,
+        launch: bool,
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<(), LaneError> {
+        let (place, room) = self.open(dependencies.len(), args_len, None)?;
+        // SAFETY: as in `begin`, until it is published.
+        let bytes = unsafe { self.page.commands(place.message_at, room) };
+        let len = message::fill(bytes, function, meta, dependencies, write)?;
+        self.publish(place, len)?;
+        self.stats.async_calls.add(1);
+        self.order.set_returned(self.issued, launch);
+        Ok(())
+    }
+
+    /// Sends a message and waits for its reply, of `reply_len` bytes at most.
+    ///
+    /// # Errors
+    /// As [`Lane::begin`] and [`MessageWriter::submit`].
+    #[inline]
+    pub fn exchange(
+        &mut self,
+        function: u32,
+        meta: MessageMeta,
+        dependencies: &[Dependency],
+        args_len: usize,
+        reply_len: usize,
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<Reply<'_>, LaneError> {
+        let (place, room) = self.open(dependencies.len(), args_len, Some(reply_len))?;
+        // SAFETY: as in `begin`, until it is published.
+        let bytes = unsafe { self.page.commands(place.message_at, room) };
+        let len = message::fill(bytes, function, meta, dependencies, write)?;
+        self.publish(place, len)?;
+        self.receive(place)
+    }
+
+    /// Waits for the reply of the message that was published last, at `place`.
+    #[inline]
+    fn receive(&mut self, place: Place) -> Result<Reply<'_>, LaneError> {
+        self.stats.round_trips.add(1);
+        let target = self.issued;
+        let outcome = self.wait_reply(target, place);
+        self.order.set_returned(target, false);
+        let written = outcome?;
+        // SAFETY: the reply's space: finished, so the device writes no more; not reused while the reply borrows the lane.
+        let bytes = unsafe { self.page.commands(place.reply_at, place.reply as usize) };
+        Reply::parse(bytes, written).ok_or(LaneError::Lost)
     }
 
     /// Bytes of the circular buffer.
@@ -221,14 +299,19 @@ impl Lane {
         EXPRESS_LEN + position % self.buffer_len()
     }
 
+    #[inline]
     fn reserve(&mut self, message: u64, reply: u64) -> Result<Place, LaneError> {
         let descriptors = if reply == 0 { 1 } else { 2 };
         let len = padded(message) + padded(reply);
+        match self.express(message, reply).or_else(|| self.place(descriptors, len, reply)) {
+            Some(place) => Ok(place),
+            None => self.await_place(descriptors, len, reply),
+        }
+    }
+
+    #[cold]
+    fn await_place(&mut self, descriptors: u16, len: u64, reply: u64) -> Result<Place, LaneError> {
         loop {
-            if let Some(place) = self.express(message, reply).or_else(|| self.place(descriptors, len, reply))
-            {
-                return Ok(place);
-            }
             self.reap()?;
             if let Some(place) = self.place(descriptors, len, reply) {
                 return Ok(place);

@@ -9,11 +9,12 @@ mod thread;
 
 use crate::biased::{Access, Biased};
 use crate::connection::{Connection, ConnectionError};
-use crate::lane::{Lane, LaneError, MessageMeta, MessageWriter};
+use crate::lane::{Lane, LaneError, MessageMeta, MessageWriter, Reply};
 use crate::order::{Dependencies, Order, Streams};
 use crate::stats::{LaneStats, Totals};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use vgpu_spec::wire::args::Writer;
 use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::lane::{Dependency, MAX_DEPENDENCIES};
 
@@ -139,9 +140,7 @@ impl Lanes {
             }
             None if keep || len == 0 => match self.grow(len) {
                 Ok(index) => index,
-                Err(LaneError::Agent(ConnectionError::Refused { status: status::LIMIT, .. })) if len > 0 => {
-                    self.least_used(&users, len)
-                }
+                Err(LaneError::Agent(error)) if len > 0 && is_limit(&error) => self.least_used(&users, len),
                 Err(error) => return Err(error),
             },
             None => self.least_used(&users, len),
@@ -192,8 +191,12 @@ impl Lanes {
 
     /// What a call that begins now on lane `index` must come after; `dependency` tells it of each other lane.
     #[inline]
-    fn dependencies(&self, index: usize, dependency: impl Fn(&Order) -> Option<Dependency>) -> Dependencies {
-        let mut dependencies = Dependencies::new();
+    fn dependencies<'a>(
+        &self,
+        index: usize,
+        dependencies: &'a mut Dependencies,
+        dependency: impl Fn(&Order) -> Option<Dependency>,
+    ) -> &'a [Dependency] {
         let len = self.len.load(Ordering::Acquire);
         if len > 1 {
             let others = self.slots.iter().take(len).enumerate().filter(|(other, _)| *other != index);
@@ -203,7 +206,7 @@ impl Lanes {
                 }
             }
         }
-        dependencies
+        dependencies.as_slice()
     }
 
     /// The counters of all lanes, those of ended threads included.
@@ -269,6 +272,11 @@ impl Drop for AloneLane {
     }
 }
 
+/// Whether the agent has no more lanes to lend.
+fn is_limit(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::Refused { status: status::LIMIT, .. })
+}
+
 impl ThreadLane<'_> {
     /// As [`ThreadLane::begin`], for a message that need not come after what other threads have called: it does nothing that
     /// a program could notice, and may be what the others wait for.
@@ -291,26 +299,59 @@ impl ThreadLane<'_> {
         args_len: usize,
         reply_len: Option<usize>,
     ) -> Result<MessageWriter<'_>, LaneError> {
-        let dependencies = self.lanes.dependencies(self.index, Order::dependency);
+        let mut list = Dependencies::new();
+        let dependencies = self.lanes.dependencies(self.index, &mut list, Order::dependency);
         let meta = MessageMeta { thread: thread::number(), context };
-        self.lane.begin(function, meta, dependencies.as_slice(), args_len, reply_len)
+        self.lane.begin(function, meta, dependencies, args_len, reply_len)
     }
 
-    /// As [`ThreadLane::begin`], for a launch that nobody waits for into `stream`, which is not one of the special streams.
+    /// As [`Lane::post`], for the calling thread and with the order across threads.
     #[inline]
-    pub fn begin_launch(
+    pub fn post(
+        &mut self,
+        function: u32,
+        context: u32,
+        args_len: usize,
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<(), LaneError> {
+        let mut list = Dependencies::new();
+        let dependencies = self.lanes.dependencies(self.index, &mut list, Order::dependency);
+        let meta = MessageMeta { thread: thread::number(), context };
+        self.lane.post(function, meta, dependencies, args_len, false, write)
+    }
+
+    /// As [`ThreadLane::post`], for a launch into `stream`, which is not one of the special streams.
+    #[inline]
+    pub fn post_launch(
         &mut self,
         function: u32,
         context: u32,
         stream: u64,
         args_len: usize,
-    ) -> Result<MessageWriter<'_>, LaneError> {
-        if !self.lanes.streams.launch(stream, self.index) {
-            return self.begin(function, context, args_len, None).map(MessageWriter::launch);
-        }
-        let dependencies = self.lanes.dependencies(self.index, Order::dependency_of_launch);
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<(), LaneError> {
+        let again = self.lanes.streams.launch(stream, self.index);
+        let dependency = if again { Order::dependency_of_launch } else { Order::dependency };
+        let mut list = Dependencies::new();
+        let dependencies = self.lanes.dependencies(self.index, &mut list, dependency);
         let meta = MessageMeta { thread: thread::number(), context };
-        self.lane.begin(function, meta, dependencies.as_slice(), args_len, None).map(MessageWriter::launch)
+        self.lane.post(function, meta, dependencies, args_len, true, write)
+    }
+
+    /// As [`Lane::exchange`], for the calling thread and with the order across threads.
+    #[inline]
+    pub fn exchange(
+        &mut self,
+        function: u32,
+        context: u32,
+        args_len: usize,
+        reply_len: usize,
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<Reply<'_>, LaneError> {
+        let mut list = Dependencies::new();
+        let dependencies = self.lanes.dependencies(self.index, &mut list, Order::dependency);
+        let meta = MessageMeta { thread: thread::number(), context };
+        self.lane.exchange(function, meta, dependencies, args_len, reply_len, write)
     }
 
     /// As [`Lane::take_error`], of any lane: an error of a thread that never waits must not be lost.

@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     slice,
 };
-use vgpu_client::{LaneError, MessageWriter, ThreadLane};
+use vgpu_client::LaneError;
 use vgpu_spec::{
     plain::Plain,
     wire::args::{Reader, Writer, bytes_len},
@@ -67,7 +67,12 @@ pub fn post(
     args_len: usize,
     write: impl FnOnce(&mut Writer<'_>),
 ) -> error::Result {
-    send(in_context, write, |lane, context| lane.begin(function, context, args_len, None))
+    let client = client::get()?;
+    if client.blocking {
+        return post_and_wait(function, in_context, args_len, write);
+    }
+    let context = if in_context { context::index() } else { 0 };
+    flatten(client.lanes.with(|lane| lane.post(function, context, args_len, write)))
 }
 
 /// As [`post`], for a call that touches nothing but `stream`: it does not wait for what other threads launch into other streams.
@@ -80,26 +85,26 @@ pub fn post_in_stream(
     write: impl FnOnce(&mut Writer<'_>),
 ) -> error::Result {
     // What the special streams are depends on thread and context.
-    if stream <= handles::SPECIAL_STREAMS {
+    let client = client::get()?;
+    if stream <= handles::SPECIAL_STREAMS || client.blocking {
         return post(function, in_context, args_len, write);
     }
-    send(in_context, write, |lane, context| lane.begin_launch(function, context, stream, args_len))
+    let context = if in_context { context::index() } else { 0 };
+    flatten(client.lanes.with(|lane| lane.post_launch(function, context, stream, args_len, write)))
 }
 
-#[inline]
-fn send(
+/// Waits for a message without a reply; its error is the lane's latest.
+#[cold]
+fn post_and_wait(
+    function: u32,
     in_context: bool,
+    args_len: usize,
     write: impl FnOnce(&mut Writer<'_>),
-    begin: impl for<'a> FnOnce(&'a mut ThreadLane<'_>, u32) -> Result<MessageWriter<'a>, LaneError>,
 ) -> error::Result {
-    let client = client::get()?;
     let context = if in_context { context::index() } else { 0 };
-    let sent = client.lanes.with(|lane| {
-        let mut message = begin(lane, context)?;
+    let sent = client::get()?.lanes.with(|lane| {
+        let mut message = lane.begin(function, context, args_len, None)?;
         write(&mut message);
-        if !client.blocking {
-            return message.submit().map(|()| None);
-        }
         message.submit_and_wait()?;
         Ok(lane.take_error())
     });
@@ -123,9 +128,7 @@ pub fn request(
     let client = client::get()?;
     let context = if in_context { context::index() } else { 0 };
     let answer = client.lanes.with(|lane| {
-        let mut message = lane.begin(function, context, args_len, Some(reply_len))?;
-        write(&mut message);
-        let reply = message.submit_and_wait()?;
+        let reply = lane.exchange(function, context, args_len, reply_len, write)?;
         let (status, flags) = (reply.status, reply.flags);
         let complete = status != 0 || read(&mut reply.reader()).is_some();
         let earlier = if reports { lane.take_any_error() } else { None };

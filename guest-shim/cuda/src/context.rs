@@ -44,7 +44,11 @@ pub fn current() -> u64 {
 /// before it is sent.
 #[inline]
 pub fn index() -> u32 {
-    if is_destroyed() { 0 } else { handle::split(CURRENT.get()).map_or(0, |p| p.index) }
+    let current = CURRENT.get();
+    if current == 0 || handles::check_context(current).is_err() {
+        return 0;
+    }
+    handle::split(current).map_or(0, |p| p.index)
 }
 
 /// Whether the current context was destroyed, by another thread, and is still current.

@@ -25,7 +25,6 @@ pub struct MessageWriter<'a> {
     function: u32,
     meta: MessageMeta,
     dependencies: usize,
-    launch: bool,
     args: Writer<'a>,
 }
 
@@ -40,27 +39,9 @@ impl<'a> MessageWriter<'a> {
         meta: MessageMeta,
         dependencies: &[Dependency],
     ) -> Self {
-        let (header, rest) = bytes.split_at_mut(size_of::<MessageHeader>());
-        let (list, args) = rest.split_at_mut(size_of_val(dependencies));
-        list.copy_from_slice(dependencies.as_bytes());
+        let (header, args) = split(bytes, dependencies);
         let args = Writer::new(args);
-        MessageWriter {
-            lane,
-            place,
-            header,
-            function,
-            meta,
-            dependencies: dependencies.len(),
-            launch: false,
-            args,
-        }
-    }
-
-    /// The message is a launch: it touches nothing but its stream.
-    #[inline]
-    pub(crate) fn launch(mut self) -> Self {
-        self.launch = true;
-        self
+        MessageWriter { lane, place, header, function, meta, dependencies: dependencies.len(), args }
     }
 
     /// Sends a message that nobody waits for.
@@ -69,10 +50,9 @@ impl<'a> MessageWriter<'a> {
     /// [`LaneError::Encoding`] if the arguments did not fit: nothing was sent. [`LaneError::Lost`].
     #[inline]
     pub fn submit(self) -> Result<(), LaneError> {
-        let launch = self.launch;
         let lane = self.publish()?;
         lane.stats.async_calls.add(1);
-        lane.order.set_returned(lane.issued, launch);
+        lane.order.set_returned(lane.issued, false);
         Ok(())
     }
 
@@ -84,44 +64,63 @@ impl<'a> MessageWriter<'a> {
     pub fn submit_and_wait(self) -> Result<Reply<'a>, LaneError> {
         let place = self.place;
         let lane = self.publish()?;
+        if place.reply != 0 {
+            return lane.receive(place);
+        }
         lane.stats.round_trips.add(1);
         let target = lane.issued;
-        let outcome =
-            if place.reply == 0 { lane.wait(target).map(|()| 0) } else { lane.wait_reply(target, place) };
+        let outcome = lane.wait(target);
         lane.order.set_returned(target, false);
-        let written = outcome?;
-        if place.reply == 0 {
-            return if lane.lost() {
-                Err(LaneError::Lost)
-            } else {
-                Ok(Reply { status: 0, flags: 0, body: &[] })
-            };
-        }
-        // SAFETY: the reply's space: finished, so the device writes no more; not reused while the reply borrows the lane.
-        let bytes = unsafe { lane.page.commands(place.reply_at, place.reply as usize) };
-        Reply::parse(bytes, written).ok_or(LaneError::Lost)
+        outcome?;
+        if lane.lost() { Err(LaneError::Lost) } else { Ok(Reply { status: 0, flags: 0, body: &[] }) }
     }
 
     #[inline]
     fn publish(self) -> Result<&'a mut Lane, LaneError> {
-        let fixed = self.header.len() + self.dependencies * size_of::<Dependency>();
-        // At most MAX_MESSAGE, and at most MAX_DEPENDENCIES: checked by begin.
-        let len = (fixed + self.args.finish()?) as u32;
-        let header = MessageHeader {
-            function: self.function,
-            len,
-            thread: self.meta.thread,
-            context: self.meta.context,
-            dependencies: self.dependencies as u16,
-            flags: 0,
-            number: 0,
-        };
-        // But the number, which the lane writes last.
-        let (words, _) = self.header.split_at_mut(offset_of!(MessageHeader, number));
-        words.copy_from_slice(&header.as_bytes()[..words.len()]);
+        let len = head(self.header, self.function, self.meta, self.dependencies, self.args.finish()?);
         self.lane.publish(self.place, len)?;
         Ok(self.lane)
     }
+}
+
+/// The space of a message's header, and that of its arguments, behind the dependencies.
+#[inline]
+fn split<'a>(bytes: &'a mut [u8], dependencies: &[Dependency]) -> (&'a mut [u8], &'a mut [u8]) {
+    let (header, rest) = bytes.split_at_mut(size_of::<MessageHeader>());
+    if dependencies.is_empty() {
+        return (header, rest);
+    }
+    let (list, args) = rest.split_at_mut(size_of_val(dependencies));
+    list.copy_from_slice(dependencies.as_bytes());
+    (header, args)
+}
+
+/// Writes the header of a message with `args` bytes of arguments, but for the number, which the lane writes last. The message's length.
+#[inline]
+fn head(header: &mut [u8], function: u32, meta: MessageMeta, dependencies: usize, args: usize) -> u32 {
+    // At most MAX_MESSAGE, and at most MAX_DEPENDENCIES: checked when it was begun.
+    let len = (size_of::<MessageHeader>() + dependencies * size_of::<Dependency>() + args) as u32;
+    let MessageMeta { thread, context } = meta;
+    let dependencies = dependencies as u16;
+    let filled = MessageHeader { function, len, thread, context, dependencies, flags: 0, number: 0 };
+    const WORDS: usize = offset_of!(MessageHeader, number);
+    header[..WORDS].copy_from_slice(&filled.as_bytes()[..WORDS]);
+    len
+}
+
+/// Writes a message into `bytes`, but for its number; its length.
+#[inline]
+pub(super) fn fill(
+    bytes: &mut [u8],
+    function: u32,
+    meta: MessageMeta,
+    dependencies: &[Dependency],
+    write: impl FnOnce(&mut Writer<'_>),
+) -> Result<u32, LaneError> {
+    let (header, args) = split(bytes, dependencies);
+    let mut args = Writer::new(args);
+    write(&mut args);
+    Ok(head(header, function, meta, dependencies.len(), args.finish()?))
 }
 
 impl<'a> Deref for MessageWriter<'a> {
@@ -151,7 +150,7 @@ pub struct Reply<'a> {
 
 impl<'a> Reply<'a> {
     /// `None` if the worker wrote (`written` bytes) less than it says, or nothing: then it is gone.
-    fn parse(bytes: &'a [u8], written: usize) -> Option<Self> {
+    pub(super) fn parse(bytes: &'a [u8], written: usize) -> Option<Self> {
         let written = bytes.get(..written)?;
         let (header, body) = ReplyHeader::read_from_prefix(written).ok()?;
         let len = (header.len as usize).checked_sub(size_of::<ReplyHeader>())?;

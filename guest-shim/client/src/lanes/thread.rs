@@ -9,11 +9,19 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 thread_local! {
-    /// Whose lane the thread has (null for none), and which.
-    static CURRENT: Cell<(*const Lanes, usize)> = const { Cell::new((ptr::null(), 0)) };
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-    static NUMBER: Cell<u32> = const { Cell::new(0) };
+    static STATE: State = const {
+        State { lane: Cell::new((ptr::null(), 0)), inside: Cell::new(false), number: Cell::new(0) }
+    };
     static GUARD: Guard = const { Guard(Cell::new(None)) };
+}
+
+/// In one place: where that is takes a call to find.
+struct State {
+    /// Whose lane the thread has (null for none), and which.
+    lane: Cell<(*const Lanes, usize)>,
+    inside: Cell<bool>,
+    /// 0: it has none yet.
+    number: Cell<u32>,
 }
 
 /// Gives the lane back at the thread's end.
@@ -21,7 +29,7 @@ struct Guard(Cell<Option<(&'static Lanes, usize)>>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        CURRENT.set((ptr::null(), 0));
+        STATE.with(|state| state.lane.set((ptr::null(), 0)));
         if let Some((lanes, index)) = self.0.take()
             && !crate::fork::forked()
         {
@@ -37,20 +45,20 @@ impl Inside {
     /// `None` if the thread is inside a call already.
     #[inline]
     pub fn enter() -> Option<Self> {
-        (!INSIDE.replace(true)).then_some(Inside(()))
+        STATE.with(|state| !state.inside.replace(true)).then_some(Inside(()))
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        STATE.with(|state| state.inside.set(false));
     }
 }
 
 /// Which of `lanes` the thread has.
 #[inline]
 pub(super) fn current(lanes: &'static Lanes) -> Option<usize> {
-    let (owner, index) = CURRENT.get();
+    let (owner, index) = STATE.with(|state| state.lane.get());
     ptr::eq(owner, lanes).then_some(index)
 }
 
@@ -66,7 +74,7 @@ pub(super) fn can_keep() -> bool {
 /// Keeps lane `index` until the thread's end; after [`can_keep`] said yes.
 pub(super) fn keep(lanes: &'static Lanes, index: usize) {
     if GUARD.try_with(|guard| guard.0.set(Some((lanes, index)))).is_ok() {
-        CURRENT.set((lanes, index));
+        STATE.with(|state| state.lane.set((lanes, index)));
     }
 }
 
@@ -74,8 +82,10 @@ pub(super) fn keep(lanes: &'static Lanes, index: usize) {
 #[inline]
 pub(super) fn number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    if NUMBER.get() == 0 {
-        NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    NUMBER.get()
+    STATE.with(|state| {
+        if state.number.get() == 0 {
+            state.number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        state.number.get()
+    })
 }
