@@ -9,7 +9,6 @@ use super::{
     numbers::Numbers,
     table::Table,
     texture::Objects,
-    wait::Word,
 };
 use crate::worker::quota::{Quota, Thing};
 use crate::worker::turns::Turns;
@@ -63,8 +62,6 @@ pub struct Session {
     link_states: Table,
     /// Links under way, by the driver's handle.
     pub links: Mutex<HashMap<u64, Link>>,
-    /// What the device writes when a stream's work is done.
-    pub word: Word,
 }
 
 impl Session {
@@ -102,7 +99,6 @@ impl Session {
             resources: Given::default(),
             link_states: Table::new(Kind::LinkState),
             links: Mutex::default(),
-            word: Word::default(),
         }
     }
 

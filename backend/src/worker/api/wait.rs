@@ -17,15 +17,12 @@ use super::{
 use std::{
     ffi::c_void,
     ptr,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-/// CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP: for all contexts.
-const PORTABLE_MAPPED: u32 = 1 | 2;
+/// CU_MEMHOSTALLOC_DEVICEMAP.
+const MAPPED: u32 = 2;
 /// CU_CTX_SCHED_AUTO and CU_CTX_SCHED_SPIN, under which the driver polls too, of the bits below.
 const POLLS: std::ops::RangeInclusive<u32> = 0..=1;
 const SCHEDULING: u32 = 7;
@@ -36,38 +33,66 @@ const ALONE: Duration = Duration::from_micros(50);
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 256;
 
-/// A word of memory that the device writes. A client with one lane needs one.
-#[derive(Default)]
-pub struct Word(OnceLock<Option<Place>>);
-
-struct Place {
+/// A word of memory that the device writes. It ends with the context in which it was made.
+#[derive(Debug)]
+struct Word {
     host: *mut c_void,
     device: u64,
 }
 
-// SAFETY: memory that lives as long as the process, in which only an atomic is read.
-unsafe impl Send for Place {}
-// SAFETY: as above.
-unsafe impl Sync for Place {}
-
 impl Word {
-    /// The word, and its address for the device.
-    fn get(&self, driver: &Driver) -> Option<(&AtomicU32, u64)> {
-        let place = self.0.get_or_init(|| Place::allocate(driver)).as_ref()?;
-        // SAFETY: an aligned word of what was allocated.
-        Some((unsafe { AtomicU32::from_ptr(place.host.cast()) }, place.device))
+    /// In the current context, if its waits may poll.
+    fn new(driver: &Driver) -> Option<Self> {
+        let (get, allocate) = (driver.cuCtxGetFlags?, driver.cuMemHostAlloc?);
+        let address = driver.cuMemHostGetDevicePointer_v2?;
+        let mut flags = 0_u32;
+        // SAFETY: a place that outlives the call.
+        if unsafe { get(&raw mut flags) } != 0 || !POLLS.contains(&(flags & SCHEDULING)) {
+            return None;
+        }
+        let mut word = Word { host: ptr::null_mut(), device: 0 };
+        // SAFETY: as above.
+        let made = unsafe { allocate(&raw mut word.host, size_of::<AtomicU32>(), MAPPED) } == 0;
+        // SAFETY: as above.
+        let found = made && unsafe { address(&raw mut word.device, word.host, 0) } == 0;
+        (found && !word.host.is_null()).then_some(word)
+    }
+
+    /// Not if its context has ended, and the memory with it.
+    fn value(&self) -> &AtomicU32 {
+        // SAFETY: an aligned word of what was allocated, in a context that lives: see `Words::of`.
+        unsafe { AtomicU32::from_ptr(self.host.cast()) }
+    }
+
+    fn free(self, driver: &Driver) {
+        if let Some(free) = driver.cuMemFreeHost {
+            // SAFETY: the driver looks the address up; one that ended with its context it does not know. Nobody else makes such memory.
+            unsafe { free(self.host) };
+        }
     }
 }
 
-impl Place {
-    fn allocate(driver: &Driver) -> Option<Self> {
-        let (allocate, address) = (driver.cuMemHostAlloc?, driver.cuMemHostGetDevicePointer_v2?);
-        let (mut host, mut device) = (ptr::null_mut(), 0_u64);
-        // SAFETY: a place that outlives the call. A context is current: there is a stream of its to wait for.
-        let allocated = unsafe { allocate(&raw mut host, size_of::<AtomicU32>(), PORTABLE_MAPPED) } == 0;
-        // SAFETY: as above.
-        let found = allocated && unsafe { address(&raw mut device, host, 0) } == 0;
-        (found && !host.is_null()).then_some(Place { host, device })
+/// The words of the contexts that were current. Once any context has ended, all are made anew.
+#[derive(Debug, Default)]
+struct Words {
+    /// The session's epoch when they were made.
+    epoch: u64,
+    /// By the context's index; `None` where the driver is to wait.
+    words: Vec<(u32, Option<Word>)>,
+}
+
+impl Words {
+    fn of(&mut self, driver: &Driver, (context, epoch): (u32, u64)) -> Option<&Word> {
+        if epoch != self.epoch {
+            self.words.drain(..).filter_map(|(_, word)| word).for_each(|word| word.free(driver));
+            self.epoch = epoch;
+        }
+        let known = self.words.iter().position(|(index, _)| *index == context);
+        let place = known.unwrap_or_else(|| {
+            self.words.push((context, Word::new(driver)));
+            self.words.len() - 1
+        });
+        self.words.get(place)?.1.as_ref()
     }
 }
 
@@ -91,8 +116,7 @@ pub struct Waits {
     written: u32,
     /// The stream that the word told of, if the driver has not waited for it since.
     unsettled: Option<u64>,
-    /// Whether waits in a context may poll: its index, and the session's epoch when that was asked.
-    polls: Option<(u32, u64, bool)>,
+    words: Words,
 }
 
 impl Thread {
@@ -177,33 +201,18 @@ impl Thread {
             && !self.session.turns.captures()
             && !self.session.quota.may_give_back()
             && self.has_device()
-            && self.may_poll()
-    }
-
-    fn may_poll(&mut self) -> bool {
-        let (context, epoch) = self.context_now();
-        if let Some((known, then, polls)) = self.waits.polls
-            && (known, then) == (context, epoch)
-        {
-            return polls;
-        }
-        let mut flags = 0_u32;
-        // SAFETY: a place that outlives the call.
-        let known = self.driver.cuCtxGetFlags.is_some_and(|get| unsafe { get(&raw mut flags) } == 0);
-        let polls = known && POLLS.contains(&(flags & SCHEDULING));
-        self.waits.polls = Some((context, epoch, polls));
-        polls
     }
 
     /// `None` if the driver is to wait.
     fn wait_for_word(&mut self, stream: u64) -> Option<()> {
         let write = self.driver.cuStreamWriteValue32_v2?;
-        let (word, address) = self.session.word.get(self.driver)?;
         let number = self.waits.written.wrapping_add(1);
         self.waits.written = number;
+        let context = self.context_now();
+        let word = self.waits.words.of(self.driver, context)?;
         // SAFETY: a live stream of this client, and the word's address.
-        let written = unsafe { write(stream, address, number, 0) } == 0;
-        (written && poll(word, number)).then_some(())
+        let written = unsafe { write(stream, word.device, number, 0) } == 0;
+        (written && poll(word.value(), number)).then_some(())
     }
 }
 
