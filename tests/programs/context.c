@@ -202,6 +202,42 @@ static void primary_contexts(void)
     CHECK(cuCtxSetCurrent(NULL));
 }
 
+// Copies to pinned memory that are waited for, in one context.
+static void copy_in(CUcontext context, unsigned value)
+{
+    CUdeviceptr device;
+    unsigned *host;
+    CHECK(cuCtxSetCurrent(context));
+    CHECK(cuMemAlloc(&device, 4096));
+    CHECK(cuMemHostAlloc((void **)&host, 4096, 0));
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK(cuMemsetD32(device, value + i, 1024));
+        CHECK(cuMemcpyDtoHAsync(host, device, 4096, NULL));
+        CHECK(cuStreamSynchronize(NULL));
+        REQUIRE(host[0] == value + i && host[1023] == value + i);
+        CHECK(cuMemcpyDtoH(host, device, 4));
+    }
+    CHECK(cuMemFreeHost(host));
+    CHECK(cuMemFree(device));
+}
+
+// Waits go on right in contexts that take turns, and after others have ended.
+static void waits(CUcontext primary)
+{
+    CUdevice device;
+    CHECK(cuCtxGetDevice(&device));
+    for (unsigned round = 0; round < 3; round++) {
+        CUcontext own;
+        CHECK(cuCtxCreate(&own, NULL, 0, device));
+        for (unsigned i = 0; i < 3; i++) {
+            copy_in(primary, 10 * i);
+            copy_in(own, 10 * i + 1000);
+        }
+        CHECK(cuCtxDestroy(own));
+        copy_in(primary, round);
+    }
+}
+
 int main(void)
 {
     unsigned got;
@@ -219,8 +255,9 @@ int main(void)
     creation_parameters();
     flush();
     stack(primary);
+    waits(primary);
     CHECK(cuProfilerStart());
     CHECK(cuProfilerStop());
-    printf("PASS " PROGRAM " primary, own, limits, flags, affinity\n");
+    printf("PASS " PROGRAM " primary, own, limits, flags, affinity, waits\n");
     return 0;
 }
