@@ -410,7 +410,12 @@ impl Engine {
         }
         loop {
             let now = self.now();
-            let seats: Vec<Seat> = self.vms.iter().filter_map(|(&key, vm)| seat(key, vm)).collect();
+            let devices = self.vms.get(&needy).and_then(|vm| vm.tenant.upgrade()).map(|t| t.devices_in_use());
+            // One that has none of its devices cannot help.
+            let near = |tenant: &Tenant| {
+                devices.as_ref().is_none_or(|devices| devices.overlaps(&tenant.devices_in_use()))
+            };
+            let seats: Vec<Seat> = self.vms.iter().filter_map(|(&key, vm)| seat(key, vm, near)).collect();
             let chosen = match choose(now, needy, &seats) {
                 Choice::Move(key) => key,
                 Choice::Later(_) => return Room::Later,
@@ -427,9 +432,9 @@ impl Engine {
     }
 }
 
-/// `None` of a VM that is gone.
-fn seat(key: Key, vm: &Vm) -> Option<Seat> {
-    let tenant = vm.tenant.upgrade()?;
+/// `None` of a VM that is gone, or not `near`.
+fn seat(key: Key, vm: &Vm, near: impl Fn(&Tenant) -> bool) -> Option<Seat> {
+    let tenant = vm.tenant.upgrade().filter(|tenant| near(tenant))?;
     let accounts = &tenant.accounts;
     Some(Seat {
         key,
