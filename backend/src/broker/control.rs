@@ -214,11 +214,13 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         state.epoch
     };
     let devices = devices(vm)?;
+    // Where its context is.
+    let first = devices.host_ordinal(0).unwrap_or(0);
     let taken = vm.pool.take(&devices, OPEN_TIMEOUT, &vm.closing);
     let worker = match taken {
         // For want of memory for its context.
         Err(pool::PoolError::Start(why))
-            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, OPEN_TIMEOUT) =>
+            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, first, OPEN_TIMEOUT) =>
         {
             vm.pool.take(&devices, OPEN_TIMEOUT, &vm.closing)
         }
