@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use vgpu_spec::wire::snapshot::{MAX_DEVICES, Snapshot, uuid_text};
 
+use crate::devices::DeviceSet;
+
 /// The longest name that fits everywhere: NVML's buffer of 96 bytes, with its NUL.
 const MAX_NAME: usize = 95;
 const MIB: u64 = 1 << 20;
@@ -143,8 +145,8 @@ impl Identities {
         self.0.is_empty()
     }
 
-    /// Whether the host's devices can be shown so.
-    pub fn check(&self, host: &Snapshot) -> Result<(), IdentityError> {
+    /// Whether a VM that has `devices` of the host's can be shown them so.
+    pub fn check(&self, host: &Snapshot, devices: &DeviceSet) -> Result<(), IdentityError> {
         let count = host.devices.len();
         for (&device, identity) in &self.0 {
             let found = usize::try_from(device).ok().and_then(|i| host.devices.get(i));
@@ -155,14 +157,15 @@ impl Identities {
                 return Err(IdentityError::Memory { device, wanted, has });
             }
         }
-        self.distinct(&self.shown(host))
+        self.distinct(&self.shown(&devices.of(host), devices), devices)
     }
 
     /// Devices are told apart by their UUIDs.
-    fn distinct(&self, shown: &Snapshot) -> Result<(), IdentityError> {
-        let uuids = || (0_u32..).zip(shown.devices.iter().map(|d| d.record.uuid));
+    fn distinct(&self, shown: &Snapshot, devices: &DeviceSet) -> Result<(), IdentityError> {
+        let ordinals = || devices.host_ordinals().into_iter();
+        let uuids = || ordinals().zip(shown.devices.iter().map(|d| d.record.uuid));
         for (&device, identity) in &self.0 {
-            let Some(uuid) = identity.uuid else { continue };
+            let Some(uuid) = identity.uuid.filter(|_| devices.has(device)) else { continue };
             if let Some((other, _)) = uuids().find(|&(other, u)| other != device && u == uuid) {
                 return Err(IdentityError::Uuid { device, other, uuid: uuid_text(&uuid) });
             }
@@ -170,10 +173,11 @@ impl Identities {
         Ok(())
     }
 
-    /// The host's devices as the VM is shown them. A device that is not there any more is not shown.
-    pub fn shown(&self, host: &Snapshot) -> Snapshot {
-        let mut shown = host.clone();
-        for (ordinal, device) in (0_u32..).zip(&mut shown.devices) {
+    /// What a VM is shown whose workers see `devices` of the host's, which are those of `seen`. A device that is not there any more is
+    /// not shown.
+    pub fn shown(&self, seen: &Snapshot, devices: &DeviceSet) -> Snapshot {
+        let mut shown = seen.clone();
+        for (ordinal, device) in devices.host_ordinals().into_iter().zip(&mut shown.devices) {
             let Some(identity) = self.0.get(&ordinal) else { continue };
             let record = &mut device.record;
             if let Some(name) = &identity.name {
@@ -186,6 +190,11 @@ impl Identities {
         shown
     }
 
+    /// The host's devices of which something is said.
+    pub fn devices(&self) -> impl Iterator<Item = u32> {
+        self.0.keys().copied()
+    }
+
     /// What the VM is shown of the device's memory, if that is its own.
     pub fn memory(&self, device: u32) -> Option<u64> {
         self.0.get(&device)?.memory
@@ -195,21 +204,13 @@ impl Identities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vgpu_spec::wire::snapshot::{Device, DeviceRecord, SnapshotHeader};
-    use zerocopy::FromZeros;
+    use crate::devices::tests::host as host_of;
+    use vgpu_spec::wire::snapshot::Device;
 
     const UUID: &str = "GPU-00112233-4455-6677-8899-aabbccddeeff";
 
     fn host() -> Snapshot {
-        let device = |number: u8| {
-            let mut record = DeviceRecord::new_zeroed();
-            record.name[..4].copy_from_slice(b"real");
-            record.uuid = [number; 16];
-            record.total_memory = 1000 * MIB;
-            Device { record, attributes: Vec::new() }
-        };
-        let header = SnapshotHeader { driver_version: 13000, device_count: 2, driver_name: [0; 32] };
-        Snapshot { header, devices: vec![device(1), device(2)] }
+        host_of(2)
     }
 
     fn identities(settings: &[(&str, &str)]) -> Result<Identities, IdentityError> {
@@ -259,8 +260,8 @@ mod tests {
     fn what_is_set_is_shown_and_the_rest_is_the_hosts() {
         let set = [("name", "mine"), ("uuid", UUID), ("memory", "1=512")];
         let identities = identities(&set).unwrap();
-        assert_eq!(identities.check(&host()), Ok(()));
-        let shown = identities.shown(&host());
+        assert_eq!(identities.check(&host(), &DeviceSet::default()), Ok(()));
+        let shown = identities.shown(&host(), &DeviceSet::default());
         let of = |d: &Device| (d.name(), uuid_text(&d.record.uuid), d.record.total_memory / MIB);
         assert_eq!(of(&shown.devices[0]), ("mine".into(), UUID[4..].into(), 1000));
         assert_eq!(of(&shown.devices[1]), ("real".into(), uuid_text(&[2; 16]), 512));
@@ -269,7 +270,8 @@ mod tests {
 
     #[test]
     fn what_the_host_cannot_show_is_refused() {
-        let check = |settings: &[_]| identities(settings).and_then(|i| i.check(&host()));
+        let check =
+            |settings: &[_]| identities(settings).and_then(|i| i.check(&host(), &DeviceSet::default()));
         assert_eq!(check(&[("memory", "1000")]), Ok(()));
         assert_eq!(
             check(&[("memory", "1001")]).unwrap_err().to_string(),
@@ -287,6 +289,25 @@ mod tests {
         assert!(matches!(check(&[("uuid", &others)]), Err(IdentityError::Uuid { device: 1, other: 0, .. })));
         // Exchanged they are distinct.
         assert_eq!(check(&[("uuid", &others), ("uuid", &uuid_text(&[2; 16]))]), Ok(()));
+    }
+
+    #[test]
+    fn settings_are_by_the_hosts_ordinals_whatever_the_vm_has() {
+        let second = DeviceSet::new(Some(&[1]), 2).unwrap();
+        let all = [("name", "0=first"), ("name", "1=second"), ("memory", "1=512")];
+        let shown = identities(&all).unwrap().shown(&second.of(&host()), &second);
+        let of = |d: &Device| (d.name(), uuid_text(&d.record.uuid), d.record.total_memory / MIB);
+        assert_eq!(
+            shown.devices.iter().map(of).collect::<Vec<_>>(),
+            [("second".into(), uuid_text(&[2; 16]), 512)]
+        );
+        // What it does not have is nothing to be mistaken for; what the host does not have is still a mistake.
+        let check = |settings: &[_]| identities(settings).and_then(|i| i.check(&host(), &second));
+        let [of_first, of_second] =
+            [(1, 1), (0, 2)].map(|(n, byte)| format!("{n}={}", uuid_text(&[byte; 16])));
+        assert_eq!(check(&[("uuid", &of_first)]), Ok(()));
+        assert_eq!(check(&[("uuid", &of_second)]), Ok(()));
+        assert!(matches!(check(&[("name", "2=x")]), Err(IdentityError::NoDevice { device: 2, .. })));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod checkpoint;
 pub mod config;
+pub mod devices;
 pub mod identity;
 pub mod ledger;
 pub mod limits;

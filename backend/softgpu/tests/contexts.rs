@@ -49,6 +49,24 @@ fn the_environment_says_how_many_devices_there_are() {
 }
 
 #[test]
+fn a_process_numbers_the_devices_that_it_sees() {
+    let environment = [("VGPU_SOFTGPU_DEVICES", "3"), ("CUDA_VISIBLE_DEVICES", "2,0")];
+    in_own_process("a_process_numbers_the_devices_that_it_sees", &environment, || {
+        start();
+        // SAFETY: the pointers are of live values.
+        unsafe {
+            assert_eq!(get(|out| device::cuDeviceGetCount(out)), Ok(2));
+            let number = |device| get(|out| device::cuDeviceGetUuid_v2(out, device)).unwrap()[15];
+            assert_eq!((number(0), number(1)), (2, 0));
+            let address = CString::new("0:0:1D.0").unwrap();
+            assert_eq!(get(|out| device::cuDeviceGetByPCIBusId(out, address.as_ptr())), Ok(0));
+            assert_eq!(get(|out| context::cuCtxGetDevice(out)), Ok(0));
+            assert_eq!(get(|out| device::cuDeviceGet(out, 2)), Err(101));
+        }
+    });
+}
+
+#[test]
 fn the_device_says_what_it_is() {
     start();
     let mut name = [0x7f as c_char; 64];

@@ -23,6 +23,7 @@ use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
 use super::{lending, pool, presence, reading, room, sharing};
+use crate::devices::DeviceSet;
 use crate::link::message;
 use crate::log::{chain, printable};
 
@@ -167,7 +168,11 @@ fn hello(vm: &Vm, request: &Hello) -> Result<Vec<u8>, Refusal> {
     }
     // An agent that says hello knows nothing of earlier clients: the guest was reset, or its agent restarted.
     vm.drop_clients("a new agent said hello");
-    lock(&vm.state).greeted = true;
+    {
+        let mut state = lock(&vm.state);
+        state.greeted = true;
+        state.devices = Some(vm.tenant.devices());
+    }
     let pci = request.pci;
     tracing::info!(
         vm = vm.name,
@@ -183,11 +188,17 @@ fn hello(vm: &Vm, request: &Hello) -> Result<Vec<u8>, Refusal> {
 }
 
 fn snapshot(vm: &Vm) -> Result<Vec<u8>, Refusal> {
-    let snapshot = vm.pool.snapshot();
-    let bytes = snapshot.map(|s| vm.tenant.identities().shown(&s).encode());
+    let devices = devices(vm)?;
+    let snapshot = vm.pool.snapshot_of(&devices);
+    let bytes = snapshot.map(|s| vm.tenant.identities().shown(&s, &devices).encode());
     bytes
         .filter(|b| b.len() <= MAX_REPLY - size_of::<ReplyHeader>())
         .ok_or_else(|| Refusal::new(status::NO_WORKER, "there is no snapshot"))
+}
+
+/// The host's devices that the agent is shown.
+pub fn devices(vm: &Vm) -> Result<Arc<DeviceSet>, Refusal> {
+    vm.devices().ok_or_else(|| Refusal::new(status::INVALID, "the agent has not said hello"))
 }
 
 fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
@@ -202,13 +213,16 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         }
         state.epoch
     };
-    let taken = vm.pool.take(OPEN_TIMEOUT, &vm.closing);
+    let devices = devices(vm)?;
+    // Where its context is.
+    let first = devices.host_ordinal(0).unwrap_or(0);
+    let taken = vm.pool.take(&devices, OPEN_TIMEOUT, &vm.closing);
     let worker = match taken {
         // For want of memory for its context.
         Err(pool::PoolError::Start(why))
-            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, OPEN_TIMEOUT) =>
+            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, first, OPEN_TIMEOUT) =>
         {
-            vm.pool.take(OPEN_TIMEOUT, &vm.closing)
+            vm.pool.take(&devices, OPEN_TIMEOUT, &vm.closing)
         }
         taken => taken,
     };
@@ -224,6 +238,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         uid: request.uid,
         slot: account.number(),
         name: request.name,
+        devices: devices.host_ordinals(),
     };
     let (weak, itself) = (vm.weak(), Arc::downgrade(&worker));
     worker.on_request(move |pid, packet| match weak.upgrade() {

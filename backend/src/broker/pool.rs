@@ -1,6 +1,9 @@
 //! The warm pool: workers started ahead, so that a guest's first CUDA call finds a context already made.
+//!
+//! A worker sees the devices of one set, from its start on: VMs that have the same devices share theirs.
 
-use std::collections::VecDeque;
+mod shelves;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -15,7 +18,9 @@ use super::process::{self, Spawned};
 use super::suspend::Suspender;
 use super::worker_link::Worker;
 use crate::config::Config;
+use crate::devices::DeviceSet;
 use crate::log::chain;
+use shelves::{Shelf, Shelves};
 
 /// Workers being started at once; more only get in each other's way.
 const MAX_STARTING: usize = 2;
@@ -36,13 +41,13 @@ pub enum PoolError {
     Cancelled,
 }
 
-/// Keeps `config.warm` workers ready, for all VMs together.
+/// Keeps `config.warm` workers ready for each set of devices that a VM has, for all such VMs together.
 pub struct Pool {
     config: Config,
     monitor: Monitor,
     registry: Registry,
     suspender: Suspender,
-    state: Mutex<State>,
+    state: Mutex<Shelves>,
     changed: Condvar,
 }
 
@@ -54,22 +59,6 @@ pub struct Figures {
     /// Starts so far, that succeeded and that did not.
     pub starts: u64,
     pub failures: u64,
-}
-
-#[derive(Default)]
-struct State {
-    ready: VecDeque<Arc<Worker>>,
-    starting: usize,
-    /// Callers of `take` that wait.
-    waiting: usize,
-    /// Counts starts that succeeded.
-    starts: u64,
-    /// Counts failed starts.
-    failures: u64,
-    last_error: String,
-    pause: Duration,
-    not_before: Option<Instant>,
-    snapshot: Option<Arc<Snapshot>>,
 }
 
 impl Pool {
@@ -94,25 +83,44 @@ impl Pool {
     /// Waits for the first worker, keeps it if any are to be kept warm, and returns what devices it saw.
     pub fn first(&self, timeout: Duration) -> Result<Arc<Snapshot>, PoolError> {
         let never = AtomicBool::new(false);
+        let all = self.devices(DeviceSet::default());
         if self.config.warm == 0 {
-            self.take(timeout, &never)?.kill();
+            self.take(&all, timeout, &never)?.kill();
         } else {
             // The pool starts them anyway: none is asked for in addition.
-            self.wait_for(lock(&self.state), timeout, &never, |state| state.snapshot.as_ref().map(|_| ()))?;
+            let seen = |shelf: &mut Shelf| shelf.snapshot.as_ref().map(|_| ());
+            self.wait_for(lock(&self.state), &all, timeout, &never, seen)?;
         }
         self.snapshot().ok_or_else(|| PoolError::Start("no snapshot".into()))
     }
 
-    /// What the host's devices are, as the latest worker saw them.
+    /// What the host's devices are, as the latest worker saw them that sees all.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        lock(&self.state).snapshot.clone()
+        lock(&self.state).host.clone()
+    }
+
+    /// What a worker of these devices sees.
+    pub fn snapshot_of(&self, devices: &DeviceSet) -> Option<Arc<Snapshot>> {
+        let state = lock(&self.state);
+        let shelf = state.shelves.iter().find(|shelf| *shelf.devices == *devices);
+        let seen = shelf.and_then(|shelf| shelf.snapshot.clone());
+        // Before the first has started.
+        seen.or_else(|| Some(Arc::new(devices.of(state.host.as_deref()?))))
+    }
+
+    /// Has workers kept ready for VMs with these devices, as long as the caller or another has what is returned.
+    pub fn devices(&self, devices: DeviceSet) -> Arc<DeviceSet> {
+        let devices = Arc::clone(&lock(&self.state).shelf(&Arc::new(devices)).devices);
+        self.changed.notify_all();
+        devices
     }
 
     /// How it goes with starting workers.
     pub fn figures(&self) -> Figures {
         let state = lock(&self.state);
-        let warm = state.ready.iter().filter(|worker| worker.is_alive()).count();
-        Figures { warm, starting: state.starting, starts: state.starts, failures: state.failures }
+        let ready = state.shelves.iter().flat_map(|shelf| &shelf.ready);
+        let warm = ready.filter(|worker| worker.is_alive()).count();
+        Figures { warm, starting: state.starting(), starts: state.starts, failures: state.failures }
     }
 
     /// What the host's devices do at the moment.
@@ -130,22 +138,28 @@ impl Pool {
         &self.suspender
     }
 
-    /// A worker that belongs to the caller from now on. Waits for one to start if none is warm.
-    pub fn take(&self, timeout: Duration, cancelled: &AtomicBool) -> Result<Arc<Worker>, PoolError> {
+    /// A worker of these devices, which belongs to the caller from now on. Waits for one to start if none is warm.
+    pub fn take(
+        &self,
+        devices: &Arc<DeviceSet>,
+        timeout: Duration,
+        cancelled: &AtomicBool,
+    ) -> Result<Arc<Worker>, PoolError> {
         let mut state = lock(&self.state);
+        let shelf = state.shelf(devices);
         // One who waits does not wait for the pause after failures.
-        state.not_before = None;
-        state.waiting += 1;
+        shelf.not_before = None;
+        shelf.waiting += 1;
         self.changed.notify_all();
         // Counted off with the taking: else one more is started in between.
-        let taken = |state: &mut State| {
-            let worker = take_alive(state)?;
-            state.waiting -= 1;
+        let taken = |shelf: &mut Shelf| {
+            let worker = shelf.take_alive()?;
+            shelf.waiting -= 1;
             Some(worker)
         };
-        let result = self.wait_for(state, timeout, cancelled, taken);
+        let result = self.wait_for(state, devices, timeout, cancelled, taken);
         if result.is_err() {
-            lock(&self.state).waiting -= 1;
+            lock(&self.state).shelf(devices).waiting -= 1;
         }
         self.changed.notify_all();
         result
@@ -154,19 +168,21 @@ impl Pool {
     /// Waits until `ready` gives something, a start fails, or there is no point in waiting.
     fn wait_for<T>(
         &self,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, Shelves>,
+        devices: &Arc<DeviceSet>,
         timeout: Duration,
         cancelled: &AtomicBool,
-        ready: impl Fn(&mut State) -> Option<T>,
+        ready: impl Fn(&mut Shelf) -> Option<T>,
     ) -> Result<T, PoolError> {
         let deadline = Instant::now() + timeout;
-        let failures = state.failures;
+        let failures = state.shelf(devices).failures;
         loop {
-            if let Some(value) = ready(&mut state) {
+            let shelf = state.shelf(devices);
+            if let Some(value) = ready(shelf) {
                 return Ok(value);
             }
-            if state.failures > failures {
-                return Err(PoolError::Start(state.last_error.clone()));
+            if shelf.failures > failures {
+                return Err(PoolError::Start(shelf.last_error.clone()));
             }
             if cancelled.load(Ordering::Acquire) {
                 return Err(PoolError::Cancelled);
@@ -179,7 +195,7 @@ impl Pool {
         }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, state: MutexGuard<'a, Shelves>, time: Duration) -> MutexGuard<'a, Shelves> {
         match self.changed.wait_timeout(state, time) {
             Ok((guard, _)) => guard,
             Err(poisoned) => poisoned.into_inner().0,
@@ -189,77 +205,98 @@ impl Pool {
     fn run(self: &Arc<Self>) {
         loop {
             let mut state = lock(&self.state);
-            state.ready.retain(|worker| worker.is_alive());
-            let wanted = self.config.warm + state.waiting;
-            let paused = state.not_before.is_some_and(|t| Instant::now() < t);
-            let short = state.ready.len() + state.starting < wanted;
-            if !short || paused || state.starting >= MAX_STARTING {
-                // Bounded: a warm worker that dies is noticed without a signal.
-                drop(self.wait(state, Duration::from_millis(500)));
+            let idle = state.tidy(self.config.warm);
+            let next = state.next(self.config.warm).filter(|_| state.starting() < MAX_STARTING);
+            let Some(devices) = next else {
+                if idle.is_empty() {
+                    // Bounded: a warm worker that dies is noticed without a signal, and so is a set of devices that no VM has any more.
+                    drop(self.wait(state, Duration::from_millis(500)));
+                } else {
+                    drop(state);
+                    idle.iter().for_each(|worker| worker.ask_to_exit());
+                }
                 continue;
-            }
-            state.starting += 1;
+            };
+            state.shelf(&devices).starting += 1;
+            let host = state.host.clone();
             drop(state);
-            match process::spawn(&self.config) {
-                Ok(spawned) => self.watch(spawned),
-                Err(error) => self.failed(chain(&error)),
+            idle.iter().for_each(|worker| worker.ask_to_exit());
+            let visible = host.as_deref().and_then(|host| devices.visible(host));
+            match process::spawn(&self.config, visible.as_deref()) {
+                Ok(spawned) => self.watch(devices, spawned),
+                Err(error) => self.failed(&devices, chain(&error)),
             }
         }
     }
 
     /// A thread waits for the worker to be ready, puts it into the pool and watches it from then on.
-    fn watch(self: &Arc<Self>, spawned: Spawned) {
-        let pool = Arc::clone(self);
+    fn watch(self: &Arc<Self>, devices: Arc<DeviceSet>, spawned: Spawned) {
+        let (pool, of) = (Arc::clone(self), Arc::clone(&devices));
         let body = move || match Worker::start(spawned) {
             Ok((worker, child, snapshot)) => {
                 let worker = Arc::new(worker);
-                pool.ready(Arc::clone(&worker), snapshot);
+                pool.started(&of, &worker, snapshot);
+                // It would seem that a VM has the devices.
+                drop(of);
                 worker.watch(child);
                 pool.changed.notify_all();
             }
-            Err(error) => pool.failed(chain(&error)),
+            Err(error) => pool.failed(&of, chain(&error)),
         };
         let thread = thread::Builder::new().name("worker-watch".into()).stack_size(WATCH_STACK);
         if let Err(error) = thread.spawn(body) {
             // The spawned worker sees its link close and exits.
-            self.failed(format!("starting a thread: {error}"));
+            self.failed(&devices, format!("starting a thread: {error}"));
         }
     }
 
-    fn ready(&self, worker: Arc<Worker>, snapshot: Snapshot) {
-        tracing::debug!(pid = worker.pid, "worker ready");
+    /// A worker says that it is ready: it is, if it sees what it is to see.
+    fn started(&self, devices: &Arc<DeviceSet>, worker: &Arc<Worker>, snapshot: Snapshot) {
+        let host = self.snapshot();
+        let right = |host: &Arc<Snapshot>| devices.are_those_of(&snapshot, host);
+        if !devices.is_all() && !host.as_ref().is_some_and(right) {
+            worker.kill();
+            let count = snapshot.devices.len();
+            return self.failed(
+                devices,
+                format!("devices {devices}: the driver shows a worker {count} devices, which are not these"),
+            );
+        }
+        self.ready(devices, Arc::clone(worker), Arc::new(snapshot));
+    }
+
+    fn ready(&self, devices: &Arc<DeviceSet>, worker: Arc<Worker>, snapshot: Arc<Snapshot>) {
+        tracing::debug!(pid = worker.pid, %devices, "worker ready");
         let mut state = lock(&self.state);
-        state.starting -= 1;
         state.starts += 1;
-        state.pause = Duration::ZERO;
-        state.not_before = None;
-        state.snapshot = Some(Arc::new(snapshot));
-        state.ready.push_back(worker);
+        if devices.is_all() {
+            state.host = Some(Arc::clone(&snapshot));
+        }
+        let shelf = state.shelf(devices);
+        shelf.starting -= 1;
+        shelf.pause = Duration::ZERO;
+        shelf.not_before = None;
+        shelf.snapshot = Some(snapshot);
+        shelf.ready.push_back(worker);
         drop(state);
         self.changed.notify_all();
     }
 
-    fn failed(&self, error: String) {
+    fn failed(&self, devices: &Arc<DeviceSet>, error: String) {
         let mut state = lock(&self.state);
-        state.starting -= 1;
         state.failures += 1;
-        state.pause = (state.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-        state.not_before = Some(Instant::now() + state.pause);
+        let known = state.host.is_some();
+        let shelf = state.shelf(devices);
+        shelf.starting -= 1;
+        shelf.failures += 1;
+        shelf.pause = (shelf.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
+        shelf.not_before = Some(Instant::now() + shelf.pause);
         // The first failure is main's to report, in one clear line.
-        if state.snapshot.is_some() {
-            tracing::error!(pause = ?state.pause, "starting a worker: {error}");
+        if known {
+            tracing::error!(pause = ?shelf.pause, %devices, "starting a worker: {error}");
         }
-        state.last_error = error;
+        shelf.last_error = error;
         drop(state);
         self.changed.notify_all();
     }
-}
-
-fn take_alive(state: &mut State) -> Option<Arc<Worker>> {
-    while let Some(worker) = state.ready.pop_front() {
-        if worker.is_alive() {
-            return Some(worker);
-        }
-    }
-    None
 }

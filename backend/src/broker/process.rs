@@ -35,9 +35,14 @@ pub struct Spawned {
     pub link: Link,
 }
 
-/// Executes a worker. To be called on a thread that lives as long as the broker: the worker dies with that thread.
-pub fn spawn(config: &Config) -> Result<Spawned, SpawnError> {
+/// Executes a worker that sees the devices `visible`, as CUDA_VISIBLE_DEVICES has them, or all. To be called on a thread that lives as
+/// long as the broker: the worker dies with that thread.
+pub fn spawn(config: &Config, visible: Option<&str>) -> Result<Spawned, SpawnError> {
     spawn_as(config, "vgpu-worker", |command, fd| {
+        if let Some(visible) = visible {
+            // The broker's own has had its effect on what this was chosen of.
+            command.env("CUDA_VISIBLE_DEVICES", visible);
+        }
         command
             .args(["worker", "--link-fd", fd])
             .args(["--poll-us", &config.poll.as_micros().to_string()])

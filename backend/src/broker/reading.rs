@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::reading::{ProcessUse, Reading, ReadingRequest, UNKNOWN_MEMORY, UNKNOWN_SHARE};
 
-use super::control::Refusal;
+use super::control::{self, Refusal};
 use super::lock;
 use super::vm::{Client, Vm};
 
@@ -14,10 +14,9 @@ use super::vm::{Client, Vm};
 pub fn serve(vm: &Vm, request: &ReadingRequest) -> Result<Vec<u8>, Refusal> {
     let snapshot =
         vm.pool.snapshot().ok_or_else(|| Refusal::new(status::NO_WORKER, "there is no snapshot"))?;
-    let ordinal = request.device;
-    let device = usize::try_from(ordinal).ok().and_then(|i| snapshot.devices.get(i));
-    let device =
-        device.ok_or_else(|| Refusal::new(status::INVALID, format!("device {ordinal} is not there")))?;
+    let gone = || Refusal::new(status::INVALID, format!("device {} is not there", request.device));
+    let ordinal = control::devices(vm)?.host_ordinal(request.device).ok_or_else(gone)?;
+    let device = usize::try_from(ordinal).ok().and_then(|i| snapshot.devices.get(i)).ok_or_else(gone)?;
     let host = vm.pool.monitor().read(device.record.uuid);
     let clients = clients(vm);
     let numbers = clients.iter().map(|(&worker, &(pid, _))| (worker, pid)).collect();

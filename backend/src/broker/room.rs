@@ -40,7 +40,7 @@ pub fn serve(vm: &Vm, worker: Weak<Worker>, packet: &Packet) -> Asked {
         // Nobody else can help a VM that is at its limit.
         reply(status::NO_ROOM);
     } else {
-        suspend::serve(vm.pool.suspender(), &vm.tenant, reply);
+        suspend::serve(vm.pool.suspender(), &vm.tenant, room.device, reply);
     }
     Asked::Nothing
 }

@@ -19,6 +19,7 @@ use super::ring::Memory;
 use super::tenant::Tenant;
 use super::vm::Vm;
 use crate::config::{Config, VmConfig};
+use crate::devices::DeviceSet;
 use crate::ledger::LedgerError;
 
 /// Why a socket could not be made.
@@ -82,8 +83,14 @@ impl VmSocket {
         self.tenant.unlink();
     }
 
-    /// Serves the socket on a thread of its own, until the VM is removed.
-    pub fn serve(self, config: Arc<Config>, pool: Arc<Pool>) -> io::Result<Arc<Tenant>> {
+    /// Serves the socket on a thread of its own, until the VM is removed. It is given `devices` of the host's.
+    pub fn serve(
+        self,
+        config: Arc<Config>,
+        pool: Arc<Pool>,
+        devices: Arc<DeviceSet>,
+    ) -> io::Result<Arc<Tenant>> {
+        self.tenant.set_devices(devices);
         pool.registry().add(&self.tenant.accounts);
         let tenant = Arc::clone(&self.tenant);
         std::thread::Builder::new().name("vm".into()).spawn(move || {

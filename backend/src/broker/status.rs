@@ -80,6 +80,7 @@ fn vm(tenant: &Tenant, devices: &[DeviceStatus]) -> VmStatus {
         presence: presence(accounts.presence()),
         max_clients: tenant.clients(),
         queues: tenant.queues,
+        devices: tenant.devices().ordinals(),
         memory: (0_u32..).zip(devices).map_while(|(ordinal, _)| memory(ordinal)).collect(),
         counts: counts(&accounts.totals()),
         front_end,

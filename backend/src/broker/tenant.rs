@@ -13,6 +13,7 @@ use super::accounts::Accounts;
 use super::lock;
 use super::vm::Vm;
 use crate::config::VmConfig;
+use crate::devices::DeviceSet;
 use crate::identity::Identities;
 
 /// A VM's name, settings and whereabouts.
@@ -35,6 +36,7 @@ pub struct Tenant {
 /// What can be changed while it runs.
 struct Live {
     identities: Identities,
+    devices: Arc<DeviceSet>,
     clients: u32,
 }
 
@@ -59,7 +61,11 @@ impl Tenant {
             queues: config.queues,
             accounts,
             adopted,
-            live: Mutex::new(Live { identities: config.identities.clone(), clients: config.clients }),
+            live: Mutex::new(Live {
+                identities: config.identities.clone(),
+                devices: Arc::default(),
+                clients: config.clients,
+            }),
             connection: Mutex::default(),
             stopping: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -71,6 +77,21 @@ impl Tenant {
     /// What it is shown of the devices.
     pub fn identities(&self) -> Identities {
         lock(&self.live).identities.clone()
+    }
+
+    /// Which of the host's devices an agent is shown that says hello next.
+    pub fn devices(&self) -> Arc<DeviceSet> {
+        Arc::clone(&lock(&self.live).devices)
+    }
+
+    /// Which it has at the moment: what its agent was shown, if there is one.
+    pub fn devices_in_use(&self) -> Arc<DeviceSet> {
+        self.vm().and_then(|vm| vm.devices()).unwrap_or_else(|| self.devices())
+    }
+
+    /// Seen by an agent that says hello next: what runs has opened the devices that it has.
+    pub fn set_devices(&self, devices: Arc<DeviceSet>) {
+        lock(&self.live).devices = devices;
     }
 
     /// Guest processes that it may have at once.

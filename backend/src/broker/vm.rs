@@ -27,6 +27,7 @@ use super::windows::Windows;
 use super::worker_link::Worker;
 use super::{control, events, lending};
 use crate::config::Config;
+use crate::devices::DeviceSet;
 use crate::log::Limit;
 
 /// The most entries of a queue.
@@ -73,6 +74,8 @@ pub struct Lent {
 pub struct State {
     /// The agent said hello.
     pub greeted: bool,
+    /// What it is shown of the host's devices since.
+    pub devices: Option<Arc<DeviceSet>>,
     pub clients: HashMap<u32, Client>,
     /// What clients share with each other.
     pub shares: Shares,
@@ -129,6 +132,11 @@ impl Vm {
         })
     }
 
+    /// The host's devices that its agent is shown, if it has said hello.
+    pub fn devices(&self) -> Option<Arc<DeviceSet>> {
+        lock(&self.state).devices.clone()
+    }
+
     /// Takes the epoll descriptor of the ring thread (a duplicate).
     pub fn set_epoll(&self, epoll: OwnedFd) {
         let _ = self.epoll.set(epoll);
@@ -173,6 +181,7 @@ impl Vm {
             let mut state = lock(&self.state);
             state.epoch += 1;
             state.greeted = false;
+            state.devices = None;
             state.events.clear();
             state.lanes.iter_mut().for_each(|lane| *lane = None);
             let clients = state.clients.drain().map(|(_, client)| client).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vgpu_spec::wire::snapshot::{Snapshot, uuid_text};
+use vgpu_spec::wire::snapshot::uuid_text;
 
 use super::lock;
 use super::pool::Pool;
@@ -13,6 +13,7 @@ use super::suspend::SuspendError;
 use super::tenant::Tenant;
 use crate::config::settings::VmSettings;
 use crate::config::{Config, ConfigError, VmConfig};
+use crate::devices::{DeviceSet, DeviceSetError};
 use crate::identity::{Identities, IdentityError};
 use crate::log::printable;
 
@@ -32,16 +33,14 @@ pub enum VmsError {
     TooMany,
     #[error("{0}: it cannot be changed while the VM is there; remove the VM and add it again")]
     Fixed(&'static str),
-    #[error(
-        "devices: {asked:?} are not all of the host's devices (0 to {last}); a VM sees all of them: leave devices out"
-    )]
-    Devices { asked: Vec<u32>, last: usize },
     #[error("vm {0}: it is being removed, but its workers have not ended yet")]
     Stuck(String),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Devices(#[from] DeviceSetError),
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
@@ -72,26 +71,18 @@ impl Vms {
         lock(&self.served).values().cloned().collect()
     }
 
-    /// Whether the host can show what these settings say.
-    pub fn check(&self, vm: &VmConfig) -> Result<Arc<Snapshot>, VmsError> {
+    /// Which of the host's devices a VM of these settings has, if the host can show what they say.
+    pub fn check(&self, vm: &VmConfig) -> Result<DeviceSet, VmsError> {
         let host = self.pool.snapshot().ok_or(VmsError::NoSnapshot)?;
-        vm.identities.check(&host)?;
-        if let Some(asked) = &vm.devices {
-            let mut sorted = asked.clone();
-            sorted.sort_unstable();
-            sorted.dedup();
-            if !sorted.iter().map(|&n| n as usize).eq(0..host.devices.len()) {
-                let last = host.devices.len().saturating_sub(1);
-                return Err(VmsError::Devices { asked: asked.clone(), last });
-            }
-        }
-        Ok(host)
+        let devices = DeviceSet::new(vm.devices.as_deref(), host.devices.len())?;
+        vm.identities.check(&host, &devices)?;
+        Ok(devices)
     }
 
     /// Serves a VM whose socket is bound already.
     pub fn serve(&self, vm: &VmConfig, socket: VmSocket) -> Result<(), VmsError> {
         match self.check(vm) {
-            Ok(host) => self.enter(vm, &host, || Ok(socket)),
+            Ok(devices) => self.enter(vm, devices, || Ok(socket)),
             Err(error) => {
                 socket.discard();
                 Err(error)
@@ -106,14 +97,14 @@ impl Vms {
 
     /// Binds a socket for a VM, and serves it.
     pub fn add(&self, vm: &VmConfig) -> Result<(), VmsError> {
-        let host = self.check(vm)?;
-        self.enter(vm, &host, || Ok(VmSocket::bind(vm, None)?))
+        let devices = self.check(vm)?;
+        self.enter(vm, devices, || Ok(VmSocket::bind(vm, None)?))
     }
 
     fn enter(
         &self,
         vm: &VmConfig,
-        host: &Snapshot,
+        devices: DeviceSet,
         socket: impl FnOnce() -> Result<VmSocket, VmsError>,
     ) -> Result<(), VmsError> {
         let mut served = lock(&self.served);
@@ -125,9 +116,10 @@ impl Vms {
         }
         let socket = socket()?;
         tracing::info!(vm = vm.name, "listening on {}", vm.socket.display());
-        log_shown(&vm.name, &vm.identities, host);
+        let devices = self.pool.devices(devices);
+        self.log_shown(&vm.name, &vm.identities, &devices);
         let (config, pool) = (Arc::clone(&self.config), Arc::clone(&self.pool));
-        let tenant = socket.serve(config, pool).map_err(VmsError::Thread)?;
+        let tenant = socket.serve(config, pool, devices).map_err(VmsError::Thread)?;
         self.pool.suspender().add(&tenant);
         served.insert(vm.name.clone(), tenant);
         Ok(())
@@ -153,17 +145,18 @@ impl Vms {
             limits: settings.limits(tenant.accounts.limits()),
             clients,
             queues: tenant.queues,
-            devices: settings.devices.clone(),
+            devices: settings.devices.clone().or_else(|| tenant.devices().ordinals()),
             identities,
         };
-        let host = self.check(&changed)?;
+        let devices = self.pool.devices(self.check(&changed)?);
         tenant.accounts.set_limits(&changed.limits);
         tenant.set_clients(clients);
-        if changed.identities != tenant.identities() {
-            log_shown(name, &changed.identities, &host);
+        if changed.identities != tenant.identities() || devices != tenant.devices() {
+            self.log_shown(name, &changed.identities, &devices);
             tenant.set_identities(changed.identities);
+            tenant.set_devices(Arc::clone(&devices));
         }
-        tracing::info!(vm = name, clients, limits = ?changed.limits, "changed");
+        tracing::info!(vm = name, clients, limits = ?changed.limits, %devices, "changed");
         Ok(())
     }
 
@@ -197,20 +190,29 @@ impl Vms {
         }
         Ok(())
     }
-}
 
-/// Says what a VM is shown, if that is not what the host says.
-fn log_shown(name: &str, identities: &Identities, host: &Snapshot) {
-    if identities.is_empty() {
-        return;
-    }
-    for (i, device) in identities.shown(host).devices.iter().enumerate() {
-        tracing::info!(
-            vm = name,
-            "shown device {i}: {}, GPU-{}, {} MiB",
-            printable(device.name().as_bytes()),
-            uuid_text(&device.record.uuid),
-            device.record.total_memory >> 20
-        );
+    /// Says what a VM is shown, if that is not what the host says.
+    fn log_shown(&self, name: &str, identities: &Identities, devices: &DeviceSet) {
+        if identities.is_empty() && devices.is_all() {
+            return;
+        }
+        // One default may be meant for several VMs; for one alone it is a mistake that would leave a device without its limit.
+        for ordinal in identities.devices().filter(|&ordinal| !devices.has(ordinal)) {
+            tracing::warn!(
+                vm = name,
+                "the VM does not have device {ordinal}: what is said of it counts for nothing"
+            );
+        }
+        let Some(seen) = self.pool.snapshot_of(devices) else { return };
+        let shown = identities.shown(&seen, devices);
+        for (i, (device, ordinal)) in shown.devices.iter().zip(devices.host_ordinals()).enumerate() {
+            tracing::info!(
+                vm = name,
+                "shown device {i}: {}, GPU-{}, {} MiB, the host's device {ordinal}",
+                printable(device.name().as_bytes()),
+                uuid_text(&device.record.uuid),
+                device.record.total_memory >> 20
+            );
+        }
     }
 }

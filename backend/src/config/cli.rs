@@ -95,7 +95,7 @@ struct BrokerArgs {
     /// Move idle VMs to the host's memory when others need the device's: those with --suspend-after
     #[arg(long)]
     oversubscribe: bool,
-    /// Workers to keep started ahead, each with a CUDA context [default: 1]
+    /// Workers to keep started ahead, each with a CUDA context, for each selection of devices that a VM has [default: 1]
     #[arg(long, value_name = "N", value_parser = range(globals::WARM))]
     warm: Option<u64>,
     /// Microseconds for which an idle lane polls before it sleeps [default: 500; 50 below 4 CPUs, 0 on one]

@@ -9,18 +9,18 @@ use crate::identity::{self, Setting};
 /// What is said of VMs. For the broker they count for the --socket before them, or for all VMs if before the first.
 #[derive(Args)]
 pub struct VmArgs {
-    /// Name that the VM is shown of device N (0 if left out), at most 95 printable ASCII characters
+    /// Name that the VM is shown of the host's device N (0 if left out), at most 95 printable ASCII characters
     ///
     /// This and the options below, up to --suspend-after, count for the --socket before them, or for all VMs if before the first.
     #[arg(long = "device-name", value_name = "[N=]NAME", value_parser = identity::parse_name)]
     device_name: Vec<Setting<String>>,
-    /// UUID that the VM is shown of device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
+    /// UUID that the VM is shown of the host's device N, as GPU-01234567-89ab-cdef-0123-456789abcdef [default: the device's own]
     #[arg(long = "device-uuid", value_name = "[N=]UUID", value_parser = identity::parse_uuid)]
     device_uuid: Vec<Setting<[u8; 16]>>,
-    /// Memory in MiB that the VM has of device N, all its processes together: it is shown so much, and gets no more
+    /// Memory in MiB that the VM has of the host's device N, all its processes together: it is shown so much, and gets no more
     #[arg(long = "device-memory", value_name = "[N=]MIB", value_parser = identity::parse_memory)]
     device_memory: Vec<Setting<u64>>,
-    /// The host's devices that the VM sees, by their ordinals [default: all]
+    /// The host's devices that the VM has, by their ordinals: the first is its device 0, and so on [default: all]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     devices: Vec<u32>,
     /// MiB of guest memory that the VM's processes may have pinned [default: no limit]

@@ -3,6 +3,8 @@
 use vgpu_spec::wire::{Range, share::Token};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::devices::HostOrdinals;
+
 /// `Header::kind`.
 pub mod kind {
     /// Broker → worker: [`super::Assign`]; descriptors: the VM's ledger, and the eventfd by which the scheduler is told of it. Once, before
@@ -113,6 +115,8 @@ pub struct Assign {
     /// The client's slot of the ledger.
     pub slot: u32,
     pub name: [u8; 16],
+    /// The host's ordinals of the worker's devices, by which the ledger counts.
+    pub devices: HostOrdinals,
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

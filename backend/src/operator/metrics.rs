@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::status::{ClientStatus, Counts, Status, VmPlace, VmStatus};
+use super::status::{ClientStatus, Counts, MemoryStatus, Status, VmPlace, VmStatus};
 
 const COUNTER: &str = "counter";
 const GAUGE: &str = "gauge";
@@ -61,10 +61,10 @@ const FAMILIES: &[Family] = &[
         vms(s, |vm| vm.front_end.as_ref().map_or(0.0, |front_end| front_end.queue_depth as f64))
     }),
     family("vgpu_vm_memory_used_bytes", GAUGE, "Device memory that the VM uses", |s| {
-        memory(s, |vm, device| vm.memory.get(device).map(|m| m.used))
+        memory(s, |m| Some(m.used))
     }),
     family("vgpu_vm_memory_limit_bytes", GAUGE, "Device memory that the VM may use, if limited", |s| {
-        memory(s, |vm, device| vm.memory.get(device).and_then(|m| m.limit))
+        memory(s, |m| m.limit)
     }),
     family("vgpu_vm_calls_total", COUNTER, "Calls, by whether the guest waited for them", |s| {
         of_vms(s, calls)
@@ -170,11 +170,13 @@ fn of_vms(status: &Status, values: fn(&Counts) -> Vec<Labelled>) -> Vec<Sample> 
     status.vms.iter().flat_map(of).collect()
 }
 
-fn memory(status: &Status, value: impl Fn(&VmStatus, usize) -> Option<u64>) -> Vec<Sample> {
+/// Of the devices that VMs have.
+fn memory(status: &Status, value: impl Fn(&MemoryStatus) -> Option<u64>) -> Vec<Sample> {
     let mut samples = Vec::new();
     for vm in &status.vms {
-        for device in 0..status.devices.len() {
-            if let Some(value) = value(vm, device) {
+        let of_vm = |(device, memory): &(usize, &MemoryStatus)| vm.has_device(*device, memory.used);
+        for (device, memory) in vm.memory.iter().enumerate().filter(of_vm) {
+            if let Some(value) = value(memory) {
                 let labels = vec![("vm", vm.name.clone()), ("device", device.to_string())];
                 samples.push((labels, value as f64));
             }
@@ -211,7 +213,8 @@ fn client_memory(status: &Status) -> Vec<Sample> {
     let mut samples = Vec::new();
     for vm in &status.vms {
         for client in &vm.clients {
-            for (device, used) in client.memory.iter().enumerate() {
+            let of_vm = |(device, used): &(usize, &u64)| vm.has_device(*device, **used);
+            for (device, used) in client.memory.iter().enumerate().filter(of_vm) {
                 let mut labels = client_labels(vm, client);
                 labels.push(("device", device.to_string()));
                 samples.push((labels, *used as f64));
@@ -248,7 +251,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::status::{DeviceStatus, FrontEnd, MemoryStatus};
+    use super::super::status::{DeviceStatus, FrontEnd};
     use super::*;
 
     /// One VM with one client, and one without.
@@ -298,6 +301,18 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is missing:\n{text}");
         }
         assert!(!text.contains("vgpu_vm_memory_limit_bytes{vm=\"two\""), "there is no limit");
+    }
+
+    #[test]
+    fn of_devices_that_a_vm_does_not_have_there_is_no_memory() {
+        let mut status = sample();
+        let vm = &mut status.vms[0];
+        vm.devices = Some(vec![1]);
+        vm.memory = vec![MemoryStatus { used: 0, limit: Some(20) }, MemoryStatus { used: 10, limit: None }];
+        vm.clients[0].memory = vec![0, 10];
+        let text = text(&status);
+        let lines: Vec<_> = text.lines().filter(|l| l.contains("memory") && l.contains("\"one\"")).collect();
+        assert!(lines.len() == 2 && lines.iter().all(|l| l.contains("device=\"1\"")), "{lines:?}");
     }
 
     #[test]

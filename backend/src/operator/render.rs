@@ -37,9 +37,20 @@ fn memory(memory: &MemoryStatus) -> String {
     format!("{}/{limit}", memory.used / MIB)
 }
 
-/// Of all devices, in MiB.
+/// Of all devices of the host, in MiB.
 fn all_memory(vm: &VmStatus) -> String {
-    vm.memory.iter().map(memory).collect::<Vec<_>>().join(" ")
+    let of = |(ordinal, status): (usize, &MemoryStatus)| match vm.has_device(ordinal, status.used) {
+        true => memory(status),
+        false => "-".into(),
+    };
+    vm.memory.iter().enumerate().map(of).collect::<Vec<_>>().join(" ")
+}
+
+fn devices(vm: &VmStatus) -> String {
+    match &vm.devices {
+        None => "all".into(),
+        Some(devices) => devices.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+    }
 }
 
 fn cap(vm: &VmStatus) -> String {
@@ -63,13 +74,24 @@ fn front_end(vm: &VmStatus) -> &'static str {
 
 /// `vm list`.
 pub fn list(status: &Status) -> String {
-    let head = ["NAME", "SOCKET", "GUEST", "WEIGHT", "CAP", "MEMORY MiB", "PINNED MiB", "CLIENTS", "QUEUES"];
-    let mut rows = vec![row(head)];
+    let mut rows = vec![row([
+        "NAME",
+        "SOCKET",
+        "GUEST",
+        "DEVICES",
+        "WEIGHT",
+        "CAP",
+        "MEMORY MiB",
+        "PINNED MiB",
+        "CLIENTS",
+        "QUEUES",
+    ])];
     for vm in &status.vms {
         rows.push(vec![
             vm.name.clone(),
             vm.socket.display().to_string(),
             front_end(vm).into(),
+            devices(vm),
             vm.weight.to_string(),
             cap(vm),
             all_memory(vm),
@@ -158,7 +180,7 @@ pub fn status(status: &Status) -> String {
             let mut cells = vec![
                 format!("  {} {}", client.number, client.name),
                 state.into(),
-                client_memory(client),
+                client_memory(vm, client),
                 client.lanes.to_string(),
                 String::new(),
             ];
@@ -171,8 +193,12 @@ pub fn status(status: &Status) -> String {
     head(status) + "\n" + &table(&rows, 2) + &failures
 }
 
-fn client_memory(client: &ClientStatus) -> String {
-    client.memory.iter().map(|used| (used / MIB).to_string()).collect::<Vec<_>>().join(" ")
+fn client_memory(vm: &VmStatus, client: &ClientStatus) -> String {
+    let of = |(ordinal, used): (usize, &u64)| match vm.has_device(ordinal, *used) {
+        true => (used / MIB).to_string(),
+        false => "-".into(),
+    };
+    client.memory.iter().enumerate().map(of).collect::<Vec<_>>().join(" ")
 }
 
 /// In few characters, with a unit of 1000.
@@ -242,7 +268,7 @@ pub fn top(before: &Status, now: &Status) -> String {
         for client in &vm.clients {
             let state = if client.lost { " (lost)" } else { "" };
             let name = format!("  {} {}{state}", client.number, client.name);
-            let mut cells = vec![name, client_memory(client), String::new(), String::new()];
+            let mut cells = vec![name, client_memory(vm, client), String::new(), String::new()];
             let before = old.get(&client.worker).map_or_else(Counts::default, |old| old.counts);
             cells.extend(rates(&before, &client.counts, seconds));
             rows.push(cells);
@@ -333,5 +359,22 @@ mod tests {
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("3/1024") && text.contains("1/64"), "{text}");
         assert!(status(&now).contains("python[7]"));
+    }
+
+    #[test]
+    fn a_device_that_a_vm_does_not_have_is_shown_as_none() {
+        let (_, mut now) = looks();
+        let vm = &mut now.vms[0];
+        vm.devices = Some(vec![1]);
+        let none = MemoryStatus { used: 0, limit: Some(MIB) };
+        vm.memory = vec![none, MemoryStatus { used: 3 * MIB, limit: None }];
+        vm.clients[0].memory = vec![0, 3 * MIB];
+        let cells = |text: &str, start: &str| {
+            let line = text.lines().find(|l| l.starts_with(start)).unwrap();
+            line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(String::from).collect::<Vec<_>>()
+        };
+        assert_eq!(cells(&list(&now), "a ")[1..5], ["agent", "1", "100", "-"]);
+        assert_eq!(cells(&list(&now), "a ")[5], "- 3/-");
+        assert_eq!(cells(&status(&now), "  1 ")[1], "- 3");
     }
 }

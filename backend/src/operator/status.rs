@@ -51,6 +51,9 @@ pub struct VmStatus {
     pub presence: PresenceStatus,
     pub max_clients: u32,
     pub queues: u16,
+    /// The host's ordinals, in the VM's order; `None` for all.
+    #[serde(default)]
+    pub devices: Option<Vec<u32>>,
     /// By the host's ordinals.
     pub memory: Vec<MemoryStatus>,
     /// Of all its clients since it was added.
@@ -58,6 +61,14 @@ pub struct VmStatus {
     /// `None` if none is connected.
     pub front_end: Option<FrontEnd>,
     pub clients: Vec<ClientStatus>,
+}
+
+impl VmStatus {
+    /// Whether the host's device is one of the VM's, or was: `used` is what it still uses there.
+    pub fn has_device(&self, ordinal: usize, used: u64) -> bool {
+        let listed = |devices: &Vec<u32>| devices.iter().any(|&device| device as usize == ordinal);
+        used > 0 || self.devices.as_ref().is_none_or(listed)
+    }
 }
 
 /// Where a VM's device memory is.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::thread::futex;
 
+use crate::devices::HostOrdinals;
 use crate::ledger::{Counter, Device, Ledger, Slot, Turns, presence};
 
 /// A lane that waits for its VM looks so often whether it is to stop, and says again that it waits.
@@ -22,18 +23,22 @@ pub fn sleep_on(word: &AtomicU32, value: u32, most: Duration) {
 }
 
 /// A slot that exists, and the ledger that it is in.
+///
+/// The ledger is by the host's ordinals. Here devices have the numbers that the driver gives them in this process, which may see some of
+/// the host's devices only; this is the one place where that is translated.
 pub struct Account {
     ledger: Ledger,
     slot: u32,
+    devices: HostOrdinals,
     /// An eventfd: the scheduler looks at the ledger when it is written.
     bell: OwnedFd,
 }
 
 impl Account {
     /// `None` if the ledger has no such slot.
-    pub fn new(ledger: Ledger, slot: u32, bell: OwnedFd) -> Option<Self> {
+    pub fn new(ledger: Ledger, slot: u32, bell: OwnedFd, devices: HostOrdinals) -> Option<Self> {
         ledger.slot(slot)?;
-        Some(Account { ledger, slot, bell })
+        Some(Account { ledger, slot, devices, bell })
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -51,14 +56,19 @@ impl Account {
         }
     }
 
-    /// What the VM has of the device, by the host's ordinal.
+    /// The host's ordinal of a device of this process.
+    pub fn host_ordinal(&self, ordinal: u32) -> Option<u32> {
+        self.devices.get(usize::try_from(ordinal).ok()?).copied()
+    }
+
+    /// What the VM has of the device.
     pub fn device(&self, ordinal: u32) -> Option<&Device> {
-        self.ledger.device(ordinal)
+        self.ledger.device(self.host_ordinal(ordinal)?)
     }
 
     /// What this client does on the device, for turns.
     pub fn turns(&self, ordinal: u32) -> Option<&Turns> {
-        self.slot()?.turns.get(ordinal as usize)
+        self.slot()?.turns.get(self.host_ordinal(ordinal)? as usize)
     }
 
     /// Tells the scheduler that there is something to look at.
@@ -130,8 +140,46 @@ impl Account {
     }
 
     fn own(&self, ordinal: u32, change: impl Fn(u64) -> u64) {
-        if let Some(word) = self.slot().and_then(|slot| slot.used.get(ordinal as usize)) {
+        let host_ordinal = self.host_ordinal(ordinal);
+        let word = self.slot().zip(host_ordinal).and_then(|(slot, host)| slot.used.get(host as usize));
+        if let Some(word) = word {
             let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(change(used)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::DeviceSet;
+
+    fn account(devices: &[u32]) -> (Account, Ledger) {
+        let (theirs, file) = Ledger::new().unwrap();
+        let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let devices = DeviceSet::new(Some(devices), 3).unwrap().host_ordinals();
+        (Account::new(Ledger::open(&file).unwrap(), 1, bell, devices).unwrap(), theirs)
+    }
+
+    #[test]
+    fn the_ledger_counts_by_the_hosts_ordinals() {
+        let (account, ledger) = account(&[2, 0]);
+        let used = |n: u32| ledger.device(n).unwrap().used.load(Ordering::Relaxed);
+        let own = |n: usize| ledger.slot(1).unwrap().used[n].load(Ordering::Relaxed);
+        ledger.device(2).unwrap().limit.store(100, Ordering::Relaxed);
+        assert!(account.take(0, 60) && !account.take(0, 60), "the limit is the host's device 2's");
+        account.take_anyway(1, 7);
+        assert_eq!(([0, 1, 2].map(used), [0, 1, 2].map(own)), ([7, 0, 60], [7, 0, 60]));
+        assert_eq!((account.left(0), account.left(1), account.excess(0)), (40, u64::MAX, 0));
+        account.give_back(0, 20);
+        assert_eq!(([0, 1, 2].map(used), own(2)), ([7, 0, 40], 40));
+        assert!(std::ptr::eq(account.turns(0).unwrap(), &raw const account.slot().unwrap().turns[2]));
+    }
+
+    #[test]
+    fn a_device_that_the_process_does_not_have_counts_nowhere() {
+        let (account, ledger) = account(&[2, 0]);
+        assert!(account.device(2).is_none() && account.turns(2).is_none() && account.take(2, 5));
+        account.give_back(2, 5);
+        assert!((0..3).all(|n| ledger.device(n).unwrap().used.load(Ordering::Relaxed) == 0));
     }
 }

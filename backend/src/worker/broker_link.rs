@@ -127,7 +127,7 @@ impl Broker {
         }
     }
 
-    /// Has room made on a full device, or, if `limited`, below the VM's limit. Waits for that, which takes seconds.
+    /// Has room made on a full device of the host, or, if `limited`, below the VM's limit. Waits for that, which takes seconds.
     pub fn make_room(&self, device: u32, limited: bool) -> Result<(), ShareError> {
         let room = Room { device, limited: limited.into() };
         self.request_for(kind::ROOM, room.as_bytes(), None, ROOM_PATIENCE).map(drop)

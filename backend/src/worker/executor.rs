@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::account::Account;
 use super::api::Session;
-use super::broker_link::Broker;
+use super::broker_link::{Broker, ShareError};
 use super::deps::LaneTable;
 use super::windows::Windows;
 
@@ -75,6 +75,11 @@ impl ClientState {
             account,
             session: OnceLock::new(),
         }
+    }
+
+    /// Has room made on a full device, or, if `limited`, below the VM's limit. Waits for that, which takes seconds.
+    pub fn make_room(&self, ordinal: u32, limited: bool) -> Result<(), ShareError> {
+        self.broker.make_room(self.account.host_ordinal(ordinal).unwrap_or(u32::MAX), limited)
     }
 
     /// The API's state of this client, made by the first caller.

@@ -137,7 +137,8 @@ impl Control {
         let malformed = || RequestError::Malformed(packet.header.kind);
         let mut fds = packet.fds.into_iter();
         let (file, bell) = fds.next().zip(fds.next()).ok_or_else(malformed)?;
-        let account = Account::new(Ledger::open(&file)?, request.slot, bell).ok_or_else(malformed)?;
+        let account = Account::new(Ledger::open(&file)?, request.slot, bell, request.devices);
+        let account = account.ok_or_else(malformed)?;
         let name = printable(&request.name);
         crate::log::set_prefix(format!("worker {} for {name}[{}]: ", std::process::id(), request.pid));
         tracing::debug!(client = request.client, uid = request.uid, "assigned");

@@ -65,7 +65,7 @@ mod tests {
     fn the_ledger_is_told_once_of_each_message() {
         let (ledger, _file) = Ledger::new().unwrap();
         let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        let account = Account::new(ledger, 1, bell).unwrap();
+        let account = Account::new(ledger, 1, bell, std::array::from_fn(|_| 0)).unwrap();
         let mut tally = Tally::default();
         tally.message(false);
         tally.result(0);

@@ -137,7 +137,8 @@ fn settings_are_changed_all_or_none() {
         (&["--weight", "9", "--queues", "9"], 1, "queues: it cannot be changed"),
         (&["--weight", "9", "--device-memory", "99999999"], 1, "device-memory 0=99999999: device 0 has"),
         (&["--weight", "9", "--device-name", "7=x"], 1, "there is no device 7"),
-        (&["--weight", "9", "--devices", "3"], 1, "devices: [3] are not all"),
+        (&["--weight", "9", "--devices", "3"], 1, "devices 3: there is no device 3, the host shows 1"),
+        (&["--weight", "9", "--devices", "0,0"], 1, "devices 0: given twice for one VM"),
         (&["--weight", "0"], 2, "1..=10000"),
         (&["--wieght", "9"], 2, "--wieght"),
     ] {
@@ -381,7 +382,7 @@ fn wrong_configuration_file_is_one_line_with_its_place() {
         (
             "cuda-dir = \"FOLDER\"\n[vm.a]\nsocket = \"FOLDER/a\"\ndevices = [5]\n",
             1,
-            "devices: [5] are not all",
+            "devices 5: there is no device 5, the host shows 1",
         ),
         (
             "cuda-dir = \"FOLDER\"\n[vm.a]\nsocket = \"FOLDER/a\"\ndevice-memory = 9999999\n",

@@ -138,7 +138,7 @@ pub enum Type {
     /// A handle of this kind ([`HANDLE_KINDS`]), or `Callable`: a Function or a Kernel.
     Handle(String),
     DevPtr,
-    /// A device's ordinal: the program's in the API, the host's on the wire (CUDA_VISIBLE_DEVICES changes the order).
+    /// A device's ordinal: the program's in the API, the VM's on the wire (CUDA_VISIBLE_DEVICES changes the order).
     Device,
     /// A NUL-terminated string that is read.
     Str,

@@ -9,6 +9,7 @@ mod broker_socket;
 mod command_line;
 mod copies;
 mod daemons;
+mod device_sets;
 mod devices;
 mod doctor;
 mod errors;

@@ -4,7 +4,7 @@
 //! and always the same, for programs that want to show some.
 
 use std::ffi::{CStr, c_char};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use super::Out;
 use crate::model::device::Device;
@@ -23,7 +23,8 @@ const POWER_LIMIT: u32 = 100_000;
 
 type Answer = Result<(), u32>;
 
-static DEVICES: LazyLock<Vec<Arc<Device>>> = LazyLock::new(Device::all_from_environment);
+/// NVML knows no CUDA_VISIBLE_DEVICES.
+static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(Device::all_from_environment);
 
 /// Declares exported functions whose bodies give an [`Answer`].
 macro_rules! nvml {
@@ -43,7 +44,7 @@ macro_rules! nvml {
 /// A handle is the ordinal and 1.
 fn device(handle: usize) -> Result<&'static Device, u32> {
     let device = handle.checked_sub(1).and_then(|ordinal| DEVICES.get(ordinal));
-    device.map(|device| &**device).ok_or(INVALID_ARGUMENT)
+    device.ok_or(INVALID_ARGUMENT)
 }
 
 fn put<T>(out: Out<'_, T>, value: T) -> Answer {
@@ -129,7 +130,7 @@ fn percent(running: bool) -> u32 {
 }
 
 fn processes(handle: usize) -> Result<Vec<usage::Process>, u32> {
-    Ok(usage::processes(device(handle)?.ordinal()))
+    Ok(usage::processes(device(handle)?.number()))
 }
 
 /// Writes an array of which the caller says how much it holds, and is told how much was needed.
@@ -164,7 +165,7 @@ nvml! {
         }
         // SAFETY: the caller answers for the text.
         let wanted = unsafe { CStr::from_ptr(uuid) }.to_str().map_err(|_| NOT_FOUND)?;
-        let text = |d: &Arc<Device>| format!("GPU-{}", vgpu_spec::wire::snapshot::uuid_text(&d.uuid()));
+        let text = |d: &Device| format!("GPU-{}", vgpu_spec::wire::snapshot::uuid_text(&d.uuid()));
         let ordinal = DEVICES.iter().position(|d| text(d) == wanted).ok_or(NOT_FOUND)?;
         put(handle, ordinal + 1)
     }

@@ -24,6 +24,7 @@ const PCI_FIRST_DEVICE: u32 = 0x1f;
 #[derive(Debug)]
 pub struct Device {
     ordinal: u32,
+    number: u32,
     sm_count: u32,
     total: u64,
     used: AtomicU64,
@@ -45,19 +46,20 @@ pub struct Primary {
 }
 
 impl Device {
-    /// The devices that the environment asks for.
-    pub fn all_from_environment() -> Vec<Arc<Device>> {
+    /// The machine's devices: those that the environment asks for.
+    pub fn all_from_environment() -> Vec<Device> {
         let count = number_from("VGPU_SOFTGPU_DEVICES").unwrap_or(1);
         let count = u32::try_from(count).unwrap_or(MAX_DEVICES).min(MAX_DEVICES);
         let total = number_from("VGPU_SOFTGPU_MEMORY").unwrap_or(DEFAULT_MEMORY);
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_SMS));
         let sm_count = u32::try_from(cpus).unwrap_or(1);
-        (0..count).map(|ordinal| Arc::new(Device::new(ordinal, sm_count, total))).collect()
+        (0..count).map(|number| Device::new(number, sm_count, total)).collect()
     }
 
-    fn new(ordinal: u32, sm_count: u32, total: u64) -> Device {
+    pub(super) fn new(number: u32, sm_count: u32, total: u64) -> Device {
         Device {
-            ordinal,
+            ordinal: number,
+            number,
             sm_count,
             total,
             used: AtomicU64::new(0),
@@ -66,9 +68,19 @@ impl Device {
         }
     }
 
+    /// The device as a process has it that knows it by `ordinal`.
+    pub(super) fn numbered(&self, ordinal: u32) -> Device {
+        Device { ordinal, ..Device::new(self.number, self.sm_count, self.total) }
+    }
+
     /// The `CUdevice`.
     pub fn ordinal(&self) -> u32 {
         self.ordinal
+    }
+
+    /// Which of the machine's devices it is, for all processes the same.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Streaming multiprocessors claimed.
@@ -91,14 +103,14 @@ impl Device {
         let take = |used: u64| used.checked_add(bytes).filter(|&used| used <= self.total);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.map_err(|_| CudaError::OutOfMemory)?;
-        usage::take(self.ordinal, bytes);
+        usage::take(self.number, bytes);
         Ok(())
     }
 
     /// Gives `bytes` back.
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        usage::give_back(self.ordinal, bytes);
+        usage::give_back(self.number, bytes);
     }
 
     /// Remembers the first fault. It stays until the process ends, as on a real device: a new context answers it too.
@@ -132,7 +144,7 @@ impl Device {
     }
 
     fn pci_device(&self) -> u32 {
-        PCI_FIRST_DEVICE - self.ordinal
+        PCI_FIRST_DEVICE - self.number
     }
 
     /// The PCI address as `cuDeviceGetPCIBusId` writes it.
@@ -140,11 +152,11 @@ impl Device {
         format!("0000:{PCI_BUS:02X}:{:02X}.0", self.pci_device())
     }
 
-    /// The 16 bytes of the UUID, fixed per ordinal.
+    /// The 16 bytes of the UUID, fixed per number.
     pub fn uuid(&self) -> [u8; 16] {
         let mut uuid = *b"vgpu-softgpu\0\0\0\0";
         let [.., a, b, c, d] = &mut uuid;
-        [*a, *b, *c, *d] = self.ordinal.to_be_bytes();
+        [*a, *b, *c, *d] = self.number.to_be_bytes();
         uuid
     }
 }

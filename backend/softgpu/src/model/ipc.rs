@@ -84,7 +84,7 @@ pub fn export_memory(address: u64, pool: bool) -> Result<[u8; HANDLE]> {
         None => !pool,
     };
     let part = allocation.part().filter(|_| is_shared && allocation.kind() == RangeKind::Device);
-    part.ok_or(CudaError::InvalidValue)?.export(allocation.size(), allocation.device().ordinal())
+    part.ok_or(CudaError::InvalidValue)?.export(allocation.size(), allocation.device().number())
 }
 
 /// What is mapped of another process's memory.
@@ -125,7 +125,7 @@ impl Opened {
             return Ok(*base);
         }
         let found = find_memory(&name)?;
-        let device = state()?.device(i32::try_from(found.device).unwrap_or(-1));
+        let device = state()?.device_of_number(found.device);
         let device = device.inspect_err(|_| shared_file::unmap(found.base, found.mapped))?;
         let allocation = Allocation::of_another(found.base, found.size, found.mapped, context, device, None);
         state()?.memory.insert(allocation);
@@ -167,7 +167,7 @@ pub fn import_pool_memory(handle: &[u8; HANDLE], pool: &Arc<Pool>, context: u64)
         return Ok(same.base());
     }
     let found = find_memory(&name)?;
-    if found.device != u64::from(pool.device().ordinal()) {
+    if found.device != u64::from(pool.device().number()) {
         shared_file::unmap(found.base, found.mapped);
         return Err(CudaError::InvalidValue);
     }

@@ -99,7 +99,7 @@ impl LaunchWork {
             params: &self.params,
             sm_count: core.device.sm_count(),
         };
-        let _running = usage::Running::new(core.device.ordinal());
+        let _running = usage::Running::new(core.device.number());
         let kernel = &self.function.entry.info().name;
         let mut print = |text: &[u8]| core.output.append(text);
         if let Err(fault) = exec::run(self.function.program(), kernel, &launch, &memory, &mut print) {

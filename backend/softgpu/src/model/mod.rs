@@ -36,6 +36,7 @@ pub mod texture_reference;
 pub mod usage;
 pub mod user_object;
 pub mod virtual_memory;
+pub mod visible;
 pub mod work;
 
 pub use error::{CudaError, Result};

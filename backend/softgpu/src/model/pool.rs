@@ -55,7 +55,7 @@ impl Pool {
     /// A pool that other processes can import.
     pub fn shared(device: &Arc<Device>, most: u64) -> Result<Pool> {
         let file = shared_file::memory_file(FILE)?;
-        shared_file::write(&file, 0, &[MAGIC, u64::from(device.ordinal())])?;
+        shared_file::write(&file, 0, &[MAGIC, u64::from(device.number())])?;
         Ok(Pool { file: Some(file), ..Pool::new(device, most) })
     }
 
@@ -67,11 +67,11 @@ impl Pool {
         if size != FILE {
             return Err(CudaError::Unknown);
         }
-        let [magic, ordinal] = shared_file::read::<2>(&file, 0).map_err(unknown)?;
+        let [magic, number] = shared_file::read::<2>(&file, 0).map_err(unknown)?;
         if magic != MAGIC {
             return Err(CudaError::Unknown);
         }
-        let device = super::state()?.device(i32::try_from(ordinal).unwrap_or(-1))?;
+        let device = super::state()?.device_of_number(number)?;
         Ok(Pool { imported: inode, ..Pool::new(device, 0) })
     }
 

@@ -99,7 +99,7 @@ pub struct State {
 }
 
 static STATE: LazyLock<State> =
-    LazyLock::new(|| State { devices: Device::all_from_environment(), ..State::default() });
+    LazyLock::new(|| State { devices: super::visible::devices(), ..State::default() });
 
 /// The driver's state, once `cuInit` has been called; `NOT_INITIALIZED` before.
 pub fn state() -> Result<&'static State> {
@@ -122,6 +122,12 @@ impl State {
     pub fn device(&self, ordinal: i32) -> Result<&Arc<Device>> {
         let index = usize::try_from(ordinal).map_err(|_| CudaError::InvalidDevice)?;
         self.devices.get(index).ok_or(CudaError::InvalidDevice)
+    }
+
+    /// The machine's device of this number, or `INVALID_DEVICE` if the process does not have it.
+    pub fn device_of_number(&self, number: u64) -> Result<&Arc<Device>> {
+        let found = self.devices.iter().find(|device| u64::from(device.number()) == number);
+        found.ok_or(CudaError::InvalidDevice)
     }
 
     /// The number of the next split of a device's resource.

@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 /// Numbers in `Page`.
 const NUMBERS: usize = size_of::<Page>() / size_of::<u64>();
 
-/// Bytes used and kernels that run, by ordinal.
+/// Bytes used and kernels that run, by number.
 #[repr(C)]
 struct Page {
     magic: AtomicU64,
@@ -41,21 +41,21 @@ pub fn announce() {
     LazyLock::force(&PAGE_OF_PROCESS);
 }
 
-fn slot(of: fn(&Page) -> &[AtomicU64; DEVICES], ordinal: u32) -> Option<&'static AtomicU64> {
+fn slot(of: fn(&Page) -> &[AtomicU64; DEVICES], number: u32) -> Option<&'static AtomicU64> {
     let page: &'static Page = (*PAGE_OF_PROCESS)?;
-    of(page).get(usize::try_from(ordinal).ok()?)
+    of(page).get(usize::try_from(number).ok()?)
 }
 
 /// Counts memory that was taken.
-pub fn take(ordinal: u32, bytes: u64) {
-    if let Some(used) = slot(|page| &page.used, ordinal) {
+pub fn take(number: u32, bytes: u64) {
+    if let Some(used) = slot(|page| &page.used, number) {
         used.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 /// Counts memory that was given back.
-pub fn give_back(ordinal: u32, bytes: u64) {
-    if let Some(used) = slot(|page| &page.used, ordinal) {
+pub fn give_back(number: u32, bytes: u64) {
+    if let Some(used) = slot(|page| &page.used, number) {
         used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -64,11 +64,11 @@ pub fn give_back(ordinal: u32, bytes: u64) {
 pub struct Running(u32);
 
 impl Running {
-    pub fn new(ordinal: u32) -> Running {
-        if let Some(running) = slot(|page| &page.running, ordinal) {
+    pub fn new(number: u32) -> Running {
+        if let Some(running) = slot(|page| &page.running, number) {
             running.fetch_add(1, Ordering::Relaxed);
         }
-        Running(ordinal)
+        Running(number)
     }
 }
 
@@ -90,13 +90,13 @@ pub struct Process {
 }
 
 /// The processes of this user that use the device.
-pub fn processes(ordinal: u32) -> Vec<Process> {
+pub fn processes(number: u32) -> Vec<Process> {
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| process(pid, ordinal)).collect()
+    pids.filter_map(|pid| process(pid, number)).collect()
 }
 
-fn process(pid: u32, ordinal: u32) -> Option<Process> {
+fn process(pid: u32, number: u32) -> Option<Process> {
     let ours = |path: &std::path::Path| {
         fs::read_link(path)
             .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"/memfd:vgpu-softgpu"))
@@ -109,7 +109,7 @@ fn process(pid: u32, ordinal: u32) -> Option<Process> {
             return None;
         }
         let (used, running) = numbers.split_at(DEVICES);
-        let at = usize::try_from(ordinal).ok()?;
+        let at = usize::try_from(number).ok()?;
         Some(Process { pid, used: *used.get(at)?, running: *running.get(at)? != 0 })
     })
 }
@@ -120,19 +120,19 @@ mod tests {
 
     #[test]
     fn others_see_what_this_process_uses() {
-        // An ordinal that no other test uses.
-        let ordinal = 13;
+        // An number that no other test uses.
+        let number = 13;
         let ours = || {
-            processes(ordinal).into_iter().find(|p| p.pid == std::process::id()).map(|p| (p.used, p.running))
+            processes(number).into_iter().find(|p| p.pid == std::process::id()).map(|p| (p.used, p.running))
         };
-        take(ordinal, 5000);
+        take(number, 5000);
         assert_eq!(ours(), Some((5000, false)));
-        let running = Running::new(ordinal);
-        give_back(ordinal, 2000);
+        let running = Running::new(number);
+        give_back(number, 2000);
         assert_eq!(ours(), Some((3000, true)));
         drop(running);
         assert_eq!(ours(), Some((3000, false)));
-        give_back(ordinal, 3000);
+        give_back(number, 3000);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Physical {
         // What it is stands behind the memory, for processes that import it.
         let whole = size.checked_add(PAGE).ok_or(CudaError::OutOfMemory)?;
         let file = shared_file::memory_file(whole)?;
-        shared_file::write(&file, size, &[MAGIC, u64::from(device.ordinal())])?;
+        shared_file::write(&file, size, &[MAGIC, u64::from(device.number())])?;
         device.take(size)?;
         Ok(Physical {
             handle: new_handle(Kind::Physical),
@@ -69,11 +69,11 @@ impl Physical {
         let file = shared_file::duplicate(descriptor).map_err(unknown)?;
         let whole = shared_file::size_and_inode(&file).map_err(unknown)?.0;
         let size = whole.checked_sub(PAGE).ok_or(CudaError::Unknown)?;
-        let [magic, ordinal] = shared_file::read::<2>(&file, size).map_err(unknown)?;
+        let [magic, number] = shared_file::read::<2>(&file, size).map_err(unknown)?;
         if magic != MAGIC {
             return Err(CudaError::Unknown);
         }
-        let device = Arc::clone(state()?.device(i32::try_from(ordinal).unwrap_or(-1))?);
+        let device = Arc::clone(state()?.device_of_number(number)?);
         let (handle, holds) = (new_handle(Kind::Physical), AtomicU32::new(1));
         Ok(Physical { handle, file, size, device, handle_types: 0, counted: false, holds })
     }

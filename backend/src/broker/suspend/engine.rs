@@ -17,6 +17,7 @@ use crate::broker::presence::Place;
 use crate::broker::status::queue_depth;
 use crate::broker::tenant::Tenant;
 use crate::config::Config;
+use crate::devices::DeviceSet;
 use crate::ledger::Counter;
 use crate::log::chain;
 
@@ -58,6 +59,8 @@ enum Room {
 /// A worker that waits for room.
 struct Waiting {
     key: Key,
+    /// The host's ordinal.
+    device: u32,
     since: u64,
     /// How many VMs had been moved off when it asked.
     moves: u64,
@@ -201,10 +204,10 @@ impl Engine {
                     }
                 }
             }
-            Order::Room { tenant, answer } => match tenant.upgrade() {
+            Order::Room { tenant, device, answer } => match tenant.upgrade() {
                 Some(tenant) => {
                     let (since, moves) = (self.now(), self.moves);
-                    self.rooms.push(Waiting { key: key(&tenant), since, moves, answer });
+                    self.rooms.push(Waiting { key: key(&tenant), device, since, moves, answer });
                 }
                 None => answer(false),
             },
@@ -322,7 +325,9 @@ impl Engine {
             self.rooms.push(room);
             return true;
         }
-        match if may_move { self.move_one(room.key) } else { Room::Later } {
+        let device = room.device;
+        let helps = |devices: &DeviceSet| devices.has(device);
+        match if may_move { self.move_one(room.key, helps) } else { Room::Later } {
             Room::Made => {
                 let now = self.now();
                 if let Some(vm) = self.vms.get_mut(&room.key) {
@@ -345,6 +350,7 @@ impl Engine {
     /// Whether it is back, or nothing can be done for it.
     fn try_back(&mut self, tenant: &Arc<Tenant>, may_move: bool) -> bool {
         let needed = tenant.accounts.presence().state().needs.clone();
+        let own = tenant.devices_in_use();
         loop {
             let free = (self.free)();
             let result = if needed.iter().zip(&free).all(|(needed, free)| needed <= free) {
@@ -363,7 +369,8 @@ impl Engine {
                     }
                     return true;
                 }
-                None if may_move && self.move_one(key(tenant)) == Room::Made => {}
+                None if may_move
+                    && self.move_one(key(tenant), |devices| devices.overlaps(&own)) == Room::Made => {}
                 None => {
                     if let Some(vm) = self.vms.get_mut(&key(tenant))
                         && !std::mem::replace(&mut vm.said, true)
@@ -403,14 +410,14 @@ impl Engine {
         }
     }
 
-    /// Moves a VM off for `needy`.
-    fn move_one(&mut self, needy: Key) -> Room {
+    /// Moves a VM off for `needy`: one whose devices are such that it helps.
+    fn move_one(&mut self, needy: Key, helps: impl Fn(&DeviceSet) -> bool) -> Room {
         if !self.oversubscribe {
             return Room::None;
         }
         loop {
             let now = self.now();
-            let seats: Vec<Seat> = self.vms.iter().filter_map(|(&key, vm)| seat(key, vm)).collect();
+            let seats: Vec<Seat> = self.vms.iter().filter_map(|(&key, vm)| seat(key, vm, &helps)).collect();
             let chosen = match choose(now, needy, &seats) {
                 Choice::Move(key) => key,
                 Choice::Later(_) => return Room::Later,
@@ -427,9 +434,9 @@ impl Engine {
     }
 }
 
-/// `None` of a VM that is gone.
-fn seat(key: Key, vm: &Vm) -> Option<Seat> {
-    let tenant = vm.tenant.upgrade()?;
+/// `None` of a VM that is gone, or of no help.
+fn seat(key: Key, vm: &Vm, helps: &impl Fn(&DeviceSet) -> bool) -> Option<Seat> {
+    let tenant = vm.tenant.upgrade().filter(|tenant| helps(&tenant.devices_in_use()))?;
     let accounts = &tenant.accounts;
     Some(Seat {
         key,
@@ -443,4 +450,33 @@ fn seat(key: Key, vm: &Vm) -> Option<Seat> {
 
 fn watch(epoll: &OwnedFd, bell: impl std::os::fd::AsFd) -> rustix::io::Result<()> {
     epoll::add(epoll, bell, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::accounts::Accounts;
+    use crate::config::settings::VmSettings;
+
+    #[test]
+    fn who_does_not_have_the_full_device_is_not_moved_for_it() {
+        let settings = VmSettings { socket: Some("/tmp/a".into()), ..VmSettings::default() };
+        let tenant = Tenant::new(&settings.vm("a").unwrap(), Accounts::new().unwrap(), false).unwrap();
+        tenant.set_devices(Arc::new(DeviceSet::new(Some(&[1]), 2).unwrap()));
+        let vm = Vm {
+            tenant: Arc::downgrade(&tenant),
+            bell: None,
+            messages: 0,
+            active: 0,
+            since: 0,
+            failed: None,
+            coming: None,
+            said: false,
+            full: None,
+        };
+        assert!(seat(1, &vm, &|devices: &DeviceSet| devices.has(1)).is_some());
+        assert!(seat(1, &vm, &|devices: &DeviceSet| devices.has(0)).is_none());
+        drop(tenant);
+        assert!(seat(1, &vm, &|_: &DeviceSet| true).is_none(), "it is gone");
+    }
 }

@@ -58,9 +58,10 @@ enum Order {
         tenant: Arc<Tenant>,
         done: Done,
     },
-    /// `answer` is told whether it is worth trying again.
+    /// Memory of the host's `device`. `answer` is told whether it is worth trying again.
     Room {
         tenant: Weak<Tenant>,
+        device: u32,
         answer: Box<dyn FnOnce(bool) + Send>,
     },
 }
@@ -137,8 +138,8 @@ impl Suspender {
         self.command(&name, |done| Order::Resume { tenant, done })
     }
 
-    /// Has others make room for a VM; `answer` is told whether it is worth trying again.
-    fn ask_room(&self, tenant: &Arc<Tenant>, answer: impl FnOnce(bool) + Send + 'static) {
+    /// Has others make room for a VM on a device; `answer` is told whether it is worth trying again.
+    fn ask_room(&self, tenant: &Arc<Tenant>, device: u32, answer: impl FnOnce(bool) + Send + 'static) {
         let rooms = Arc::clone(&self.rooms);
         // SECURITY: each that waits costs memory here.
         if !self.oversubscribe || self.rooms.fetch_add(1, Ordering::AcqRel) >= MAX_ROOMS {
@@ -151,22 +152,27 @@ impl Suspender {
             rooms.fetch_sub(1, Ordering::AcqRel);
             answer(room);
         });
-        let _ = self.order(Order::Room { tenant: Arc::downgrade(tenant), answer });
+        let _ = self.order(Order::Room { tenant: Arc::downgrade(tenant), device, answer });
     }
 
     /// As a worker's request; waits for it.
-    pub fn make_room(&self, tenant: &Arc<Tenant>, timeout: Duration) -> bool {
+    pub fn make_room(&self, tenant: &Arc<Tenant>, device: u32, timeout: Duration) -> bool {
         let (done, wait) = sync_channel(1);
-        self.ask_room(tenant, move |room| {
+        self.ask_room(tenant, device, move |room| {
             let _ = done.try_send(room);
         });
         wait.recv_timeout(timeout).unwrap_or(false)
     }
 }
 
-/// Answers a worker that asks for room, later.
-pub fn serve(suspender: &Suspender, tenant: &Arc<Tenant>, reply: impl FnOnce(u32) + Send + 'static) {
-    suspender.ask_room(tenant, move |room| reply(if room { 0 } else { status::NO_ROOM }));
+/// Answers a worker that asks for room on a device, later.
+pub fn serve(
+    suspender: &Suspender,
+    tenant: &Arc<Tenant>,
+    device: u32,
+    reply: impl FnOnce(u32) + Send + 'static,
+) {
+    suspender.ask_room(tenant, device, move |room| reply(if room { 0 } else { status::NO_ROOM }));
 }
 
 /// How much memory each device has free, by ordinal; nothing if the host does not tell of one.

@@ -56,7 +56,11 @@ impl Mover {
                 let after = free();
                 let mut state = accounts.presence().state();
                 // What others did meanwhile blurs that, so what is counted is a lower bound.
+                let devices = tenant.devices_in_use();
                 let needs = |((ordinal, after), before): ((u32, &u64), &u64)| {
+                    if !devices.has(ordinal) {
+                        return 0;
+                    }
                     let used =
                         accounts.ledger().device(ordinal).map_or(0, |d| d.used.load(Ordering::Relaxed));
                     after.saturating_sub(*before).max(used)

@@ -65,7 +65,7 @@ pub fn cuMemGetInfo_v2(
     let get = t.driver.cuMemGetInfo_v2.ok_or(NOT_SUPPORTED)?;
     if want_free && t.client.account.others_leave() {
         // Natively a process whose end is known has given everything back. If that takes too long, what is free now is the answer.
-        let _ = t.client.broker.make_room(t.device().unwrap_or(0), true);
+        let _ = t.client.make_room(t.device().unwrap_or(0), true);
     }
     let (mut free, mut total) = (0, 0);
     let place = |wanted: bool, value: *mut usize| if wanted { value } else { std::ptr::null_mut() };

@@ -20,7 +20,7 @@ const ABSURD: u64 = 1 << 44;
 const POOL_STEP: u64 = 32 << 20;
 
 impl Thread {
-    /// The host's ordinal of the current context's device.
+    /// The ordinal of the current context's device.
     pub fn device(&self) -> Result<u32, CudaError> {
         let get = self.driver.cuCtxGetDevice.ok_or(NOT_SUPPORTED)?;
         let mut device = 0;

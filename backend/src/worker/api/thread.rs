@@ -131,7 +131,7 @@ impl Thread {
             let (limited, asked) = (self.limited.take(), self.asked.take());
             let device = self.device().unwrap_or(0);
             // Nobody can help one that asks for more than there is.
-            if asked > self.total_memory(device) || self.client.broker.make_room(device, limited).is_err() {
+            if asked > self.total_memory(device) || self.client.make_room(device, limited).is_err() {
                 return Err(error::OUT_OF_MEMORY);
             }
             if self.client.account.is_away() {

@@ -15,7 +15,7 @@ pub use physical::Physical;
 /// Memory of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// The host's ordinal.
+    /// The device's ordinal.
     pub device: u32,
     pub bytes: u64,
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use cudarc::driver::sys;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vgpu_backend::devices::DeviceSet;
 use vgpu_backend::ledger::Ledger;
 use vgpu_backend::link::Link;
 use vgpu_backend::link::message::Extent;
@@ -59,7 +60,7 @@ fn client() -> Option<Arc<ClientState>> {
     drop(broker);
     let (ledger, _) = Ledger::new().ok()?;
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
-    let account = Account::new(ledger, 0, bell)?;
+    let account = Account::new(ledger, 0, bell, DeviceSet::default().host_ordinals())?;
     let broker = Arc::new(Broker::new(Arc::new(link)));
     Some(Arc::new(ClientState::new("fuzz".into(), 1, broker, account)))
 }

@@ -1,0 +1,160 @@
+//! What the pool has: the workers of each set of devices, and which of them it is to start or end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vgpu_spec::wire::snapshot::Snapshot;
+
+use crate::broker::worker_link::Worker;
+use crate::devices::DeviceSet;
+
+/// All of the pool.
+#[derive(Default)]
+pub struct Shelves {
+    pub shelves: Vec<Shelf>,
+    /// Counts starts that succeeded.
+    pub starts: u64,
+    /// Counts failed starts.
+    pub failures: u64,
+    /// What the latest worker saw that sees all devices.
+    pub host: Option<Arc<Snapshot>>,
+}
+
+/// The workers of one set of devices.
+#[derive(Default)]
+pub struct Shelf {
+    /// Others have it while they may take workers.
+    pub devices: Arc<DeviceSet>,
+    pub ready: VecDeque<Arc<Worker>>,
+    pub starting: usize,
+    /// Callers of `take` that wait.
+    pub waiting: usize,
+    pub failures: u64,
+    pub last_error: String,
+    pub pause: Duration,
+    pub not_before: Option<Instant>,
+    /// What the latest worker saw.
+    pub snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Shelf {
+    fn new(devices: Arc<DeviceSet>) -> Self {
+        Shelf { devices, ..Shelf::default() }
+    }
+
+    /// Whether a VM has these devices.
+    fn is_used(&self) -> bool {
+        // Each start has it once.
+        Arc::strong_count(&self.devices) > 1 + self.starting
+    }
+
+    /// How many workers it lacks, if `warm` are to be kept and it may start any at the moment.
+    fn lacks(&self, warm: usize) -> usize {
+        let paused = self.not_before.is_some_and(|t| Instant::now() < t);
+        let wanted = if paused { 0 } else { warm + self.waiting };
+        wanted.saturating_sub(self.ready.len() + self.starting)
+    }
+
+    pub fn take_alive(&mut self) -> Option<Arc<Worker>> {
+        while let Some(worker) = self.ready.pop_front() {
+            if worker.is_alive() {
+                return Some(worker);
+            }
+        }
+        None
+    }
+}
+
+impl Shelves {
+    /// The shelf of these devices, made if there is none.
+    pub fn shelf(&mut self, devices: &Arc<DeviceSet>) -> &mut Shelf {
+        let found = self.shelves.iter().position(|shelf| shelf.devices == *devices);
+        let place = found.unwrap_or_else(|| {
+            self.shelves.push(Shelf::new(Arc::clone(devices)));
+            self.shelves.len() - 1
+        });
+        &mut self.shelves[place]
+    }
+
+    /// How many workers are kept for a shelf. Before there is a VM, one that has all devices is expected.
+    fn warm(&self, shelf: &Shelf, most: usize) -> usize {
+        let expected = || shelf.devices.is_all() && !self.shelves.iter().any(Shelf::is_used);
+        if shelf.is_used() || expected() { most } else { 0 }
+    }
+
+    pub fn starting(&self) -> usize {
+        self.shelves.iter().map(|shelf| shelf.starting).sum()
+    }
+
+    /// Workers of devices that no VM has any more. Forgets the shelves that are left empty.
+    pub fn tidy(&mut self, warm: usize) -> Vec<Arc<Worker>> {
+        let mut idle = Vec::new();
+        for place in 0..self.shelves.len() {
+            let keeps = self.warm(&self.shelves[place], warm);
+            let shelf = &mut self.shelves[place];
+            shelf.ready.retain(|worker| worker.is_alive());
+            if keeps == 0 && shelf.waiting == 0 {
+                idle.extend(shelf.ready.drain(..));
+            }
+        }
+        let empty = |shelf: &Shelf| shelf.ready.is_empty() && shelf.starting + shelf.waiting == 0;
+        self.shelves.retain(|shelf| shelf.is_used() || shelf.devices.is_all() || !empty(shelf));
+        idle
+    }
+
+    /// The devices for which a worker is to be started next: those for which somebody waits come first.
+    pub fn next(&self, warm: usize) -> Option<Arc<DeviceSet>> {
+        let short = self.shelves.iter().filter(|shelf| shelf.lacks(self.warm(shelf, warm)) > 0);
+        short.max_by_key(|shelf| shelf.lacks(0)).map(|shelf| Arc::clone(&shelf.devices))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(asked: &[u32]) -> Arc<DeviceSet> {
+        Arc::new(DeviceSet::new(Some(asked), 3).unwrap())
+    }
+
+    /// What a caller of `Pool::devices` gets.
+    fn have(state: &mut Shelves, devices: &Arc<DeviceSet>) -> Arc<DeviceSet> {
+        Arc::clone(&state.shelf(&Arc::new((**devices).clone())).devices)
+    }
+
+    #[test]
+    fn workers_are_kept_for_the_devices_that_vms_have() {
+        let mut state = Shelves::default();
+        assert!(state.next(1).is_none());
+        drop(have(&mut state, &Arc::default()));
+        assert!(state.next(1).is_some_and(|next| next.is_all()), "expected before there is a VM");
+        let (first, again) = (have(&mut state, &set(&[1])), have(&mut state, &set(&[1])));
+        assert!(Arc::ptr_eq(&first, &again));
+        assert_eq!(state.next(1).as_deref(), Some(&*set(&[1])), "no VM has all");
+        let all = have(&mut state, &Arc::default());
+        state.shelf(&first).starting = 1;
+        assert!(state.next(1).is_some_and(|next| next.is_all()));
+        state.shelf(&first).starting = 0;
+        drop((all, first));
+        assert_eq!(state.next(1).as_deref(), Some(&*set(&[1])), "one VM has it still");
+        drop(again);
+        assert!(state.tidy(1).is_empty() && state.shelves.len() == 1);
+        assert!(state.next(1).is_some_and(|next| next.is_all()));
+    }
+
+    #[test]
+    fn who_waits_is_served_first_and_a_failure_holds_up_nobody_else() {
+        let mut state = Shelves::default();
+        let (all, second) = (have(&mut state, &Arc::default()), have(&mut state, &set(&[1])));
+        state.shelf(&second).waiting = 1;
+        assert_eq!(state.next(4).as_deref(), Some(&*second));
+        state.shelf(&second).not_before = Some(Instant::now() + Duration::from_secs(60));
+        assert_eq!(state.next(4).as_deref(), Some(&*all));
+        state.shelf(&all).starting = 4;
+        assert!(state.next(4).is_none());
+        // Without workers that are kept, one that waits is.
+        state.shelf(&second).not_before = None;
+        assert_eq!(state.next(0).as_deref(), Some(&*second));
+    }
+}
