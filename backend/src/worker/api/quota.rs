@@ -6,6 +6,7 @@ use super::{
     error::{CudaError, NOT_SUPPORTED, OUT_OF_MEMORY, Outcome, UNKNOWN, check},
     thread::Thread,
 };
+use crate::ledger::Device;
 use crate::worker::quota::{BLOCK, Share, Thing};
 use std::ffi::c_void;
 
@@ -104,7 +105,7 @@ impl Thread {
     pub fn freed_blocks(&self, address: u64) {
         match self.take_out_block(address) {
             Some(share) => self.give_back(share),
-            None => self.session.quota.freed_in_stream(),
+            None => self.session.quota.pools_change(),
         }
     }
 
@@ -128,6 +129,12 @@ impl Thread {
             return if bytes <= self.most(device) { make() } else { Err(self.at_limit()) };
         }
         self.session.quota.watch(pool, device);
+        if account.device(device).and_then(Device::limit).is_none() {
+            // Nothing forbids it: what the pool holds is asked at the next synchronization, and not for each allocation.
+            self.session.quota.pools_change();
+            self.asked.set(bytes);
+            return make();
+        }
         if self.session.quota.is_stale() {
             self.settle();
         }
@@ -143,7 +150,7 @@ impl Thread {
         self.settle();
         if account.excess(device) > POOL_STEP {
             free(address);
-            self.session.quota.freed_in_stream();
+            self.session.quota.pools_change();
             return Err(self.at_limit());
         }
         Ok(address)
@@ -261,7 +268,7 @@ impl Thread {
     /// Gives back all that ended with the driver's context.
     pub fn forget_memory(&self, context: u64) {
         self.session.quota.forget_context(context).into_iter().for_each(|share| self.give_back(share));
-        self.session.quota.freed_in_stream();
+        self.session.quota.pools_change();
     }
 
     /// Free bytes of the current device; `None` if the driver does not tell.

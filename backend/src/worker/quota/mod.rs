@@ -52,7 +52,7 @@ pub struct Quota {
     physical: Mutex<Physical>,
     things: Mutex<HashMap<(Thing, u64), Held>>,
     reserves: Mutex<Vec<Reserve>>,
-    /// Pools may have given memory back to the driver since they were last asked.
+    /// Pools may hold more or less than when they were last asked.
     stale: AtomicBool,
     /// Graphs may allocate.
     graphs: AtomicBool,
@@ -96,12 +96,12 @@ impl Quota {
         self.graphs.store(true, Ordering::Relaxed);
     }
 
-    /// Something was freed in a stream.
-    pub fn freed_in_stream(&self) {
+    /// Something was freed in a stream, or allocated without asking what pools hold.
+    pub fn pools_change(&self) {
         self.stale.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the driver should be asked what pools hold. Says so once for each time that something was freed; always if graphs allocate.
+    /// Whether the driver should be asked what pools hold. Says so once for each time that they changed; always if graphs allocate.
     pub fn is_stale(&self) -> bool {
         let freed = self.stale.load(Ordering::Relaxed) && self.stale.swap(false, Ordering::Relaxed);
         freed || self.graphs.load(Ordering::Relaxed)
@@ -156,7 +156,7 @@ mod tests {
     fn pools_are_asked_after_a_free_and_always_once_graphs_allocate() {
         let quota = Quota::default();
         assert!(!quota.is_stale());
-        quota.freed_in_stream();
+        quota.pools_change();
         assert!(quota.is_stale() && !quota.is_stale());
         quota.watch(5, 0);
         quota.watch(5, 0);
