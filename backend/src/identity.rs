@@ -129,6 +129,26 @@ impl Identities {
         set(&mut self.0.entry(device).or_default().memory, value, "memory", device)
     }
 
+    /// Of all devices.
+    pub fn forget_names(&mut self) {
+        self.forget(|identity| identity.name = None);
+    }
+
+    /// Of all devices.
+    pub fn forget_uuids(&mut self) {
+        self.forget(|identity| identity.uuid = None);
+    }
+
+    /// Of all devices.
+    pub fn forget_memory(&mut self) {
+        self.forget(|identity| identity.memory = None);
+    }
+
+    fn forget(&mut self, what: impl Fn(&mut Identity)) {
+        self.0.values_mut().for_each(what);
+        self.0.retain(|_, identity| *identity != Identity::default());
+    }
+
     /// These, and `common` for what they leave open.
     #[must_use]
     pub fn over(mut self, common: &Identities) -> Self {

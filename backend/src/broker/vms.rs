@@ -11,6 +11,7 @@ use super::pool::Pool;
 use super::socket::{SocketError, VmSocket};
 use super::suspend::SuspendError;
 use super::tenant::Tenant;
+use crate::config::reset::Reset;
 use crate::config::settings::VmSettings;
 use crate::config::{Config, ConfigError, VmConfig};
 use crate::devices::{DeviceSet, DeviceSetError};
@@ -129,25 +130,29 @@ impl Vms {
         lock(&self.served).get(name).cloned().ok_or_else(|| VmsError::Unknown(name.to_owned()))
     }
 
-    /// Changes what is said in `settings`; all of it or nothing.
-    pub fn set(&self, name: &str, settings: &VmSettings) -> Result<(), VmsError> {
+    /// Takes back what `reset` names and changes what is said in `settings`; all of it or nothing.
+    pub fn set(&self, name: &str, reset: &[Reset], settings: &VmSettings) -> Result<(), VmsError> {
         for (said, key) in [(settings.socket.is_some(), "socket"), (settings.queues.is_some(), "queues")] {
             if said {
                 return Err(VmsError::Fixed(key));
             }
         }
         let tenant = self.get(name)?;
-        let identities = settings.identities()?.over(&tenant.identities());
-        let clients = settings.clients.and_then(|n| u32::try_from(n).ok()).unwrap_or(tenant.clients());
-        let changed = VmConfig {
+        let mut changed = VmConfig {
             name: name.to_owned(),
             socket: tenant.socket.clone(),
-            limits: settings.limits(tenant.accounts.limits()),
-            clients,
+            limits: tenant.accounts.limits(),
+            clients: tenant.clients(),
             queues: tenant.queues,
-            devices: settings.devices.clone().or_else(|| tenant.devices().ordinals()),
-            identities,
+            devices: tenant.devices().ordinals(),
+            identities: tenant.identities(),
         };
+        reset.iter().for_each(|setting| setting.apply(&mut changed));
+        changed.identities = settings.identities()?.over(&changed.identities);
+        changed.limits = settings.limits(changed.limits);
+        changed.clients = settings.clients.and_then(|n| u32::try_from(n).ok()).unwrap_or(changed.clients);
+        changed.devices = settings.devices.clone().or(changed.devices);
+        let clients = changed.clients;
         let devices = self.pool.devices(self.check(&changed)?);
         tenant.accounts.set_limits(&changed.limits);
         tenant.set_clients(clients);

@@ -4,6 +4,7 @@ pub mod cli;
 mod file;
 mod globals;
 mod operator_args;
+pub mod reset;
 pub mod settings;
 mod vm_args;
 
@@ -23,7 +24,7 @@ pub const MAX_QUEUES: u16 = 64;
 pub const OPERATOR_SOCKET: &str = "/run/vgpu/operator.sock";
 
 /// Settings of one VM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
     /// In logs, metrics and commands; unique.
     pub name: String,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::reset::Reset;
 use super::settings::{self, VmSettings};
 use super::vm_args::VmArgs;
 use super::{ConfigError, OPERATOR_SOCKET};
@@ -37,6 +38,9 @@ pub enum VmCommands {
     Set {
         /// What it is called
         name: String,
+        /// Take these settings back: the default counts again
+        #[arg(long, value_name = "SETTING,…", value_delimiter = ',')]
+        reset: Vec<Reset>,
         #[command(flatten)]
         vm: Box<VmArgs>,
         #[command(flatten)]
@@ -108,9 +112,9 @@ impl VmCommands {
                 let settings = VmSettings { socket: Some(socket), ..vm.one()? };
                 broker.order(Action::Add { name, settings })
             }
-            VmCommands::Set { name, vm, broker } => {
+            VmCommands::Set { name, reset, vm, broker } => {
                 settings::check_name(&name)?;
-                broker.order(Action::Set { name, settings: vm.one()? })
+                broker.order(Action::Set { name, reset, settings: vm.one()? })
             }
             VmCommands::Remove { name, broker } => broker.order(Action::Remove { name }),
             VmCommands::Suspend { name, hold, broker } => broker.order(Action::Suspend { name, hold }),

@@ -10,6 +10,7 @@ use super::protocol::{self, Answer, MAX_ANSWER, ProtocolError, Request};
 use super::status::Status;
 use super::{render, top};
 use crate::broker::suspend::COMMAND_TIMEOUT;
+use crate::config::reset::Reset;
 use crate::config::settings::VmSettings;
 use crate::log::chain;
 
@@ -27,7 +28,7 @@ pub struct Order {
 #[derive(Debug)]
 pub enum Action {
     Add { name: String, settings: VmSettings },
-    Set { name: String, settings: VmSettings },
+    Set { name: String, reset: Vec<Reset>, settings: VmSettings },
     Remove { name: String },
     Suspend { name: String, hold: bool },
     Resume { name: String },
@@ -121,7 +122,7 @@ fn execute(order: Order) -> Result<(), CommandError> {
     let mut broker = Broker::connect(&order.socket)?;
     match order.action {
         Action::Add { name, settings } => broker.change(&Request::Add { name, settings }),
-        Action::Set { name, settings } => broker.change(&Request::Set { name, settings }),
+        Action::Set { name, reset, settings } => broker.change(&Request::Set { name, reset, settings }),
         Action::Remove { name } => broker.change(&Request::Remove { name }),
         Action::Suspend { name, hold } => {
             broker.wait(COMMAND_TIMEOUT + PATIENCE)?;

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::status::Status;
+use crate::config::reset::Reset;
 use crate::config::settings::VmSettings;
 
 /// Grows when what an older side says could be misunderstood.
@@ -34,11 +35,26 @@ struct AnyLine {
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
     Status,
-    Add { name: String, settings: VmSettings },
-    Set { name: String, settings: VmSettings },
-    Remove { name: String },
-    Suspend { name: String, hold: bool },
-    Resume { name: String },
+    Add {
+        name: String,
+        settings: VmSettings,
+    },
+    /// What is taken back, then what is said.
+    Set {
+        name: String,
+        reset: Vec<Reset>,
+        settings: VmSettings,
+    },
+    Remove {
+        name: String,
+    },
+    Suspend {
+        name: String,
+        hold: bool,
+    },
+    Resume {
+        name: String,
+    },
 }
 
 /// What is answered.
@@ -127,7 +143,7 @@ mod tests {
         let settings = VmSettings { weight: Some(7), ..VmSettings::default() };
         for request in [
             Request::Status,
-            Request::Set { name: "a".into(), settings },
+            Request::Set { name: "a".into(), reset: vec![Reset::DeviceMemory], settings },
             Request::Remove { name: "a".into() },
         ] {
             let mut bytes = Vec::new();

@@ -145,7 +145,7 @@ fn answer(request: Request, vms: &Vms) -> Answer {
         Request::Add { name, settings } => {
             settings.vm(&name).map_err(VmsError::from).and_then(|vm| vms.add(&vm))
         }
-        Request::Set { name, settings } => vms.set(&name, &settings),
+        Request::Set { name, reset, settings } => vms.set(&name, &reset, &settings),
         Request::Remove { name } => vms.remove(&name),
         Request::Suspend { name, hold } => vms.suspend(&name, hold),
         Request::Resume { name } => vms.resume(&name),

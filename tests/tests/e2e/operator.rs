@@ -130,4 +130,16 @@ fn what_is_set_is_seen_by_the_next_agent() {
     agent.wait_log("ready");
     let seen = operated.client(&socket, &["identity"]).succeed();
     assert!(seen[0].starts_with("after, ") && seen[0].ends_with(", 128"), "{seen:?}");
+    // What was said is taken back: the limit at once, the name for the next agent.
+    operated.done(&["vm", "set", "vm", "--reset", "device-memory,device-name"]);
+    let vm_now = operated.vm("vm").unwrap();
+    assert!(vm_now["memory"][0]["limit"].is_null() && vm_now["memory"][0].is_object(), "{vm_now}");
+    agent.kill();
+    let socket = operated.folder.join("third.sock");
+    let mut command = Command::new(&operated.host.artifacts.agent);
+    command.arg("--backend").arg(operated.folder.join("vm.sock")).arg("--socket").arg(&socket);
+    let mut agent = Daemon::spawn("agent", command);
+    agent.wait_log("ready");
+    let seen = operated.client(&socket, &["identity"]).succeed();
+    assert!(!seen[0].starts_with("after, ") && !seen[0].ends_with(", 128"), "{seen:?}");
 }
