@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures how VMs share one GPU: throughput, fairness, weights, caps, latency, memory limits, isolation.
 
-usage: gpu-suite sharing [--softgpu] [--only PART[,PART…]] [--seconds S] [--gib N] [--json FILE]
+usage: gpu-suite sharing [--softgpu] [--only PART[,PART…]] [--seconds S] [--rounds N] [--gib N] [--json FILE]
 Parts: throughput, weights, cap, idle, latency, memory, isolation, suspend.
 VMs are vgpu-agents in local mode, each on a socket of its own of one vgpu-backend. With --softgpu everything is smaller, and there is no
 native run: it shows that limits are met, not how fast.
@@ -26,7 +26,7 @@ def jain(values):
 class Suite:
     def __init__(self, options):
         self.soft, self.seconds, self.results, self.failures = options.softgpu, options.seconds, {}, []
-        self.gib = options.gib
+        self.gib, self.rounds = options.gib, options.rounds
         # Blocks of 256 threads: enough for all of a large GPU.
         self.work = {"blocks": 2 if self.soft else 1056, "rounds": 1, "small": 1}
 
@@ -78,26 +78,34 @@ class Suite:
             self.expect(answer["right"], "results are right")
         return [answer["launches"] / answer["seconds"] for answer in answers]
 
+    def busy(self, count, options):
+        """Rates of `count` busy VMs on a broker with these options, or natively with None."""
+        if options is None:
+            return self.rates([Client("busy", self.options()) for _ in range(count)])
+        with Host(self, [[]] * count, options) as host:
+            return self.rates([host.client(vm, "busy", self.options()) for vm in range(count)])
+
     def throughput(self):
-        counts = [1, 2] if self.soft else [1, 2, 4]
+        """Medians of rounds in which native processes and VMs alternate."""
+        counts, rounds = ([1, 2], 1) if self.soft else ([1, 2, 4], self.rounds)
+        ways = {"native": None, "VMs": [], "VMs, turns off": ["--turns", "off"]}
         table = {}
         for count in counts:
-            if not self.soft:
-                rates = self.rates([Client("busy", self.options()) for _ in range(count)])
-                table[f"native {count}"] = {"sum": sum(rates), "jain": jain(rates)}
-            for name, options in (("VMs", []), ("VMs, turns off", ["--turns", "off"])):
-                if options and count == 1:
-                    continue
-                with Host(self, [[]] * count, options) as host:
-                    rates = self.rates([host.client(vm, "busy", self.options()) for vm in range(count)])
-                table[f"{name} {count}"] = {"sum": sum(rates), "jain": jain(rates)}
+            for _ in range(rounds):
+                for way, options in ways.items():
+                    if (self.soft and options is None) or (count == 1 and options):
+                        continue
+                    rates = self.busy(count, options)
+                    table.setdefault(f"{way} {count}", []).append({"sum": sum(rates), "jain": jain(rates)})
+        for name, results in table.items():
+            sums = sorted(result["sum"] for result in results)
+            middle = sums[len(sums) // 2]
+            table[name] = {"sum": middle, "least": sums[0], "greatest": sums[-1], "jain": min(r["jain"] for r in results)}
         for name, row in table.items():
-            count = name.split()[-1]
-            native = table.get(f"native {count}")
-            ratio = row["sum"] / native["sum"] if native else None
-            row["to_native"] = ratio
-            self.say(f"  {name:18} {row['sum']:10.0f} launches/s, Jain {row['jain']:.4f}" +
-                     (f", {ratio:.3f} of native" if ratio else ""))
+            native = table.get(f"native {name.split()[-1]}")
+            row["to_native"] = row["sum"] / native["sum"] if native else None
+            self.say(f"  {name:18} {row['sum']:8.0f} launches/s ({row['least']:.0f} – {row['greatest']:.0f}), Jain {row['jain']:.4f}" +
+                     (f", {row['to_native']:.3f} of native" if native else ""))
         self.results["throughput"] = table
         last = counts[-1]
         self.expect(table[f"VMs {last}"]["jain"] >= (0.8 if self.soft else 0.98), f"{last} equal VMs get equal shares")
@@ -286,6 +294,7 @@ def main():
     parser.add_argument("--softgpu", action="store_true")
     parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--rounds", type=int, default=3, help="of the part throughput [default: 3]")
     parser.add_argument("--gib", type=int, default=8, help="of the memory that the part suspend moves [default: 8]")
     parser.add_argument("--json")
     options = parser.parse_args()
