@@ -188,16 +188,30 @@ impl Host {
         process::children(self.broker.pid())
     }
 
-    /// The worker of process `pid`, by its connection number `nth` (from 0) on this host. From the broker's log.
-    pub fn worker_of(&self, pid: u32, nth: usize) -> u32 {
+    /// The workers that process `pid` has had on this host, from the broker's log. In a long run the numbers of processes come again: the
+    /// last one is the process's that runs.
+    fn workers_of(&self, pid: u32) -> Vec<u32> {
         let label = format!("[{pid}]\"");
+        let log = self.broker.log();
+        let opened = log.lines().filter(|line| line.contains("client opened") && line.contains(&label));
+        opened.filter_map(|line| line.rsplit("pid=").next()?.trim().parse().ok()).collect()
+    }
+
+    /// The worker of process `pid`, by its connection number `nth` (from 0) on this host.
+    pub fn worker_of(&self, pid: u32, nth: usize) -> u32 {
         let mut worker = None;
         eventually(&format!("the broker's log names the worker of {pid}"), || {
-            let log = self.broker.log();
-            let mut opened =
-                log.lines().filter(|line| line.contains("client opened") && line.contains(&label));
-            let number = opened.nth(nth).and_then(|line| line.rsplit("pid=").next()?.trim().parse().ok());
-            worker = number;
+            worker = self.workers_of(pid).get(nth).copied();
+            worker.is_some()
+        });
+        worker.unwrap()
+    }
+
+    /// The worker of process `pid`, which has one connection.
+    pub fn worker_now(&self, pid: u32) -> u32 {
+        let mut worker = None;
+        eventually(&format!("process {pid} has a worker"), || {
+            worker = self.workers_of(pid).last().copied().filter(|worker| self.workers().contains(worker));
             worker.is_some()
         });
         worker.unwrap()

@@ -22,7 +22,7 @@ use super::request::Request;
 use super::vm::{Client, Vm};
 use super::windows::{Translation, Windows};
 use super::worker_link::REAP_TIMEOUT;
-use super::{lending, pool, presence, reading, room, sharing};
+use super::{assign, lending, presence, reading};
 use crate::devices::DeviceSet;
 use crate::link::message;
 use crate::log::{chain, printable};
@@ -30,12 +30,6 @@ use crate::log::{chain, printable};
 /// A chain of descriptors in a VM's memory.
 pub type Chain = virtio_queue::DescriptorChain<Arc<GuestMemoryMmap>>;
 
-/// For a worker to be there for a new client.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How a worker's words end that the driver gave no memory.
-const NO_MEMORY: &str = ": CUDA error 2";
-/// For a worker to learn whose it is.
-const ASSIGN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a worker to map and register a window: 1 GiB takes about 100 ms.
 const WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a worker to exit by itself when its client is closed.
@@ -213,42 +207,7 @@ fn client_open(vm: &Vm, request: &ClientOpen) -> Result<Vec<u8>, Refusal> {
         }
         state.epoch
     };
-    let devices = devices(vm)?;
-    // Where its context is.
-    let first = devices.host_ordinal(0).unwrap_or(0);
-    let taken = vm.pool.take(&devices, OPEN_TIMEOUT, &vm.closing);
-    let worker = match taken {
-        // For want of memory for its context.
-        Err(pool::PoolError::Start(why))
-            if why.ends_with(NO_MEMORY) && vm.pool.suspender().make_room(&vm.tenant, first, OPEN_TIMEOUT) =>
-        {
-            vm.pool.take(&devices, OPEN_TIMEOUT, &vm.closing)
-        }
-        taken => taken,
-    };
-    let worker = worker.map_err(|error| match error {
-        pool::PoolError::Cancelled => Refusal::no_client(number),
-        error => Refusal::new(status::NO_WORKER, chain(&error)),
-    })?;
-    let account = vm.accounts.open(&worker);
-    let account = account.ok_or_else(|| Refusal::new(status::LIMIT, "the VM's ledger has no free slot"))?;
-    let assign = message::Assign {
-        client: number,
-        pid: request.pid,
-        uid: request.uid,
-        slot: account.number(),
-        name: request.name,
-        devices: devices.host_ordinals(),
-    };
-    let (weak, itself) = (vm.weak(), Arc::downgrade(&worker));
-    worker.on_request(move |pid, packet| match weak.upgrade() {
-        Some(vm) if packet.header.kind == message::kind::ROOM => room::serve(&vm, itself.clone(), &packet),
-        Some(vm) => sharing::serve(&vm, number, pid, packet),
-        None => sharing::Asked::Broken,
-    });
-    worker
-        .request(message::kind::ASSIGN, assign.as_bytes(), &vm.accounts.files(), ASSIGN_TIMEOUT)
-        .map_err(|e| Refusal::new(status::NO_WORKER, chain(&e)))?;
+    let (worker, account) = assign::worker(vm, request)?;
     let label = format!("{}[{}]", printable(&request.name), request.pid);
     {
         let mut state = lock(&vm.state);

@@ -2,6 +2,7 @@
 //! process does.
 
 pub mod accounts;
+mod assign;
 pub mod control;
 pub mod events;
 pub mod handovers;

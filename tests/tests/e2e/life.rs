@@ -59,7 +59,7 @@ fn client_killed_during_a_kernel_leaves_nothing_behind() {
     let before = held_at_first(&host);
     let mut client = host.client(&["spin"]).start();
     client.expect("spinning");
-    let worker = host.worker_of(client.pid(), 0);
+    let worker = host.worker_now(client.pid());
     client.kill();
     eventually("the worker ends", || !runs(worker));
     assert_eq!(host.client(&["memory"]).succeed(), full);
@@ -78,7 +78,7 @@ fn fifty_killed_clients_leave_nothing_behind() {
             if round % 2 == 0 { ("spin", "spinning") } else { ("copy-for-ever", "copying") };
         let mut client = host.client(&[scenario]).start();
         client.expect(word);
-        let worker = host.worker_of(client.pid(), 0);
+        let worker = host.worker_now(client.pid());
         assert!(runs(worker));
         kill(client.pid(), libc::SIGKILL);
         eventually("the worker ends", || !runs(worker));
@@ -110,7 +110,7 @@ fn whatever_is_killed_leaves_nothing_behind() {
         let (scenario, word) = noise.pick(&[("spin", "spinning"), ("copy-for-ever", "copying")]);
         let mut clients: Vec<_> = (0..=noise.below(3)).map(|_| host.client(&[scenario]).start()).collect();
         clients.iter_mut().for_each(|client| client.expect(word));
-        let workers: Vec<_> = clients.iter().map(|client| host.worker_of(client.pid(), 0)).collect();
+        let workers: Vec<_> = clients.iter().map(|client| host.worker_now(client.pid())).collect();
         match noise.below(4) {
             0 => workers.iter().for_each(|&worker| kill(worker, libc::SIGKILL)),
             1 => {
@@ -133,6 +133,16 @@ fn whatever_is_killed_leaves_nothing_behind() {
     assert_same([before, agent], [broker, last_agent]);
     assert_eq!(files(&host), names);
     host.broker.assert_alive();
+}
+
+#[test]
+fn who_comes_just_after_the_warm_workers_died_gets_another() {
+    let host = Host::options().broker(&["--warm", "2"]).start();
+    for _ in 0..10 {
+        eventually("workers are warm", || host.workers().len() == 2);
+        host.workers().iter().for_each(|&worker| kill(worker, libc::SIGKILL));
+        assert_eq!(host.client(&["init"]).succeed(), ["cuInit: 0, 1 devices"]);
+    }
 }
 
 #[test]
