@@ -22,6 +22,7 @@ pub mod host;
 pub mod kernels;
 pub mod lane;
 pub mod noise;
+pub mod operator;
 pub mod poll;
 pub mod process;
 pub mod soak;

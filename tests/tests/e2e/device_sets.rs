@@ -8,6 +8,7 @@ use vgpu_tests::artifacts::Artifacts;
 use vgpu_tests::client::{Client, ClientCommand};
 use vgpu_tests::daemon::Daemon;
 use vgpu_tests::host::{Folder, Host};
+use vgpu_tests::operator::Operator;
 use vgpu_tests::poll::eventually;
 
 /// softgpu's UUIDs: "vgpu-softgpu" and the number.
@@ -54,21 +55,20 @@ impl Vms {
         ClientCommand::new(&self.host.artifacts, socket, scenario)
     }
 
+    fn operator(&self) -> Operator<'_> {
+        Operator { host: &self.host, socket: self.folder.join("operator.sock") }
+    }
+
     fn order(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&self.host.artifacts.broker);
-        command.args(arguments).arg("--operator-socket").arg(self.folder.join("operator.sock"));
-        command.output().unwrap()
+        self.operator().order(arguments)
     }
 
     fn done(&self, arguments: &[&str]) -> String {
-        let output = self.order(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        self.operator().done(arguments)
     }
 
     fn status_of(&self, name: &str) -> Value {
-        let status: Value = serde_json::from_str(&self.done(&["status", "--json"])).unwrap();
-        status["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == name).unwrap().clone()
+        self.operator().vm(name).unwrap()
     }
 }
 

@@ -1,12 +1,12 @@
 //! Many VMs of one broker, which come, go and fail while the others compute; and what the operator is shown of it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 use vgpu_tests::client::{Client, ClientCommand};
 use vgpu_tests::daemon::Daemon;
 use vgpu_tests::host::{Folder, Host};
+use vgpu_tests::operator::Operator;
 use vgpu_tests::poll::eventually;
 
 /// A broker with an operator's socket, and what VMs were added.
@@ -29,31 +29,25 @@ impl Operated {
         Operated { host, folder }
     }
 
+    fn operator(&self) -> Operator<'_> {
+        Operator { host: &self.host, socket: self.folder.join("operator.sock") }
+    }
+
     /// Runs a command of the operator, which must succeed.
     fn done(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(&self.host.artifacts.broker);
-        command.args(arguments).arg("--operator-socket").arg(self.folder.join("operator.sock"));
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        text
+        self.operator().done(arguments)
     }
 
     fn vm(&self, name: &str) -> Option<Value> {
-        let status: Value = serde_json::from_str(&self.done(&["status", "--json"])).unwrap();
-        status["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == name).cloned()
+        self.operator().vm(name)
     }
 
     /// Adds a VM, and starts its agent.
     fn add(&self, name: &str, options: &[&str]) -> Vm {
         let socket = self.folder.join(&format!("{name}.sock"));
         self.done(&[&["vm", "add", name, "--socket", socket.to_str().unwrap()], options].concat());
-        let served = self.folder.join(&format!("{name}-agent.sock"));
-        let mut command = Command::new(&self.host.artifacts.agent);
-        command.arg("--backend").arg(&socket).arg("--socket").arg(&served).args(["--log", "debug"]);
-        let mut agent = Daemon::spawn("agent", command);
-        agent.wait_log("ready");
-        Vm { agent, socket: served }
+        let (agent, socket) = self.host.another_vm(&format!("{name}-agent.sock"), &socket);
+        Vm { agent, socket }
     }
 
     fn client(&self, agent: &Path, scenario: &[&str]) -> ClientCommand {
@@ -123,11 +117,7 @@ fn what_is_set_is_seen_by_the_next_agent() {
     assert!(seen[0].starts_with("before, "), "{seen:?}");
     operated.done(&["vm", "set", "vm", "--device-name", "after", "--device-memory", "128"]);
     vm.agent.kill();
-    let socket = operated.folder.join("again.sock");
-    let mut command = Command::new(&operated.host.artifacts.agent);
-    command.arg("--backend").arg(operated.folder.join("vm.sock")).arg("--socket").arg(&socket);
-    let mut agent = Daemon::spawn("agent", command);
-    agent.wait_log("ready");
+    let (mut agent, socket) = operated.host.another_vm("again.sock", &operated.folder.join("vm.sock"));
     let seen = operated.client(&socket, &["identity"]).succeed();
     assert!(seen[0].starts_with("after, ") && seen[0].ends_with(", 128"), "{seen:?}");
     // What was said is taken back: the limit at once, the name for the next agent.
@@ -135,11 +125,7 @@ fn what_is_set_is_seen_by_the_next_agent() {
     let vm_now = operated.vm("vm").unwrap();
     assert!(vm_now["memory"][0]["limit"].is_null() && vm_now["memory"][0].is_object(), "{vm_now}");
     agent.kill();
-    let socket = operated.folder.join("third.sock");
-    let mut command = Command::new(&operated.host.artifacts.agent);
-    command.arg("--backend").arg(operated.folder.join("vm.sock")).arg("--socket").arg(&socket);
-    let mut agent = Daemon::spawn("agent", command);
-    agent.wait_log("ready");
+    let (_agent, socket) = operated.host.another_vm("third.sock", &operated.folder.join("vm.sock"));
     let seen = operated.client(&socket, &["identity"]).succeed();
     assert!(!seen[0].starts_with("after, ") && !seen[0].ends_with(", 128"), "{seen:?}");
 }
