@@ -45,7 +45,9 @@ pub fn worker(vm: &Vm, request: &ClientOpen) -> Result<(Arc<Worker>, Arc<Account
                     "a worker that was ready is not: {}",
                     chain(&error)
                 );
-                if tried >= MOST {
+                // One that hangs or refuses is no accident, and another would take its time too.
+                let ended = matches!(error, WorkerError::Gone | WorkerError::Link(_));
+                if !ended || tried >= MOST {
                     return Err(Refusal::new(status::NO_WORKER, chain(&error)));
                 }
             }

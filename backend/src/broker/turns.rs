@@ -28,6 +28,7 @@ const CREDIT: u64 = 2;
 const START: u64 = 1 << 40;
 /// How long a VM has the device by turns after the last time that another wanted it.
 const OPEN_AFTER: u64 = 100 * MILLISECOND;
+
 /// A VM, by a number of the caller's.
 pub type Key = u64;
 

@@ -51,9 +51,7 @@ pub type ReplyPlace = (u64, u32);
 #[derive(Debug)]
 pub struct Chain {
     head: u16,
-    /// Where the message is in the page.
-    message: u64,
-    /// Its number, by its header.
+    /// The message's, by its header.
     number: u32,
     /// If the call waits.
     pub reply: Option<ReplyPlace>,
@@ -236,14 +234,18 @@ impl LaneRing {
         };
         let head = u16::from_le(self.page.u16(self.avail_entry(self.next_avail)).load(Ordering::Relaxed));
         self.next_avail = self.next_avail.wrapping_add(1);
-        let mut chain = Chain { head, message: 0, number: 0, reply: None, error: None };
-        if let Err(error) = self.read_chain(&mut chain, message) {
-            message.clear();
-            chain.error = Some(error);
-        }
+        let mut chain = Chain { head, number: 0, reply: None, error: None };
+        let read = self.read_chain(&mut chain, message);
         self.next_descriptor = head.wrapping_add(if chain.reply.is_some() { 2 } else { 1 });
-        if available > 1 && chain.reply.is_none() {
-            self.prefetch_next(chain.message, message.len() as u64);
+        match read {
+            Ok(address) if available > 1 && chain.reply.is_none() => {
+                self.prefetch_next(address, message.len() as u64);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                message.clear();
+                chain.error = Some(error);
+            }
         }
         let number = number(message);
         chain.number = number.unwrap_or(0);
@@ -271,15 +273,15 @@ impl LaneRing {
         self.next_descriptor = head.wrapping_add(if reply.is_some() { 2 } else { 1 });
         let number = self.next_number.unwrap_or(0);
         self.next_number = Some(number.wrapping_add(1));
-        Chain { head, message: at, number, reply, error: if read { None } else { Some(ChainError::Memory) } }
+        Chain { head, number, reply, error: if read { None } else { Some(ChainError::Memory) } }
     }
 
-    fn read_chain(&self, chain: &mut Chain, message: &mut Vec<u8>) -> Result<(), ChainError> {
+    /// Reads the message and where its reply goes; the message's place in the page.
+    fn read_chain(&self, chain: &mut Chain, message: &mut Vec<u8>) -> Result<u64, ChainError> {
         let first = self.linked(chain.head)?;
         if first.flags & WRITE != 0 {
             return Err(ChainError::NotReadable);
         }
-        chain.message = first.addr;
         if first.flags & NEXT != 0 {
             let second = self.linked(first.next)?;
             if second.flags & (WRITE | NEXT) != WRITE {
@@ -291,7 +293,8 @@ impl LaneRing {
         if first.len as usize > MAX_MESSAGE {
             return Err(ChainError::TooLong(first.len));
         }
-        if self.page.read(first.addr, first.len as usize, message) { Ok(()) } else { Err(ChainError::Memory) }
+        let read = self.page.read(first.addr, first.len as usize, message);
+        if read { Ok(first.addr) } else { Err(ChainError::Memory) }
     }
 
     /// The descriptor that the driver names.
@@ -417,7 +420,7 @@ mod tests {
 
     fn complete(ring: &mut LaneRing, count: u16) {
         for head in 0..count {
-            ring.complete(&Chain { head, message: 0, number: 0, reply: None, error: None }, 0);
+            ring.complete(&Chain { head, number: 0, reply: None, error: None }, 0);
         }
     }
 

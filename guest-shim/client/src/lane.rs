@@ -244,14 +244,35 @@ impl Lane {
         launch: bool,
         write: impl FnOnce(&mut Writer<'_>),
     ) -> Result<(), LaneError> {
-        let (place, room) = self.open(dependencies.len(), args_len, None)?;
+        self.compose(function, meta, dependencies, args_len, None, write)?;
+        self.posted(launch);
+        Ok(())
+    }
+
+    /// The call whose message was published last returns.
+    #[inline]
+    fn posted(&mut self, launch: bool) {
+        self.stats.async_calls.add(1);
+        self.order.set_returned(self.issued, launch);
+    }
+
+    /// Writes a message where it is to be, and publishes it.
+    #[inline]
+    fn compose(
+        &mut self,
+        function: u32,
+        meta: MessageMeta,
+        dependencies: &[Dependency],
+        args_len: usize,
+        reply_len: Option<usize>,
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<Place, LaneError> {
+        let (place, room) = self.open(dependencies.len(), args_len, reply_len)?;
         // SAFETY: as in `begin`, until it is published.
         let bytes = unsafe { self.page.commands(place.message_at, room) };
         let len = message::fill(bytes, function, meta, dependencies, write)?;
         self.publish(place, len)?;
-        self.stats.async_calls.add(1);
-        self.order.set_returned(self.issued, launch);
-        Ok(())
+        Ok(place)
     }
 
     /// Sends a message and waits for its reply, of `reply_len` bytes at most.
@@ -268,11 +289,7 @@ impl Lane {
         reply_len: usize,
         write: impl FnOnce(&mut Writer<'_>),
     ) -> Result<Reply<'_>, LaneError> {
-        let (place, room) = self.open(dependencies.len(), args_len, Some(reply_len))?;
-        // SAFETY: as in `begin`, until it is published.
-        let bytes = unsafe { self.page.commands(place.message_at, room) };
-        let len = message::fill(bytes, function, meta, dependencies, write)?;
-        self.publish(place, len)?;
+        let place = self.compose(function, meta, dependencies, args_len, Some(reply_len), write)?;
         self.receive(place)
     }
 

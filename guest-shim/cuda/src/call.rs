@@ -84,8 +84,8 @@ pub fn post_in_stream(
     args_len: usize,
     write: impl FnOnce(&mut Writer<'_>),
 ) -> error::Result {
-    // What the special streams are depends on thread and context.
     let client = client::get()?;
+    // What the special streams are depends on thread and context.
     if stream <= handles::SPECIAL_STREAMS || client.blocking {
         return post(function, in_context, args_len, write);
     }

@@ -45,16 +45,18 @@ pub fn current() -> u64 {
 #[inline]
 pub fn index() -> u32 {
     let current = CURRENT.get();
-    if current == 0 || handles::check_context(current).is_err() {
-        return 0;
-    }
-    handle::split(current).map_or(0, |p| p.index)
+    if has_ended(current) { 0 } else { handle::split(current).map_or(0, |p| p.index) }
 }
 
 /// Whether the current context was destroyed, by another thread, and is still current.
 #[inline]
 pub fn is_destroyed() -> bool {
-    CURRENT.get() != 0 && handles::check_context(CURRENT.get()).is_err()
+    has_ended(CURRENT.get())
+}
+
+#[inline]
+fn has_ended(context: u64) -> bool {
+    context != 0 && handles::check_context(context).is_err()
 }
 
 /// Refuses when there is no current context, or one that was destroyed.

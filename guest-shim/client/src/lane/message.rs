@@ -51,8 +51,7 @@ impl<'a> MessageWriter<'a> {
     #[inline]
     pub fn submit(self) -> Result<(), LaneError> {
         let lane = self.publish()?;
-        lane.stats.async_calls.add(1);
-        lane.order.set_returned(lane.issued, false);
+        lane.posted(false);
         Ok(())
     }
 
