@@ -17,6 +17,8 @@ from host import Client, Host, device_used
 
 PARTS = ["throughput", "weights", "cap", "idle", "latency", "memory", "isolation", "suspend"]
 MIB = 1 << 20
+# Seconds in which a broker has warm workers again.
+SETTLE = 2
 
 
 def jain(values):
@@ -61,9 +63,10 @@ class Suite:
         self.say(f"kernels of {found['microseconds']:.1f} µs")
 
     def together(self, clients):
-        """Has them begin together; their answers."""
+        """Has them begin together; their answers. First the next contexts are made for those that were taken, which disturbs what runs."""
         for client in clients:
             client.ready()
+        time.sleep(0 if self.soft else SETTLE)
         for client in clients:
             client.go()
         answers = [client.answer() for client in clients]
