@@ -64,13 +64,25 @@ pub const fn make(kind: Kind, index: u32, generation: u16) -> u64 {
 }
 
 /// Splits a handle; `None` if no handle looks like this.
+#[inline]
 pub const fn split(handle: u64) -> Option<Parts> {
     let kind = handle >> 40;
+    if kind == 0 || kind > KINDS as u64 { None } else { parts(kind as u8, handle) }
+}
+
+/// Splits a handle of `kind`; `None` if no such handle looks like this.
+#[inline]
+pub const fn split_of(kind: Kind, handle: u64) -> Option<Parts> {
+    if handle >> 40 == kind as u64 { parts(kind as u8, handle) } else { None }
+}
+
+#[inline]
+const fn parts(kind: u8, handle: u64) -> Option<Parts> {
     let index = ((handle >> 4) & 0xff_ffff) as u32;
-    if kind == 0 || kind > KINDS as u64 || index == 0 || index > MAX_INDEX || handle & 0xf != 0 {
+    if index == 0 || index > MAX_INDEX || handle & 0xf != 0 {
         return None;
     }
-    Some(Parts { kind: kind as u8, index, generation: ((handle >> 28) as u32 & GENERATION_MASK) as u16 })
+    Some(Parts { kind, index, generation: ((handle >> 28) as u32 & GENERATION_MASK) as u16 })
 }
 
 /// Whether the worker made this index.

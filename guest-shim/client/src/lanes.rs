@@ -45,6 +45,8 @@ pub struct ThreadLane<'a> {
     lane: Access<'a, Lane>,
     lanes: &'a Lanes,
     index: usize,
+    /// The calling thread's number.
+    thread: u32,
 }
 
 impl Lanes {
@@ -74,28 +76,34 @@ impl Lanes {
         if crate::fork::forked() {
             return Err(LaneError::Forked);
         }
-        let _inside = thread::Inside::enter().ok_or(LaneError::Busy)?;
-        if let Some(index) = thread::current(self)
-            && let Some(slot) = self.slot(index)
-        {
-            // SAFETY: the lane is this thread's, or it has called `share` (see `attach`); `Inside` keeps it from entering twice.
-            let lane = unsafe { slot.lane.enter() };
-            return Ok(call(&mut ThreadLane { lane, lanes: self, index }));
-        }
-        self.with_new(call)
+        thread::with(|state| {
+            let _inside = state.enter().ok_or(LaneError::Busy)?;
+            if let Some(index) = state.lane_of(self)
+                && let Some(slot) = self.slot(index)
+            {
+                // SAFETY: the lane is this thread's, or it has called `share` (see `attach`); `Inside` keeps it from entering twice.
+                let lane = unsafe { slot.lane.enter() };
+                return Ok(call(&mut ThreadLane { lane, lanes: self, index, thread: state.number() }));
+            }
+            self.with_new(state.number(), call)
+        })
     }
 
     #[cold]
-    fn with_new<R>(&'static self, call: impl FnOnce(&mut ThreadLane<'_>) -> R) -> Result<R, LaneError> {
+    fn with_new<R>(
+        &'static self,
+        thread: u32,
+        call: impl FnOnce(&mut ThreadLane<'_>) -> R,
+    ) -> Result<R, LaneError> {
         let (index, own) = self.take(thread::can_keep())?;
         let slot = self.slot(index).ok_or(LaneError::Lost)?;
         if own {
             thread::keep(self, index);
             // SAFETY: `take` gave the lane to this thread alone, or it was shared; `Inside` keeps it from entering twice.
             let lane = unsafe { slot.lane.enter() };
-            return Ok(call(&mut ThreadLane { lane, lanes: self, index }));
+            return Ok(call(&mut ThreadLane { lane, lanes: self, index, thread }));
         }
-        let result = call(&mut ThreadLane { lane: slot.lane.lock(), lanes: self, index });
+        let result = call(&mut ThreadLane { lane: slot.lane.lock(), lanes: self, index, thread });
         self.release(index);
         Ok(result)
     }
@@ -221,7 +229,7 @@ impl Lanes {
     /// The counters of the calling thread's lane; zeros while it has none.
     pub fn thread_totals(&'static self) -> Totals {
         let mut totals = Totals::default();
-        if let Some(slot) = thread::current(self).and_then(|index| self.slot(index)) {
+        if let Some(slot) = thread::with(|state| state.lane_of(self)).and_then(|index| self.slot(index)) {
             totals.add(&slot.stats);
         }
         totals
@@ -255,9 +263,12 @@ impl AloneLane {
         if crate::fork::forked() {
             return Err(LaneError::Forked);
         }
-        let _inside = thread::Inside::enter().ok_or(LaneError::Busy)?;
-        let slot = self.lanes.slot(self.index).ok_or(LaneError::Lost)?;
-        Ok(call(&mut ThreadLane { lane: slot.lane.lock(), lanes: self.lanes, index: self.index }))
+        thread::with(|state| {
+            let _inside = state.enter().ok_or(LaneError::Busy)?;
+            let slot = self.lanes.slot(self.index).ok_or(LaneError::Lost)?;
+            let (lane, thread) = (slot.lane.lock(), state.number());
+            Ok(call(&mut ThreadLane { lane, lanes: self.lanes, index: self.index, thread }))
+        })
     }
 }
 
@@ -286,7 +297,7 @@ impl ThreadLane<'_> {
         args_len: usize,
         reply_len: usize,
     ) -> Result<MessageWriter<'_>, LaneError> {
-        let meta = MessageMeta { thread: thread::number(), context: 0 };
+        let meta = MessageMeta { thread: self.thread, context: 0 };
         self.lane.begin(function, meta, &[], args_len, Some(reply_len))
     }
 
@@ -301,7 +312,7 @@ impl ThreadLane<'_> {
     ) -> Result<MessageWriter<'_>, LaneError> {
         let mut list = Dependencies::new();
         let dependencies = self.lanes.dependencies(self.index, &mut list, Order::dependency);
-        let meta = MessageMeta { thread: thread::number(), context };
+        let meta = MessageMeta { thread: self.thread, context };
         self.lane.begin(function, meta, dependencies, args_len, reply_len)
     }
 
@@ -316,7 +327,7 @@ impl ThreadLane<'_> {
     ) -> Result<(), LaneError> {
         let mut list = Dependencies::new();
         let dependencies = self.lanes.dependencies(self.index, &mut list, Order::dependency);
-        let meta = MessageMeta { thread: thread::number(), context };
+        let meta = MessageMeta { thread: self.thread, context };
         self.lane.post(function, meta, dependencies, args_len, false, write)
     }
 
@@ -334,7 +345,7 @@ impl ThreadLane<'_> {
         let dependency = if again { Order::dependency_of_launch } else { Order::dependency };
         let mut list = Dependencies::new();
         let dependencies = self.lanes.dependencies(self.index, &mut list, dependency);
-        let meta = MessageMeta { thread: thread::number(), context };
+        let meta = MessageMeta { thread: self.thread, context };
         self.lane.post(function, meta, dependencies, args_len, true, write)
     }
 
@@ -350,7 +361,7 @@ impl ThreadLane<'_> {
     ) -> Result<Reply<'_>, LaneError> {
         let mut list = Dependencies::new();
         let dependencies = self.lanes.dependencies(self.index, &mut list, Order::dependency);
-        let meta = MessageMeta { thread: thread::number(), context };
+        let meta = MessageMeta { thread: self.thread, context };
         self.lane.exchange(function, meta, dependencies, args_len, reply_len, write)
     }
 
@@ -380,5 +391,5 @@ impl ThreadLane<'_> {
 
 /// The calling thread's number, as its messages carry it: from 1.
 pub fn thread_number() -> u32 {
-    thread::number()
+    thread::with(thread::State::number)
 }

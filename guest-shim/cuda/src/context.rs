@@ -45,7 +45,7 @@ pub fn current() -> u64 {
 #[inline]
 pub fn index() -> u32 {
     let current = CURRENT.get();
-    if has_ended(current) { 0 } else { handle::split(current).map_or(0, |p| p.index) }
+    if has_ended(current) { 0 } else { handle::split_of(Kind::Context, current).map_or(0, |p| p.index) }
 }
 
 /// Whether the current context was destroyed, by another thread, and is still current.

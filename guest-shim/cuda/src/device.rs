@@ -69,8 +69,34 @@ pub struct Devices {
     devices: Vec<Visible>,
 }
 
+/// What a launch may ask for at most. Asked by each launch, so looked up once.
+#[derive(Clone, Copy)]
+pub struct LaunchLimits {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Of a block.
+    pub threads: u32,
+    /// Bytes of shared memory without asking for more.
+    pub shared: u32,
+}
+
+impl LaunchLimits {
+    /// What the host's driver does not tell has no limit.
+    fn new(device: &Device) -> Self {
+        let limit = |id| device.attribute(id).map_or(u32::MAX, i32::cast_unsigned);
+        let three = |first| [limit(first), limit(first + 1), limit(first + 2)];
+        LaunchLimits {
+            grid: three(attribute::MAX_GRID_DIM_X),
+            block: three(attribute::MAX_BLOCK_DIM_X),
+            threads: limit(attribute::MAX_THREADS_PER_BLOCK),
+            shared: limit(attribute::MAX_SHARED_MEMORY_PER_BLOCK),
+        }
+    }
+}
+
 struct Visible {
     device: Device,
+    limits: LaunchLimits,
     /// The host's ordinal.
     host: i32,
     /// Handle of the primary context.
@@ -87,7 +113,8 @@ impl Devices {
             let ordinal = devices.len() as u64;
             let primary = handles::create_with(Kind::Context, ordinal, 0)?;
             let pci = pci(&device, connection.pci);
-            devices.push(Visible { device, host: i32::try_from(index).unwrap_or(0), primary, pci });
+            let (limits, host) = (LaunchLimits::new(&device), i32::try_from(index).unwrap_or(0));
+            devices.push(Visible { device, limits, host, primary, pci });
         }
         Ok(Devices { driver_version: connection.snapshot.header.driver_version, devices })
     }
@@ -132,6 +159,12 @@ impl Devices {
     /// Domain, bus and device.
     pub fn pci(&self, ordinal: i32) -> error::Result<(i32, i32, i32)> {
         Ok(self.at(ordinal)?.pci)
+    }
+
+    /// What a launch may ask for.
+    #[inline]
+    pub fn launch_limits(&self, ordinal: i32) -> error::Result<&LaunchLimits> {
+        Ok(&self.at(ordinal)?.limits)
     }
 
     /// Least and greatest stream priority.

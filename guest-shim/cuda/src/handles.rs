@@ -48,17 +48,30 @@ impl Table {
         }
     }
 
+    #[inline]
     fn slot(&self, index: u32) -> Option<&Slot> {
         self.chunks.get(index as usize / CHUNK)?.get()?.get(index as usize % CHUNK)
+    }
+
+    #[inline]
+    fn live(&self, parts: handle::Parts) -> Option<&Slot> {
+        let slot = self.slot(parts.index)?;
+        (slot.tag.load(Ordering::Acquire) == LIVE | u32::from(parts.generation)).then_some(slot)
     }
 }
 
 static TABLES: [Table; KINDS + 1] = [const { Table::new() }; KINDS + 1];
 
+#[inline]
 fn live(number: u64) -> Option<&'static Slot> {
     let parts = handle::split(number)?;
-    let slot = TABLES.get(parts.kind as usize)?.slot(parts.index)?;
-    (slot.tag.load(Ordering::Acquire) == LIVE | u32::from(parts.generation)).then_some(slot)
+    TABLES.get(parts.kind as usize)?.live(parts)
+}
+
+/// As [`live`], of a kind that the caller knows: looked up several times in each call, so with no more than that takes.
+#[inline]
+fn live_of(kind: Kind, number: u64) -> Option<&'static Slot> {
+    TABLES[kind as usize].live(handle::split_of(kind, number)?)
 }
 
 /// Makes a handle.
@@ -131,14 +144,14 @@ pub fn remove(number: u64) {
 /// The two words of a live handle of `kind`.
 #[inline]
 pub fn words(kind: Kind, number: u64) -> error::Result<(u64, u64)> {
-    let slot = live(number).filter(|_| is(kind, number)).ok_or(error::INVALID_HANDLE)?;
+    let slot = live_of(kind, number).ok_or(error::INVALID_HANDLE)?;
     Ok((slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed)))
 }
 
 /// The two words of a handle of `kind` that lives, or has ended and has left its place to no other.
 pub fn last_words(kind: Kind, number: u64) -> Option<(u64, u64)> {
-    let parts = handle::split(number).filter(|p| p.kind == kind as u8)?;
-    let slot = TABLES.get(parts.kind as usize)?.slot(parts.index)?;
+    let parts = handle::split_of(kind, number)?;
+    let slot = TABLES[kind as usize].slot(parts.index)?;
     let tag = slot.tag.load(Ordering::Acquire);
     let ended = u32::from(next_generation(parts.generation));
     let kept = tag == LIVE | u32::from(parts.generation) || tag == ended;
@@ -170,15 +183,17 @@ pub fn all(kind: Kind) -> Vec<u64> {
 
 /// Whether `number` looks like a handle of `kind`, alive or not.
 pub fn is(kind: Kind, number: u64) -> bool {
-    handle::split(number).is_some_and(|p| p.kind == kind as u8)
+    handle::split_of(kind, number).is_some()
 }
 
+#[inline]
 fn check(kind: Kind, number: u64, otherwise: u32) -> error::Result {
-    if is(kind, number) && live(number).is_some() { Ok(()) } else { Err(otherwise) }
+    if live_of(kind, number).is_some() { Ok(()) } else { Err(otherwise) }
 }
 
 /// Measured on driver 580: a stream, event or context that has ended or is something else is CUDA_ERROR_CONTEXT_IS_DESTROYED; only NULL is
 /// told apart.
+#[inline]
 fn check_of_context(kind: Kind, number: u64, null: u32) -> error::Result {
     check(kind, number, if number == 0 { null } else { error::CONTEXT_IS_DESTROYED })
 }

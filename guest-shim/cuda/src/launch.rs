@@ -1,13 +1,11 @@
 //! Kernel launches: what the driver would refuse at once is refused here, the rest goes to the lane and is not waited for.
 
 use crate::{
-    call, calls, client, context,
-    device::attribute,
-    error,
+    call, calls, client, context, error,
     function::{self, Info, Parameters},
     handles, stream,
 };
-use std::{ffi::c_void, slice};
+use std::{ffi::c_void, mem::MaybeUninit, slice};
 use vgpu_spec::{
     plain::Blob8,
     structure::{
@@ -27,7 +25,7 @@ pub const BUFFER_POINTER: usize = 1;
 pub const BUFFER_SIZE: usize = 2;
 /// The largest parameter area of a kernel (CUDA 12.1 and later).
 const MAX_PARAMETERS: usize = 32764;
-/// Parameters up to this size are gathered on the stack; those of most kernels are far fewer, and the place is cleared first.
+/// Parameters up to this size are gathered on the stack; those of most kernels are far fewer, and only their place is cleared.
 const FEW: usize = 1024;
 /// Grid and block, three dimensions each, and dynamic shared memory in bytes.
 #[derive(Clone, Copy)]
@@ -43,26 +41,17 @@ impl Shape {
         if self.grid.contains(&0) || self.block.contains(&0) {
             return Err(error::INVALID_VALUE);
         }
-        let devices = &client::get()?.devices;
         // A stream of its own has a context; the current one is quicker to ask.
-        let device = context::device().or_else(|_| context::device_of(stream::context_of(stream)?))?;
-        let limit = |id| devices.attribute(device, id).map_or(u32::MAX, i32::cast_unsigned);
-        let first = [(attribute::MAX_GRID_DIM_X, &self.grid), (attribute::MAX_BLOCK_DIM_X, &self.block)];
-        for (base, dimensions) in first {
-            for (id, &n) in (base..).zip(dimensions) {
-                if n > limit(id) {
-                    return Err(error::INVALID_VALUE);
-                }
-            }
-        }
-        if self.shared > info.dynamic_shared_limit(limit(attribute::MAX_SHARED_MEMORY_PER_BLOCK)) {
-            return Err(error::INVALID_VALUE);
-        }
-        let threads: u64 = self.block.iter().map(|&n| u64::from(n)).product();
-        if threads > u64::from(limit(attribute::MAX_THREADS_PER_BLOCK)) {
-            return Err(error::INVALID_VALUE);
-        }
-        Ok(())
+        let current = context::device_of(context::current());
+        let device = current.or_else(|_| context::device_of(stream::context_of(stream)?))?;
+        let limits = client::get()?.devices.launch_limits(device)?;
+        let within = |all: &[u32; 3], most: &[u32; 3]| all.iter().zip(most).all(|(n, most)| n <= most);
+        let threads = self.block.iter().fold(1, |threads: u64, &n| threads.saturating_mul(n.into()));
+        let fits = within(&self.grid, &limits.grid)
+            && within(&self.block, &limits.block)
+            && self.shared <= info.dynamic_shared_limit(limits.shared)
+            && threads <= limits.threads.into();
+        if fits { Ok(()) } else { Err(error::INVALID_VALUE) }
     }
 }
 
@@ -98,7 +87,11 @@ impl Arguments {
         // SAFETY: the caller's promise.
         let gathered = |buffer: &mut [u8]| unsafe { gather(parameters, self.list, buffer) };
         if size <= FEW {
-            let buffer = &mut [0; FEW][..size];
+            let mut buffer = [const { MaybeUninit::uninit() }; FEW];
+            let buffer = &mut buffer[..size];
+            buffer.fill(MaybeUninit::new(0));
+            // SAFETY: as many bytes, all of which were filled.
+            let buffer = unsafe { slice::from_raw_parts_mut(buffer.as_mut_ptr().cast::<u8>(), size) };
             gathered(buffer)?;
             return send(buffer);
         }

@@ -35,8 +35,9 @@ impl Table {
         Table { kind, chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(), used: AtomicUsize::new(0) }
     }
 
+    #[inline]
     fn parts(&self, number: u64) -> Result<handle::Parts, CudaError> {
-        handle::split(number).filter(|p| p.kind == self.kind as u8).ok_or(INVALID_HANDLE)
+        handle::split_of(self.kind, number).ok_or(INVALID_HANDLE)
     }
 
     fn slot(&self, index: u32) -> Option<&Slot> {

@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// In one place: where that is takes a call to find.
-struct State {
+pub(super) struct State {
     /// Whose lane the thread has (null for none), and which.
     lane: Cell<(*const Lanes, usize)>,
     inside: Cell<bool>,
@@ -38,28 +38,44 @@ impl Drop for Guard {
     }
 }
 
-/// The thread is inside a call until this is dropped.
-pub(super) struct Inside(());
-
-impl Inside {
-    /// `None` if the thread is inside a call already.
-    #[inline]
-    pub fn enter() -> Option<Self> {
-        STATE.with(|state| !state.inside.replace(true)).then_some(Inside(()))
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        STATE.with(|state| state.inside.set(false));
-    }
-}
-
-/// Which of `lanes` the thread has.
+/// Calls `use_state` with the thread's state.
 #[inline]
-pub(super) fn current(lanes: &'static Lanes) -> Option<usize> {
-    let (owner, index) = STATE.with(|state| state.lane.get());
-    ptr::eq(owner, lanes).then_some(index)
+pub(super) fn with<R>(use_state: impl FnOnce(&State) -> R) -> R {
+    STATE.with(use_state)
+}
+
+impl State {
+    /// The thread is inside a call until what this gives is dropped; `None` if it is inside one already.
+    #[inline]
+    pub fn enter(&self) -> Option<Inside<'_>> {
+        (!self.inside.replace(true)).then_some(Inside(self))
+    }
+
+    /// Which of `lanes` the thread has.
+    #[inline]
+    pub fn lane_of(&self, lanes: &'static Lanes) -> Option<usize> {
+        let (owner, index) = self.lane.get();
+        ptr::eq(owner, lanes).then_some(index)
+    }
+
+    /// The thread's number: from 1, never used twice.
+    #[inline]
+    pub fn number(&self) -> u32 {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        if self.number.get() == 0 {
+            self.number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        self.number.get()
+    }
+}
+
+/// The thread is inside a call until this is dropped.
+pub(super) struct Inside<'a>(&'a State);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.inside.set(false);
+    }
 }
 
 /// Whether the thread may keep a lane: it has none yet, and its end can still be noticed.
@@ -76,16 +92,4 @@ pub(super) fn keep(lanes: &'static Lanes, index: usize) {
     if GUARD.try_with(|guard| guard.0.set(Some((lanes, index)))).is_ok() {
         STATE.with(|state| state.lane.set((lanes, index)));
     }
-}
-
-/// The thread's number: from 1, never used twice.
-#[inline]
-pub(super) fn number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    STATE.with(|state| {
-        if state.number.get() == 0 {
-            state.number.set(NEXT.fetch_add(1, Ordering::Relaxed));
-        }
-        state.number.get()
-    })
 }
