@@ -24,8 +24,11 @@ use crate::log::Limit;
 const INVALID_VALUE: u32 = 1;
 /// How often the ring is looked at while its available index is nonsense.
 const BROKEN_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// Messages without reply of which the driver is told together while there are more: each time costs a cache line that it looks at.
+/// Messages without reply of which the driver is told together while there are more: each time costs a cache line that it looks at. More of
+/// them if there are so many that nobody waits for these.
 const BATCH: u16 = 8;
+const LARGE_BATCH: u16 = 32;
+const MANY: u16 = 64;
 /// Looks at the ring between looks at the clock.
 const SPINS: u32 = 64;
 /// Looks without a pause instruction: a few microseconds, as long as the next call of a busy thread may take to come.
@@ -107,7 +110,6 @@ impl Lane {
                 complaints: Limit::new(),
                 message: Vec::new(),
                 body: Vec::new(),
-                reply: Vec::new(),
             };
             // The executor lives on between rings: it has the guest thread's context stack.
             while let Ok(mut ring) = inbox.recv() {
@@ -172,7 +174,6 @@ struct Server {
     // Reused from message to message.
     message: Vec<u8>,
     body: Vec<u8>,
-    reply: Vec<u8>,
 }
 
 impl Server {
@@ -231,7 +232,8 @@ impl Server {
             ring.mark_written(chain);
         }
         ring.complete(chain, written);
-        if chain.reply.is_some() || ring.untold() >= BATCH {
+        let batch = if ring.behind() < MANY { BATCH } else { LARGE_BATCH };
+        if chain.reply.is_some() || ring.untold() >= batch {
             self.tell(ring);
         }
         self.tally.message(chain.reply.is_some());
@@ -321,10 +323,7 @@ impl Server {
         let len = size_of::<ReplyHeader>() + self.body.len();
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         let header = ReplyHeader { status, len, flags, written: 0 };
-        self.reply.clear();
-        self.reply.extend_from_slice(header.as_bytes());
-        self.reply.extend_from_slice(&self.body);
-        if len <= room && ring.write_reply(address, &self.reply) {
+        if len <= room && ring.write_reply(address, header.as_bytes(), &self.body) {
             return len;
         }
         complain(

@@ -31,6 +31,7 @@ impl Page {
     }
 
     /// The address of `N` bytes at `offset`, rounded down to a multiple of `N` and taken modulo the page's size.
+    #[inline]
     fn at<const N: usize>(&self, offset: u64) -> *mut u8 {
         const { assert!(N.is_power_of_two() && N <= LEN) };
         let offset = (offset as usize % LEN) & !(N - 1);
@@ -68,6 +69,7 @@ impl Page {
     }
 
     /// Writes `bytes` at `offset`; `false` and no change if they do not lie in the page.
+    #[inline]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         let Some(to) = self.range(offset, bytes.len()) else { return false };
         // SAFETY: as many bytes, in the mapping, to which no reference exists.
@@ -75,6 +77,7 @@ impl Page {
         true
     }
 
+    #[inline]
     fn range(&self, offset: u64, len: usize) -> Option<*mut u8> {
         let offset = usize::try_from(offset).ok()?;
         let end = offset.checked_add(len)?;

@@ -116,6 +116,8 @@ pub struct LaneRing {
     next_number: Option<u32>,
     /// The message taken last may have been there before the available index told of it.
     early: bool,
+    /// Chains behind it, as far as it was looked.
+    behind: u16,
 }
 
 impl LaneRing {
@@ -134,6 +136,7 @@ impl LaneRing {
             next_descriptor: 0,
             next_number: None,
             early: false,
+            behind: 0,
         })
     }
 
@@ -252,6 +255,7 @@ impl LaneRing {
         // A driver that does not number its messages keeps to the ring.
         self.next_number = number.filter(|&number| number != 0).map(|number| number.wrapping_add(1));
         self.early = false;
+        self.behind = available - 1;
         Popped::Chain(chain)
     }
 
@@ -269,6 +273,7 @@ impl LaneRing {
         let reply = (place == Known::Express).then_some((self.layout.commands, LINE as u32));
         // Not looked up: the index's line is what need not come across.
         self.early = true;
+        self.behind = 0;
         self.next_avail = self.next_avail.wrapping_add(1);
         self.next_descriptor = head.wrapping_add(if reply.is_some() { 2 } else { 1 });
         let number = self.next_number.unwrap_or(0);
@@ -312,9 +317,11 @@ impl LaneRing {
         self.next_number = None;
     }
 
-    /// Writes at the start of a chain's writable descriptor.
-    pub fn write_reply(&self, address: u64, bytes: &[u8]) -> bool {
-        self.page.write(address, bytes)
+    /// Writes a reply at the start of a chain's writable descriptor.
+    #[inline]
+    pub fn write_reply(&self, address: u64, header: &[u8], body: &[u8]) -> bool {
+        let behind = address.wrapping_add(header.len() as u64);
+        self.page.write(address, header) && (body.is_empty() || self.page.write(behind, body))
     }
 
     /// Says that a chain's reply is complete, for a driver that looks there instead of at the used ring.
@@ -333,6 +340,11 @@ impl LaneRing {
         self.page.u32(entry).store(u32::from(head).to_le(), Ordering::Relaxed);
         self.page.u32(entry + 4).store(len.to_le(), Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// How many chains there were behind the one taken last, at least.
+    pub fn behind(&self) -> u16 {
+        self.behind
     }
 
     /// Chains given back of which the driver was not told.

@@ -56,6 +56,11 @@ fn is_output(p: &Parameter) -> bool {
     matches!(p.direction, Direction::Out | Direction::Made)
 }
 
+/// Whether the parameter is always one slot.
+fn is_slot(p: &Parameter) -> bool {
+    p.direction == Direction::New || (p.direction == Direction::Value && p.ty != Type::Str)
+}
+
 /// The driver's graph with which a made handle ends: that of the call's graph or node. A graph made from a graph is its own.
 fn owner(f: &Function, made: &Parameter) -> String {
     let first = |kind: &str| {
@@ -70,6 +75,11 @@ fn owner(f: &Function, made: &Parameter) -> String {
 
 fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     let _ = writeln!(out, "        {id:#x} => {{ // {}", f.name);
+    // Looked at once, not for each.
+    let slots = f.parameters.iter().take_while(|p| is_slot(p)).count();
+    if slots > 1 {
+        let _ = writeln!(out, "            r.at_least({slots})?;");
+    }
     for p in &f.parameters {
         decode(out, f, p)?;
     }

@@ -52,7 +52,15 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    /// Refuses if there are fewer than `slots` more.
+    #[inline]
+    pub fn at_least(&self, slots: usize) -> Result<(), ArgsError> {
+        let needed = slots * SLOT;
+        if self.rest.len() < needed { Err(self.short(needed as u64)) } else { Ok(()) }
+    }
+
     /// The next slot.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, ArgsError> {
         let (slot, rest) = self.rest.split_first_chunk::<SLOT>().ok_or(self.short(SLOT as u64))?;
         self.rest = rest;
@@ -60,6 +68,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next slot, which must fit in 32 bits.
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, ArgsError> {
         let value = self.u64()?;
         u32::try_from(value).map_err(|_| ArgsError::Wide { value })

@@ -5,7 +5,9 @@ use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     thread::Thread,
 };
+use crate::ledger::DEVICES;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vgpu_spec::plain::Blob8;
 
 /// CU_MEM_ALLOCATION_TYPE_PINNED and CU_MEM_LOCATION_TYPE_DEVICE.
@@ -79,13 +81,38 @@ pub fn vgpuPoolSetAttribute(
     check(unsafe { set(pool, attribute, (&raw mut value).cast::<c_void>()) })
 }
 
+/// The pools from which devices allocate, as far as they were asked for; 0 for one that is not known.
+#[derive(Default)]
+pub struct CurrentPools([AtomicU64; DEVICES as usize]);
+
+impl CurrentPools {
+    /// They may be others now.
+    pub(super) fn forget(&self) {
+        self.0.iter().for_each(|pool| pool.store(0, Ordering::Release));
+    }
+}
+
 /// The pool from which `device` allocates.
 fn current_pool(t: &Thread, device: u32) -> Result<u64, CudaError> {
+    let known = t.session.current_pools.0.get(device as usize);
+    if let Some(pool) = known.map(|known| known.load(Ordering::Acquire)).filter(|&pool| pool != 0) {
+        return Ok(pool);
+    }
     let get = t.driver.cuDeviceGetMemPool.ok_or(NOT_SUPPORTED)?;
     let mut pool = 0_u64;
     // SAFETY: a place that outlives the call.
     check(unsafe { get(&raw mut pool, device.cast_signed()) })?;
+    known.inspect(|known| known.store(pool, Ordering::Release));
     Ok(pool)
+}
+
+/// Has a device allocate from another pool.
+pub fn cuDeviceSetMemPool(t: &mut Thread, dev: i32, pool: u64) -> Result<(), CudaError> {
+    let set = t.driver.cuDeviceSetMemPool.ok_or(NOT_SUPPORTED)?;
+    // SAFETY: a live pool of this client.
+    let status = check(unsafe { set(dev, pool) });
+    t.session.current_pools.forget();
+    status
 }
 
 /// Undoes an allocation that the VM may not have.
@@ -99,7 +126,7 @@ fn free(t: &Thread, address: u64, stream: u64) {
 /// Allocates from the current pool, in order of a stream.
 pub fn cuMemAllocAsync(t: &mut Thread, bytes: usize, stream: u64) -> Result<u64, CudaError> {
     let allocate = t.driver.cuMemAllocAsync.ok_or(NOT_SUPPORTED)?;
-    let device = t.device()?;
+    let (device, _) = t.here()?;
     let pool = current_pool(t, device)?;
     let make = || {
         let mut address = 0_u64;
@@ -143,7 +170,10 @@ pub fn cuMemPoolDestroy(t: &mut Thread, pool: u64) -> Result<(), CudaError> {
     let destroy = t.driver.cuMemPoolDestroy.ok_or(NOT_SUPPORTED)?;
     t.pool_ends(pool);
     // SAFETY: a live pool of this client, just taken out of the table.
-    check(unsafe { destroy(pool) })
+    let status = check(unsafe { destroy(pool) });
+    // The device that had it goes back to its default pool.
+    t.session.current_pools.forget();
+    status
 }
 
 #[cfg(test)]

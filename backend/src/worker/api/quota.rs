@@ -85,10 +85,9 @@ impl Thread {
         make: impl FnOnce() -> Result<(u64, u64), CudaError>,
         free: impl FnOnce(u64),
     ) -> Result<u64, CudaError> {
-        let device = self.device()?;
+        let (device, context) = self.here()?;
         let ahead = if least < BLOCK { 0 } else { least.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX) };
         let (address, len) = self.with_memory(device, ahead, make)?;
-        let context = self.real_context();
         let blocks = self.session.quota.blocks().insert(address, len, device, context);
         if blocks <= ahead {
             self.give_back(Share { device, bytes: ahead - blocks });
@@ -268,6 +267,7 @@ impl Thread {
     /// Gives back all that ended with the driver's context.
     pub fn forget_memory(&self, context: u64) {
         self.session.quota.forget_context(context).into_iter().for_each(|share| self.give_back(share));
+        self.session.current_pools.forget();
         self.session.quota.pools_change();
     }
 

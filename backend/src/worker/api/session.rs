@@ -6,6 +6,7 @@ use super::{
     green_context::Given,
     library::Linked,
     link::Link,
+    memory_pool::CurrentPools,
     numbers::Numbers,
     table::Table,
     texture::Objects,
@@ -59,6 +60,7 @@ pub struct Session {
     resource_descriptions: Table,
     /// What the driver gave of devices' resources.
     pub(super) resources: Given,
+    pub(super) current_pools: CurrentPools,
     link_states: Table,
     /// Links under way, by the driver's handle.
     pub links: Mutex<HashMap<u64, Link>>,
@@ -83,6 +85,7 @@ impl Session {
             graph_execs: Numbers::new(Kind::GraphExec),
             user_objects: Table::new(Kind::UserObject),
             memory_pools: Table::new(Kind::MemoryPool),
+            current_pools: CurrentPools::default(),
             graph_ends: std::sync::Mutex::default(),
             conditionals: super::graph_node::Conditionals::default(),
             allocations: Table::new(Kind::Allocation),
@@ -263,10 +266,7 @@ impl super::thread::Thread {
 
     /// What can be launched: a function or a kernel.
     pub fn callable(&self, number: u64) -> Result<u64, CudaError> {
-        match handle::split(number).map(|p| p.kind) {
-            Some(kind) if kind == Kind::Function as u8 => self.function(number),
-            Some(kind) if kind == Kind::Kernel as u8 => self.kernel(number),
-            _ => Err(INVALID_HANDLE),
-        }
+        // Each refuses what is of another kind.
+        self.function(number).or_else(|_| self.kernel(number))
     }
 }

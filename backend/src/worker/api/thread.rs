@@ -54,8 +54,8 @@ pub struct Thread {
     pub work: Work,
     /// The session's epoch when it was.
     epoch: u64,
-    /// The device of that context, once it was asked for.
-    pub current_device: turn::Current,
+    /// That context as the driver knows it, once it was asked for.
+    pub known_current: Cell<turn::Current>,
     /// What it knows for waits.
     pub waits: Waits,
     /// The call that is being made is work of the VM's turn.
@@ -161,7 +161,7 @@ impl Thread {
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.modes.enter(self.driver, message.thread);
-        if wants_reply && !WAITS.contains(&message.function) {
+        if wants_reply && self.owes_wait() && !WAITS.contains(&message.function) {
             self.settle_wait();
         }
         let mut outcome = self.attempt(message, reply);
@@ -215,7 +215,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         modes: Modes::default(),
         work: Work::default(),
         epoch: 0,
-        current_device: turn::Current::default(),
+        known_current: Cell::default(),
         waits: Waits::default(),
         inside: None,
         asked: Cell::new(0),

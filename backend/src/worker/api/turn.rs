@@ -6,6 +6,7 @@
 
 use super::{
     driver::{self, Driver},
+    error::CudaError,
     session::Session,
     thread::Thread,
 };
@@ -56,26 +57,45 @@ pub struct Inside {
     stream: Stream,
 }
 
-/// The device of the context that is current to a lane thread, as long as that is the same.
+/// The context that is current to a lane thread as the driver knows it, as long as that is the same.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Current {
     context: u32,
     epoch: u64,
     device: Option<u32>,
+    /// The driver's handle.
+    real: u64,
 }
 
 impl Thread {
-    fn turn_device(&mut self) -> Option<u32> {
+    #[inline]
+    fn current(&self) -> Current {
         let (context, epoch) = self.context_now();
-        let known = self.current_device;
-        if known.device.is_none() || (known.context, known.epoch) != (context, epoch) {
-            self.current_device = Current { context, epoch, device: self.device().ok() };
+        let known = self.known_current.get();
+        if known.device.is_some() && (known.context, known.epoch) == (context, epoch) {
+            return known;
         }
-        self.current_device.device
+        let now = Current { context, epoch, device: self.device().ok(), real: self.real_context() };
+        self.known_current.set(now);
+        now
+    }
+
+    #[inline]
+    fn turn_device(&self) -> Option<u32> {
+        self.current().device
+    }
+
+    /// The device of the message's context, and the driver's handle of that, without asking the driver each time. For calls that do not
+    /// change what is current.
+    #[inline]
+    pub fn here(&self) -> Result<(u32, u64), CudaError> {
+        let current = self.current();
+        // Asked again for the error.
+        current.device.map_or_else(|| self.device(), Ok).map(|device| (device, current.real))
     }
 
     /// Whether nobody else wants the current device.
-    pub fn has_device(&mut self) -> bool {
+    pub fn has_device(&self) -> bool {
         let device = self.turn_device().and_then(|device| self.client.account.device(device));
         device.is_some_and(|device| device.gate().load(Ordering::Acquire) & 3 == gate::OPEN)
     }

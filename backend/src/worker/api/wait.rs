@@ -168,10 +168,16 @@ impl Thread {
         }
     }
 
+    /// Whether the driver was not asked to wait for something that was waited for.
+    #[inline]
+    pub fn owes_wait(&self) -> bool {
+        self.waits.unsettled.is_some()
+    }
+
     /// Has the driver see to what it was not asked to wait for.
     #[inline]
     pub fn settle_wait(&mut self) {
-        if self.waits.unsettled.is_some() {
+        if self.owes_wait() {
             self.settle_wait_now();
         }
     }

@@ -2,8 +2,11 @@
 //! is known by its address alone: the blocks that no other allocation lies in.
 
 use super::Share;
-use std::collections::HashMap;
+use foldhash::fast::RandomState;
 use std::collections::hash_map::Entry;
+
+/// Keys are the driver's addresses, not the guest's to choose: a fast hash will do, as each allocation is looked up several times.
+type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 
 /// What the driver maps at a time.
 pub const BLOCK: u64 = 2 << 20;

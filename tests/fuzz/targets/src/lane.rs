@@ -101,7 +101,7 @@ pub fn run(bytes: &[u8]) {
                 let _ = dependencies.iter().count();
             }
             let written = match chain.reply {
-                Some((address, room)) if ring.write_reply(address, &[7; 16]) => room.min(16),
+                Some((address, room)) if ring.write_reply(address, &[7; 16], &[]) => room.min(16),
                 _ => 0,
             };
             ring.mark_written(&chain);
