@@ -252,6 +252,8 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
         parameters.join(", ")
     );
     let (mut slots, mut lens, mut write) = (0, String::new(), String::new());
+    // Slots in a row, which are written together.
+    let mut row = Vec::new();
     // Evaluated before the closures take the outputs.
     let mut before = String::new();
     let (mut reply, mut read) = (String::from("0"), String::new());
@@ -260,27 +262,30 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
         match (p.direction, &p.ty) {
             (Direction::Value, Type::Str) => {
                 let _ = write!(lens, " + vgpu_spec::wire::args::bytes_len({n}.to_bytes_with_nul().len())");
+                write_row(&mut write, &mut row);
                 let _ = writeln!(write, "        w.bytes({n}.to_bytes_with_nul());");
             }
             (Direction::Value | Direction::New, _) => {
                 slots += 1;
-                let _ = writeln!(write, "        w.u64({});", to_slot(p, &n));
+                row.push(to_slot(p, &n));
             }
             (Direction::In, _) => {
                 let value = if p.optional { n.clone() } else { format!("Some({n})") };
                 let _ = write!(lens, " + crate::call::padded_slice({value})");
+                write_row(&mut write, &mut row);
                 let _ = writeln!(write, "        w.option({value}.map(vgpu_spec::plain::bytes_of));");
             }
             (Direction::Out | Direction::Made, _) => {
                 if p.optional {
                     slots += 1;
                     let _ = writeln!(before, "    let want_{n} = {n}.is_some();");
-                    let _ = writeln!(write, "        w.u64(u64::from(want_{n}));");
+                    row.push(format!("u64::from(want_{n})"));
                 }
                 output(f, p, &n, &mut reply, &mut read)?;
             }
         }
     }
+    write_row(&mut write, &mut row);
     let id = crate::wire::lane::function_id(&f.name);
     if f.class.waits() {
         let _ = writeln!(
@@ -300,6 +305,13 @@ fn sender(out: &mut String, f: &Function) -> Result<(), CodegenError> {
         );
     }
     Ok(())
+}
+
+fn write_row(write: &mut String, row: &mut Vec<String>) {
+    if !row.is_empty() {
+        let _ = writeln!(write, "        w.slots([{}]);", row.join(", "));
+        row.clear();
+    }
 }
 
 fn output(

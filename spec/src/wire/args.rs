@@ -173,6 +173,15 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Several slots: all, or none.
+    #[inline]
+    pub fn slots<const N: usize>(&mut self, values: [u64; N]) {
+        if let Some(space) = self.take(N * SLOT) {
+            let (slots, _) = space.as_chunks_mut::<SLOT>();
+            slots.iter_mut().zip(values).for_each(|(slot, value)| *slot = value.to_le_bytes());
+        }
+    }
+
     /// One slot, zero-extended.
     #[inline]
     pub fn u32(&mut self, value: u32) {
@@ -252,8 +261,7 @@ mod tests {
 
     fn sample(buffer: &mut [u8]) -> usize {
         let mut writer = Writer::new(buffer);
-        writer.u64(u64::MAX - 1);
-        writer.i32(-7);
+        writer.slots([u64::MAX - 1, -7_i64 as u64]);
         writer.bytes(b"hello");
         writer.null();
         writer.u64s(&[3, 4]);
