@@ -11,6 +11,8 @@ use vgpu_spec::wire::{Range, image as wire};
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
 /// Magic of the wrapper in which nvcc puts a pointer to one.
 const WRAPPER_MAGIC: u32 = 0x4662_43B1;
+/// What device code calls to print (CUDA C++ Programming Guide, formatted output).
+const PRINTS: &[u8] = b"vprintf";
 /// The largest image that is taken.
 const MAX_LEN: usize = 4 << 30;
 
@@ -82,6 +84,12 @@ impl Image {
         // PTX ends with a NUL; the others do not mind.
         bytes.resize(bytes.len() + 8, 0);
         Ok(Image { bytes, form })
+    }
+
+    /// Whether no kernel of it can print: what a kernel prints with is a function of the driver's, which PTX and ELF name. A fat binary
+    /// is compressed as a rule, so nothing is known of one.
+    pub fn is_quiet(&self) -> bool {
+        self.form == Form::Plain && memchr::memmem::find(&self.bytes, PRINTS).is_none()
     }
 
     /// Whether it has several fat binaries, so that the driver must be given a wrapper.
@@ -259,6 +267,14 @@ mod tests {
         }
         assert!(matches!(Image::check(b"\x7fELFxxxxxxxx".to_vec()).err(), Some(ImageError::Elf(_))));
         assert!(Image::check(b"// x\n.version 8.0\n.target sm_70\n".to_vec()).is_ok());
+    }
+
+    #[test]
+    fn images_that_may_print_are_told_from_those_that_cannot() {
+        let quiet = |bytes: &[u8]| Image::check(bytes.to_vec()).unwrap().is_quiet();
+        assert!(quiet(b".version 8.0\n.visible .entry k(){ret;}"));
+        assert!(!quiet(b".version 8.0\n.extern .func (.param .b32 r) vprintf(.param .b64 f);"));
+        assert!(!quiet(&fatbin(96, 32)));
     }
 
     #[test]

@@ -82,7 +82,10 @@ pub fn vgpuKernelGetFunction(t: &mut Thread, function: u64, kernel: u64) -> Resu
     let mut real = 0_u64;
     // SAFETY: a place for the handle that outlives the call, and a live kernel.
     check(unsafe { get(&raw mut real, kernel) })?;
-    t.function_number(real, function)
+    let number = t.function_number(real, function)?;
+    // Whether it can print is known of its library only.
+    t.session.functions.table.set_marked(number, false);
+    Ok(number)
 }
 
 #[cfg(test)]

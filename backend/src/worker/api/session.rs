@@ -14,7 +14,10 @@ use super::{
 use crate::worker::quota::{Quota, Thing};
 use crate::worker::turns::Turns;
 use std::sync::atomic::AtomicU64;
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 use vgpu_spec::handle::{self, Kind};
 
 /// Streams with numbers of their own: the default one, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD.
@@ -32,11 +35,13 @@ pub struct Session {
     events: Table,
     modules: Table,
     /// Numbered by the shim, or, where a graph's node names one that the guest never asked for, here.
-    functions: Numbers,
+    pub(super) functions: Numbers,
     libraries: Table,
     /// The images of those that have several fat binaries, by the library's number.
     pub(super) linked_images: Mutex<HashMap<u64, Linked>>,
-    kernels: Numbers,
+    pub(super) kernels: Numbers,
+    /// See [`super::thread::Thread::quiet_images`].
+    quiet_images: Mutex<HashSet<u64>>,
     pub(super) graphs: Numbers,
     pub(super) graph_nodes: Numbers,
     pub(super) graph_execs: Numbers,
@@ -79,6 +84,7 @@ impl Session {
             functions: Numbers::new(Kind::Function),
             libraries: Table::new(Kind::Library),
             linked_images: Mutex::default(),
+            quiet_images: Mutex::default(),
             kernels: Numbers::new(Kind::Kernel),
             graphs: Numbers::new(Kind::Graph),
             graph_nodes: Numbers::new(Kind::GraphNode),
@@ -167,12 +173,15 @@ impl super::thread::Thread {
     }
 
     pub fn insert_module(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        // Another one may have ended with its context and had the handle before.
+        self.quiet_images().remove(&real);
         self.session.modules.insert(number, real)
     }
 
     /// Ends a module's number, and those of the references in it.
     pub fn take_module(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.modules.take(number)?;
+        self.quiet_images().remove(&real);
         self.forget_references(real);
         self.release_thing(Thing::Module, real);
         Ok(real)
@@ -183,17 +192,20 @@ impl super::thread::Thread {
     }
 
     pub fn insert_library(&self, number: u64, real: u64) -> Result<(), CudaError> {
+        self.quiet_images().remove(&real);
         self.session.libraries.insert(number, real)
     }
 
     pub fn take_library(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.libraries.take(number)?;
+        self.quiet_images().remove(&real);
         self.release_thing(Thing::Library, real);
         Ok(real)
     }
 
-    pub fn function(&self, number: u64) -> Result<u64, CudaError> {
-        self.session.functions.table.get(number)
+    /// The driver's modules and libraries whose kernels cannot print.
+    pub fn quiet_images(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.session.quiet_images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of a function that the guest asks for: the one that it has, or else `offered`.
@@ -266,7 +278,10 @@ impl super::thread::Thread {
 
     /// What can be launched: a function or a kernel.
     pub fn callable(&self, number: u64) -> Result<u64, CudaError> {
+        let (functions, kernels) = (&self.session.functions.table, &self.session.kernels.table);
         // Each refuses what is of another kind.
-        self.function(number).or_else(|_| self.kernel(number))
+        let (real, quiet) = functions.get_marked(number).or_else(|_| kernels.get_marked(number))?;
+        self.calls(quiet);
+        Ok(real)
     }
 }

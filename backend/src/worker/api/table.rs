@@ -16,11 +16,22 @@ const CHUNKS: usize = (MAX_INDEX as usize + 1) / CHUNK;
 const SLACK: usize = 64;
 /// Set in `tag` when the slot holds a handle; the generation is below.
 const LIVE: u32 = 1 << 31;
+/// Set in the `tag` of a handle that was marked.
+const MARKED: u32 = 1 << 30;
 
 #[derive(Default)]
 struct Slot {
     real: AtomicU64,
     tag: AtomicU32,
+}
+
+impl Slot {
+    /// The tag, if the slot holds the handle of that generation.
+    #[inline]
+    fn holds(&self, generation: u16) -> Option<u32> {
+        let tag = self.tag.load(Ordering::Acquire);
+        (tag & !MARKED == LIVE | u32::from(generation)).then_some(tag)
+    }
 }
 
 /// Handles of one kind.
@@ -47,12 +58,27 @@ impl Table {
 
     /// The driver's handle for `number`.
     pub fn get(&self, number: u64) -> Result<u64, CudaError> {
+        self.get_marked(number).map(|(real, _)| real)
+    }
+
+    /// That, and whether it was marked.
+    #[inline]
+    pub fn get_marked(&self, number: u64) -> Result<(u64, bool), CudaError> {
         let parts = self.parts(number)?;
         let slot = self.slot(parts.index).ok_or(INVALID_HANDLE)?;
-        if slot.tag.load(Ordering::Acquire) != LIVE | u32::from(parts.generation) {
-            return Err(INVALID_HANDLE);
+        let tag = slot.holds(parts.generation).ok_or(INVALID_HANDLE)?;
+        Ok((slot.real.load(Ordering::Relaxed), tag & MARKED != 0))
+    }
+
+    /// Marks a handle until it ends, or takes its mark away.
+    pub fn set_marked(&self, number: u64, marked: bool) {
+        let Ok(parts) = self.parts(number) else { return };
+        let Some(slot) = self.slot(parts.index) else { return };
+        if let Some(tag) = slot.holds(parts.generation) {
+            let wanted = tag & !MARKED | if marked { MARKED } else { 0 };
+            // It fails for one that ends meanwhile.
+            let _ = slot.tag.compare_exchange(tag, wanted, Ordering::AcqRel, Ordering::Relaxed);
         }
-        Ok(slot.real.load(Ordering::Relaxed))
     }
 
     /// The driver's handle at `index`, whatever its generation.
@@ -98,7 +124,7 @@ impl Table {
                 let tag = slot.tag.load(Ordering::Acquire);
                 if tag & LIVE != 0 && slot.real.load(Ordering::Relaxed) == real {
                     let index = u32::try_from(chunk * CHUNK + place).ok()?;
-                    return Some(handle::make(self.kind, index, (tag & !LIVE) as u16));
+                    return Some(handle::make(self.kind, index, (tag & !(LIVE | MARKED)) as u16));
                 }
             }
         }
@@ -119,9 +145,8 @@ impl Table {
         let real = self.get(number)?;
         let parts = self.parts(number)?;
         let slot = self.slot(parts.index).ok_or(INVALID_HANDLE)?;
-        slot.tag
-            .compare_exchange(LIVE | u32::from(parts.generation), 0, Ordering::AcqRel, Ordering::Relaxed)
-            .map_err(|_| INVALID_HANDLE)?;
+        let tag = slot.holds(parts.generation).ok_or(INVALID_HANDLE)?;
+        slot.tag.compare_exchange(tag, 0, Ordering::AcqRel, Ordering::Relaxed).map_err(|_| INVALID_HANDLE)?;
         Ok(real)
     }
 }
@@ -146,6 +171,25 @@ mod tests {
         assert_eq!(table.take(h), Ok(0x1234));
         assert_eq!(table.take(h), Err(INVALID_HANDLE));
         assert_eq!(table.get(h), Err(INVALID_HANDLE));
+    }
+
+    #[test]
+    fn a_mark_ends_with_its_handle() {
+        let table = Table::new(Kind::Function);
+        let h = make(Kind::Function, 7, 3);
+        table.set_marked(h, true);
+        table.insert(h, 0x1234).unwrap();
+        table.set_marked(make(Kind::Function, 7, 2), true);
+        assert_eq!(table.get_marked(h), Ok((0x1234, false)));
+        table.set_marked(h, true);
+        table.set_marked(h, false);
+        assert_eq!(table.get_marked(h), Ok((0x1234, false)));
+        table.set_marked(h, true);
+        assert_eq!((table.get_marked(h), table.get(h)), (Ok((0x1234, true)), Ok(0x1234)));
+        assert_eq!((table.find(0x1234), table.all()), (Some(h), vec![0x1234]));
+        assert_eq!(table.take(h), Ok(0x1234));
+        table.insert(h, 0x5678).unwrap();
+        assert_eq!(table.get_marked(h), Ok((0x5678, false)));
     }
 
     #[test]

@@ -161,6 +161,7 @@ impl Thread {
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.modes.enter(self.driver, message.thread);
+        self.calls(false);
         if wants_reply && self.owes_wait() && !WAITS.contains(&message.function) {
             self.settle_wait();
         }

@@ -2,9 +2,9 @@
 //! wait returns, which sees to the channel first (measured on an H100, driver 580). Until it has, each query of an event costs more than that.
 //! So the driver's wait comes after all, once there is nothing to do for a moment, or before another call that is waited for.
 //!
-//! It does more: it fetches what kernels have printed, and has pools give memory back. So the word is for waits where neither can be:
-//! those for copies, as long as no kernel was launched since the driver last waited for all that were. A fault keeps the word from being
-//! written; then the driver's wait tells of it.
+//! It does more: it fetches what kernels have printed, and has pools give memory back. So the word is for waits where neither can be: as
+//! long as no kernel that may print was launched since the driver last waited for all that were. A fault keeps the word from being written;
+//! then the driver's wait tells of it.
 //!
 //! The word is a piece of work of its own. It is written only where it comes right behind what is waited for, and nobody else issues
 //! anything: between others' work it might have streams wait for each other that do not.
@@ -15,6 +15,7 @@ use super::{
     thread::Thread,
 };
 use std::{
+    cell::Cell,
     ffi::c_void,
     ptr,
     sync::atomic::{AtomicU32, Ordering},
@@ -110,8 +111,10 @@ enum Launched {
 pub struct Waits {
     /// The stream that was given something to do last, if it was not waited for since.
     busy: Option<u64>,
-    /// Since the driver last waited for them.
+    /// Since the driver last waited for them, but for those that cannot print.
     launched: Launched,
+    /// What the call that is being made launches cannot print.
+    quiet: Cell<bool>,
     /// The number written last.
     written: u32,
     /// The stream that the word told of, if the driver has not waited for it since.
@@ -126,10 +129,19 @@ impl Thread {
         self.waits.busy = Some(stream);
     }
 
+    /// A kernel was looked up for the call that is being made; whether it cannot print.
+    #[inline]
+    pub fn calls(&self, quiet: bool) {
+        self.waits.quiet.set(quiet);
+    }
+
     /// What was given to the stream is a kernel, or may have some.
     #[inline]
     pub fn launched(&mut self) {
         let Some(stream) = self.waits.busy else { return };
+        if self.waits.quiet.get() {
+            return;
+        }
         self.waits.launched = match self.waits.launched {
             Launched::Nowhere => Launched::In(stream),
             Launched::In(other) if other != stream => Launched::InSeveral,

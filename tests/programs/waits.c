@@ -1,0 +1,106 @@
+/* Waiting for streams: what kernels have stored and printed is there when the wait is over, whether or not they can print. */
+#include "driver.h"
+
+#define HEAD ".version 7.0\n.target sm_70\n.address_size 64\n"
+
+/* store(word, value). */
+static const char quiet[] = HEAD
+    ".visible .entry store(.param .u64 word, .param .u32 value)\n{\n.reg .b64 %rd<3>;\n.reg .b32 %r<2>;\n"
+    "ld.param.u64 %rd1, [word];\nld.param.u32 %r1, [value];\ncvta.to.global.u64 %rd2, %rd1;\n"
+    "st.global.u32 [%rd2], %r1;\nret;\n}\n";
+/* says(number): prints "n %d\n". */
+static const char printing[] = HEAD
+    ".extern .func (.param .b32 r) vprintf(.param .b64 format, .param .b64 arguments);\n"
+    ".global .align 1 .b8 text[6] = {110, 32, 37, 100, 10, 0};\n"
+    ".visible .entry says(.param .u32 number)\n{\n.local .align 8 .b8 depot[8];\n.reg .b64 %SP;\n.reg .b64 %SPL;\n"
+    ".reg .b32 %r<3>;\n.reg .b64 %rd<5>;\n"
+    "mov.u64 %SPL, depot;\ncvta.local.u64 %SP, %SPL;\nld.param.u32 %r1, [number];\nadd.u64 %rd1, %SP, 0;\n"
+    "add.u64 %rd2, %SPL, 0;\nst.local.u32 [%rd2], %r1;\nmov.u64 %rd3, text;\ncvta.global.u64 %rd4, %rd3;\n"
+    "{\n.param .b64 a0;\nst.param.b64 [a0], %rd4;\n.param .b64 a1;\nst.param.b64 [a1], %rd1;\n.param .b32 r0;\n"
+    "call.uni (r0), vprintf, (a0, a1);\nld.param.b32 %r2, [r0];\n}\nret;\n}\n";
+
+static CUfunction kernel_of(const char *image, const char *name)
+{
+    CUmodule module;
+    CUfunction function;
+    CHECK(cuModuleLoadData(&module, image));
+    CHECK(cuModuleGetFunction(&function, module, name));
+    return function;
+}
+
+static void launch(CUfunction function, CUstream stream, void **params)
+{
+    CHECK(cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, params, NULL));
+}
+
+/* Standard output is in a file meanwhile; what of it is not as it should be. */
+static int own_stdout;
+static FILE *kept;
+
+static void keep_output(void)
+{
+    fflush(stdout);
+    kept = tmpfile();
+    own_stdout = dup(1);
+    REQUIRE(kept && own_stdout >= 0 && dup2(fileno(kept), 1) == 1);
+}
+
+static int output_is(const char *expected, size_t len)
+{
+    static char text[16384];
+    fflush(stdout);
+    ssize_t n = pread(fileno(kept), text, sizeof text, 0);
+    return n == (ssize_t)len && memcmp(text, expected, len) == 0;
+}
+
+static void release_output(void)
+{
+    fflush(stdout);
+    dup2(own_stdout, 1);
+}
+
+/* Launches one kernel, the other, or both in either order, and waits, many times. The first wrong round, or -1. */
+static int rounds(CUstream stream, CUfunction store, CUfunction says, CUdeviceptr device, volatile unsigned *word)
+{
+    static char expected[16384];
+    size_t len = 0;
+    for (unsigned i = 0; i < 300; i++) {
+        unsigned stores = i % 4 != 1, speaks = i % 4 != 0, first = i % 4 == 2;
+        void *stored[] = {&device, &i}, *said[] = {&i};
+        if (speaks && first)
+            launch(says, stream, said);
+        if (stores)
+            launch(store, stream, stored);
+        if (speaks && !first)
+            launch(says, stream, said);
+        CHECK(cuStreamSynchronize(stream));
+        if (speaks)
+            len += (size_t)sprintf(expected + len, "n %u\n", i);
+        if ((stores && *word != i) || (speaks && !output_is(expected, len)))
+            return (int)i;
+    }
+    return -1;
+}
+
+int main(void)
+{
+    start();
+    CUfunction store = kernel_of(quiet, "store"), says = kernel_of(printing, "says");
+    CUdeviceptr device;
+    void *word;
+    CHECK(cuMemHostAlloc(&word, 4, CU_MEMHOSTALLOC_DEVICEMAP));
+    CHECK(cuMemHostGetDevicePointer(&device, word, 0));
+    CUstream streams[] = {NULL, CU_STREAM_LEGACY, NULL};
+    CHECK(cuStreamCreate(&streams[2], CU_STREAM_NON_BLOCKING));
+    for (int s = 0; s < 3; s++) {
+        keep_output();
+        int wrong = rounds(streams[s], store, says, device, word);
+        release_output();
+        if (wrong >= 0) {
+            printf("FAIL " PROGRAM ": stream %d, round %d: a result or a text is not there\n", s, wrong);
+            return 1;
+        }
+    }
+    printf("PASS " PROGRAM ": 900 waits\n");
+    return 0;
+}
