@@ -4,6 +4,10 @@ use crate::error::Error;
 use crate::gpu::Gpu;
 use crate::operations::{self, Measure, Operation};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// In which the broker makes a context for the one that a process took, which disturbs what runs: no part of what is measured.
+pub const SETTLE: Duration = Duration::from_secs(1);
 
 /// One line of a measuring process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,6 +62,9 @@ pub fn measure(choice: &Choice) -> Result<(), Error> {
     let gpu = Gpu::open(choice.quick)?;
     gpu.tick()?;
     gpu.synchronize()?;
+    if !choice.quick {
+        std::thread::sleep(SETTLE);
+    }
     for operation in &chosen {
         if let Measure::Warm(f) = operation.measure {
             print(operation, f(&gpu, operation.argument));

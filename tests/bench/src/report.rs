@@ -68,39 +68,47 @@ fn goal(operation: &Operation) -> String {
     }
 }
 
-fn number(value: f64, unit: Unit) -> String {
+/// In what a value is shown: how much one is, its name, and digits.
+fn scale(value: f64, unit: Unit) -> (f64, &'static str, usize) {
     match unit {
-        Unit::Nanoseconds if value < 1e3 => format!("{value:.0} ns"),
-        Unit::Nanoseconds if value < 1e6 => format!("{:.2} µs", value / 1e3),
-        Unit::Nanoseconds => format!("{:.2} ms", value / 1e6),
-        Unit::BytesPerSecond => format!("{:.2} GB/s", value / 1e9),
-        Unit::LaunchesPerSecond => format!("{:.0} k/s", value / 1e3),
+        Unit::Nanoseconds if value < 1e3 => (1.0, "ns", 0),
+        Unit::Nanoseconds if value < 1e6 => (1e3, "µs", 2),
+        Unit::Nanoseconds => (1e6, "ms", 2),
+        Unit::BytesPerSecond => (1e9, "GB/s", 2),
+        Unit::LaunchesPerSecond => (1e3, "k/s", 0),
     }
 }
 
-/// "median (least – most)".
+/// "median unit (least – most)".
 fn spread(spread: Option<Spread>, unit: Unit) -> String {
-    spread.map_or_else(
-        || "-".into(),
-        |s| format!("{} ({} – {})", number(s.median, unit), number(s.least, unit), number(s.most, unit)),
-    )
+    let Some(Spread { median, least, most, .. }) = spread else { return "-".into() };
+    let (one, name, digits) = scale(median, unit);
+    let number = |value: f64| format!("{:.digits$}", value / one);
+    format!("{} {name} ({} – {})", number(median), number(least), number(most))
+}
+
+/// The ratio, or the difference in µs where the goal is one.
+fn compared(c: &Comparison<'_>) -> String {
+    let (Some(native), Some(shared)) = (c.native, c.shared) else { return "-".into() };
+    match c.operation.goal {
+        Goal::More(_) => format!("{:+.2}", (shared.median - native.median) / 1e3),
+        _ => format!("{:.3}", shared.median / native.median),
+    }
 }
 
 /// The table for people.
 pub fn table(results: &Results) -> String {
-    let mut out = format!(
-        "{:<44}{:>36}{:>36}{:>8}{:>12}{:>6}\n",
-        "operation", "native", "virtual", "ratio", "goal", ""
-    );
+    let mut out =
+        format!("{:<44}{:>30}{:>30}{:>8}{:>12}  {}\n", "operation", "native", "virtual", "ratio", "goal", "");
     for (operation, values) in results {
         let c = Comparison::of(operation, values);
         let _ = writeln!(
             out,
-            "{:<44}{:>36}{:>36}{:>8}{:>12}{:>6}",
+            "{:<44}{:>30}{:>30}{:>8}{:>12}  {}",
             operation.name,
             spread(c.native, operation.unit),
             spread(c.shared, operation.unit),
-            c.ratio().map_or("-".into(), |r| format!("{r:.3}")),
+            compared(&c),
             goal(operation),
             c.met().map_or("", |met| if met { "met" } else { "MISSED" })
         );
@@ -169,6 +177,14 @@ mod tests {
         assert_eq!(comparison(Unit::BytesPerSecond, Goal::Ratio(0.99), 100.0, 98.0), Some(false));
         assert_eq!(comparison(Unit::Nanoseconds, Goal::More(10.0), 100.0, 111.0), Some(false));
         assert_eq!(comparison(Unit::Nanoseconds, Goal::None, 100.0, 1.0), None);
+    }
+
+    #[test]
+    fn a_spread_has_one_unit() {
+        let of = |values: &[f64], unit| spread(Spread::of(values), unit);
+        assert_eq!(of(&[900.0, 1500.0, 2e6], Unit::Nanoseconds), "1.50 µs (0.90 – 2000.00)");
+        assert_eq!(of(&[5.5e10], Unit::BytesPerSecond), "55.00 GB/s (55.00 – 55.00)");
+        assert_eq!(of(&[], Unit::Nanoseconds), "-");
     }
 
     #[test]

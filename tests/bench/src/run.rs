@@ -1,7 +1,7 @@
 //! The run: measuring processes, native and virtual in turns, and what the shim counted.
 
 use crate::error::{Error, io};
-use crate::measure::{Choice, Line, Only};
+use crate::measure::{Choice, Line, Only, SETTLE};
 use crate::operations;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,6 +74,10 @@ pub fn run(plan: &Plan) -> Result<Results, Error> {
 }
 
 fn one(plan: &Plan, side: Side, results: &mut Results) -> Result<(), Error> {
+    if !plan.choice.quick {
+        // What the process before has set going is over.
+        std::thread::sleep(SETTLE);
+    }
     let output = process(plan, side, &plan.choice, false)?;
     let mut lines = lines(&output.stdout);
     for (operation, values) in results {
