@@ -27,8 +27,9 @@
 //! call), `nocapture` (unsafe during a stream capture: where the thread's capture mode does not allow it, it is refused and ends the
 //! captures), `legacy` (works in the legacy default stream, which is refused, and ends captures, while a stream that it would wait for
 //! captures), `instream` (an asynchronous call that touches nothing but the stream that it names), `work` (gives a device work: it waits for its VM's
-//! turn), `settles` (after it pools may hold less memory, or graphs more), and what the shim looks at before the function's own checks, as measured on driver 580. The two of captures are for calls
-//! whose derived or written code does not wait for the driver's own refusal. First whether cuInit was called, and whether this is a forked
+//! turn), `launches` (what it gives has kernels), `waits` (the worker waits for the stream that it names), `settles` (after it pools may
+//! hold less memory, or graphs more), and what the shim looks at before the function's own checks, as measured on driver 580. The two of
+//! captures are for calls whose derived or written code does not wait for the driver's own refusal. First whether cuInit was called, and whether this is a forked
 //! child, but for:
 //!
 //! | modifier | |
@@ -215,6 +216,10 @@ pub struct Function {
     pub in_stream: bool,
     /// Gives the device work.
     pub work: bool,
+    /// That work has kernels.
+    pub launches: bool,
+    /// The worker waits for its stream.
+    pub waits: bool,
     /// Pools may hold less, or graphs more, memory after it.
     pub settles: bool,
     /// Unsafe during a capture, and the driver is not asked, or not waited for, in the call itself.

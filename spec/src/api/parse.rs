@@ -65,6 +65,8 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         reports: false,
         in_stream: false,
         work: false,
+        launches: false,
+        waits: false,
         settles: false,
         unsafe_in_capture: false,
         in_legacy_stream: false,
@@ -103,6 +105,8 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
             "reports" => function.reports = true,
             "instream" => function.in_stream = true,
             "work" => function.work = true,
+            "launches" => function.launches = true,
+            "waits" => function.waits = true,
             "settles" => function.settles = true,
             "nocapture" => function.unsafe_in_capture = true,
             "legacy" => function.in_legacy_stream = true,
@@ -180,6 +184,12 @@ fn check(function: &Function) -> Result<(), String> {
     }
     if function.message && !function.supported() {
         return Err("a message has no reason: no program calls it".into());
+    }
+    if (function.launches || function.waits) && !function.crosses() {
+        return Err("nothing that the worker does not see launches or waits".into());
+    }
+    if function.launches && !function.work {
+        return Err("what `launches` is `work`".into());
     }
     if !function.crosses() {
         return Ok(());
@@ -277,6 +287,8 @@ mod tests {
             ("sync cuX() forked", "forked child"),
             ("local cuX() always early", "no `early`"),
             ("message sync vgpuX() \"not yet\"", "no program"),
+            ("local cuX(a: Stream) waits", "worker does not see"),
+            ("async cuX(a: Stream) launches", "is `work`"),
             ("local cuX() \"not yet\" nocontext", "does not end the line"),
         ] {
             let error = parse_file("test", &format!("\n{line}")).unwrap_err();

@@ -42,13 +42,16 @@ fn driver(functions: &[Function]) -> Result<String, CodegenError> {
 fn dispatch(functions: &[Function]) -> Result<String, CodegenError> {
     let mut arms = String::new();
     let mut names = String::new();
+    let mut waits = Vec::new();
     for f in functions {
         let id = crate::wire::lane::function_id(&f.name);
+        waits.extend(f.waits.then(|| format!("{id:#x}")));
         let _ = writeln!(names, "        {id:#x} => \"{}\",", f.name);
         arm(&mut arms, f, id)?;
     }
     Ok(format!(
-        "// Derived from spec/api/cuda/*.api.\n/// The name of a function id.\npub fn name(id: u32) -> &'static str {{\n    match id {{\n{names}        _ => \"unknown\",\n    }}\n}}\n\n/// Decodes the arguments of `function`, calls the driver, encodes the results.\n#[allow(non_snake_case, unused_parens, unused_variables, clippy::all)]\npub fn dispatch(t: &mut Thread, function: u32, mut r: Reader<'_>, w: &mut Results<'_>) -> Outcome {{\n    match function {{\n{arms}        _ => Err(error::NOT_SUPPORTED),\n    }}\n}}\n"
+        "// Derived from spec/api/cuda/*.api.\n/// The name of a function id.\npub fn name(id: u32) -> &'static str {{\n    match id {{\n{names}        _ => \"unknown\",\n    }}\n}}\n\n/// Whether a function waits for its stream itself.\npub const fn waits(id: u32) -> bool {{\n    matches!(id, {})\n}}\n\n/// Decodes the arguments of `function`, calls the driver, encodes the results.\n#[allow(non_snake_case, unused_parens, unused_variables, clippy::all)]\npub fn dispatch(t: &mut Thread, function: u32, mut r: Reader<'_>, w: &mut Results<'_>) -> Outcome {{\n    match function {{\n{arms}        _ => Err(error::NOT_SUPPORTED),\n    }}\n}}\n",
+        waits.join(" | ")
     ))
 }
 
@@ -121,6 +124,9 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     }
     for p in &outs {
         encode(out, f, p)?;
+    }
+    if f.launches {
+        out.push_str("            t.launched();\n");
     }
     if f.settles {
         out.push_str("            t.settle_if_stale();\n");

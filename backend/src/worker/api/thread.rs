@@ -18,26 +18,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use vgpu_spec::wire::{
-    args::Reader,
-    lane::{function_id, reply_flags},
-};
-
-/// Messages that launch a kernel or a graph.
-const LAUNCHES: [u32; 5] = [
-    function_id("vgpuLaunch"),
-    function_id("vgpuLaunchEx"),
-    function_id("vgpuLaunchWithEvent"),
-    function_id("vgpuLaunchUpdatable"),
-    function_id("cuGraphLaunch"),
-];
-
-/// Messages that wait for a stream.
-const WAITS: [u32; 3] = [
-    function_id("cuStreamSynchronize"),
-    function_id("vgpuCopyStagedToDevice"),
-    function_id("vgpuCopyStagedFromDevice"),
-];
+use vgpu_spec::wire::{args::Reader, lane::reply_flags};
 
 /// Times that a call is made for which others make room: a VM is moved off each time.
 const MOST_ATTEMPTS: u32 = 16;
@@ -162,7 +143,7 @@ impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
-        if wants_reply && self.owes_wait() && !WAITS.contains(&message.function) {
+        if wants_reply && self.owes_wait() && !dispatch::waits(message.function) {
             self.settle_wait();
         }
         let mut outcome = self.attempt(message, reply);
@@ -170,13 +151,7 @@ impl Executor for Thread {
             outcome = self.attempt_with_room(message, reply);
         }
         match outcome {
-            Ok(()) => {
-                if LAUNCHES.contains(&message.function) {
-                    self.work.launches += 1;
-                    self.launched();
-                }
-                0
-            }
+            Ok(()) => 0,
             Err(error) => {
                 reply.clear();
                 if !wants_reply {
@@ -241,24 +216,4 @@ impl Executor for NoDriver {
     }
 
     fn rest(&mut self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_that_are_named_are_there() {
-        let waits = ["cuStreamSynchronize", "vgpuCopyStagedToDevice", "vgpuCopyStagedFromDevice"];
-        assert_eq!(WAITS.map(dispatch::name), waits);
-        for (id, name) in LAUNCHES.iter().zip([
-            "vgpuLaunch",
-            "vgpuLaunchEx",
-            "vgpuLaunchWithEvent",
-            "vgpuLaunchUpdatable",
-            "cuGraphLaunch",
-        ]) {
-            assert_eq!(dispatch::name(*id), name);
-        }
-    }
 }

@@ -138,6 +138,7 @@ impl Thread {
     /// What was given to the stream is a kernel, or may have some.
     #[inline]
     pub fn launched(&mut self) {
+        self.work.launches += 1;
         let Some(stream) = self.waits.busy else { return };
         if self.waits.quiet.get() {
             return;
