@@ -101,6 +101,6 @@ int main(void)
             return 1;
         }
     }
-    printf("PASS " PROGRAM ": 900 waits\n");
+    printf("PASS " PROGRAM " 900 waits\n");
     return 0;
 }

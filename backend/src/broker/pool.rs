@@ -16,7 +16,7 @@ use super::lock;
 use super::monitor::Monitor;
 use super::process::{self, Spawned};
 use super::suspend::Suspender;
-use super::worker_link::Worker;
+use super::worker_link::{StartError, Worker};
 use crate::config::Config;
 use crate::devices::DeviceSet;
 use crate::log::chain;
@@ -165,7 +165,7 @@ impl Pool {
         result
     }
 
-    /// Waits until `ready` gives something, a start fails, or there is no point in waiting.
+    /// Waits until `ready` gives something, a start fails for a reason, or there is no point in waiting.
     fn wait_for<T>(
         &self,
         mut state: MutexGuard<'_, Shelves>,
@@ -181,8 +181,8 @@ impl Pool {
             if let Some(value) = ready(shelf) {
                 return Ok(value);
             }
-            if shelf.failures > failures {
-                return Err(PoolError::Start(shelf.last_error.clone()));
+            if let Some(error) = shelf.is_hopeless(failures) {
+                return Err(PoolError::Start(error.into()));
             }
             if cancelled.load(Ordering::Acquire) {
                 return Err(PoolError::Cancelled);
@@ -224,7 +224,7 @@ impl Pool {
             let visible = host.as_deref().and_then(|host| devices.visible(host));
             match process::spawn(&self.config, visible.as_deref()) {
                 Ok(spawned) => self.watch(devices, spawned),
-                Err(error) => self.failed(&devices, chain(&error)),
+                Err(error) => self.failed(&devices, chain(&error), false),
             }
         }
     }
@@ -241,12 +241,12 @@ impl Pool {
                 worker.watch(child);
                 pool.changed.notify_all();
             }
-            Err(error) => pool.failed(&of, chain(&error)),
+            Err(error) => pool.failed(&of, chain(&error), matches!(error, StartError::Ended(_))),
         };
         let thread = thread::Builder::new().name("worker-watch".into()).stack_size(WATCH_STACK);
         if let Err(error) = thread.spawn(body) {
             // The spawned worker sees its link close and exits.
-            self.failed(&devices, format!("starting a thread: {error}"));
+            self.failed(&devices, format!("starting a thread: {error}"), false);
         }
     }
 
@@ -257,10 +257,9 @@ impl Pool {
         if !devices.is_all() && !host.as_ref().is_some_and(right) {
             worker.kill();
             let count = snapshot.devices.len();
-            return self.failed(
-                devices,
-                format!("devices {devices}: the driver shows a worker {count} devices, which are not these"),
-            );
+            let why =
+                format!("devices {devices}: the driver shows a worker {count} devices, which are not these");
+            return self.failed(devices, why, false);
         }
         self.ready(devices, Arc::clone(worker), Arc::new(snapshot));
     }
@@ -282,13 +281,15 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    fn failed(&self, devices: &Arc<DeviceSet>, error: String) {
+    /// A start failed; an `accident` is one that ended without a word.
+    fn failed(&self, devices: &Arc<DeviceSet>, error: String, accident: bool) {
         let mut state = lock(&self.state);
         state.failures += 1;
         let known = state.host.is_some();
         let shelf = state.shelf(devices);
         shelf.starting -= 1;
-        shelf.failures += 1;
+        shelf.failures.said += u64::from(!accident);
+        shelf.failures.accidents += u64::from(accident);
         shelf.pause = (shelf.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
         shelf.not_before = Some(Instant::now() + shelf.pause);
         // The first failure is main's to report, in one clear line.

@@ -21,6 +21,18 @@ pub struct Shelves {
     pub host: Option<Arc<Snapshot>>,
 }
 
+/// Starts of a shelf's workers that may end without a word while somebody waits, as one that is killed does: the next may do better.
+const ACCIDENTS: u64 = 3;
+
+/// Starts that failed.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Failures {
+    /// The worker said why.
+    pub said: u64,
+    /// It ended without a word.
+    pub accidents: u64,
+}
+
 /// The workers of one set of devices.
 #[derive(Default)]
 pub struct Shelf {
@@ -30,7 +42,7 @@ pub struct Shelf {
     pub starting: usize,
     /// Callers of `take` that wait.
     pub waiting: usize,
-    pub failures: u64,
+    pub failures: Failures,
     pub last_error: String,
     pub pause: Duration,
     pub not_before: Option<Instant>,
@@ -54,6 +66,12 @@ impl Shelf {
         let paused = self.not_before.is_some_and(|t| Instant::now() < t);
         let wanted = if paused { 0 } else { warm + self.waiting };
         wanted.saturating_sub(self.ready.len() + self.starting)
+    }
+
+    /// Why one who has waited since there were these failures need not go on.
+    pub fn is_hopeless(&self, since: Failures) -> Option<&str> {
+        let Failures { said, accidents } = self.failures;
+        (said > since.said || accidents > since.accidents + ACCIDENTS).then_some(self.last_error.as_str())
     }
 
     pub fn take_alive(&mut self) -> Option<Arc<Worker>> {
@@ -141,6 +159,19 @@ mod tests {
         drop(again);
         assert!(state.tidy(1).is_empty() && state.shelves.len() == 1);
         assert!(state.next(1).is_some_and(|next| next.is_all()));
+    }
+
+    #[test]
+    fn a_worker_that_is_killed_while_it_starts_is_no_reason_to_give_up() {
+        let mut shelf = Shelf { last_error: "why".into(), ..Shelf::default() };
+        shelf.failures = Failures { said: 2, accidents: 5 };
+        let since = shelf.failures;
+        shelf.failures.accidents += ACCIDENTS;
+        assert_eq!(shelf.is_hopeless(since), None);
+        shelf.failures.accidents += 1;
+        assert_eq!(shelf.is_hopeless(since), Some("why"));
+        shelf.failures = Failures { said: 3, ..since };
+        assert_eq!(shelf.is_hopeless(since), Some("why"));
     }
 
     #[test]
