@@ -18,7 +18,7 @@ use vgpu_spec::wire::{HUGE_PAGE, Range, VERSION};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Guest-physical address of the memory.
@@ -54,7 +54,7 @@ impl Vm {
         // SAFETY: the kernel picks a free range.
         let base =
             unsafe { rustix::mm::mmap(ptr::null_mut(), BYTES, protection, MapFlags::SHARED, &file, 0) };
-        let eventfds = || (0..QUEUES).map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
+        let eventfds = || (0..QUEUES).map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap()).collect();
         let mut vm = Vm {
             frontend: Frontend::connect(socket, u64::from(QUEUES)).unwrap(),
             kicks: eventfds(),
