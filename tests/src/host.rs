@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::artifacts::Artifacts;
 use crate::client::ClientCommand;
 use crate::daemon::Daemon;
-use crate::poll::eventually;
+use crate::poll::{eventually, found};
 use crate::process;
 
 /// A folder of a test's own, removed at the end.
@@ -199,22 +199,16 @@ impl Host {
 
     /// The worker of process `pid`, by its connection number `nth` (from 0) on this host.
     pub fn worker_of(&self, pid: u32, nth: usize) -> u32 {
-        let mut worker = None;
-        eventually(&format!("the broker's log names the worker of {pid}"), || {
-            worker = self.workers_of(pid).get(nth).copied();
-            worker.is_some()
-        });
-        worker.unwrap()
+        found(&format!("the broker's log names the worker of {pid}"), || {
+            self.workers_of(pid).get(nth).copied()
+        })
     }
 
     /// The worker of process `pid`, which has one connection.
     pub fn worker_now(&self, pid: u32) -> u32 {
-        let mut worker = None;
-        eventually(&format!("process {pid} has a worker"), || {
-            worker = self.workers_of(pid).last().copied().filter(|worker| self.workers().contains(worker));
-            worker.is_some()
-        });
-        worker.unwrap()
+        found(&format!("process {pid} has a worker"), || {
+            self.workers_of(pid).last().copied().filter(|worker| self.workers().contains(worker))
+        })
     }
 
     /// Waits until no client is left and the warm pool is filled, as after the start.

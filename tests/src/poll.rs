@@ -23,6 +23,16 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(within(PATIENCE, condition), "never: {what}");
 }
 
+/// What `look` finds, as soon as it finds something; fails as [`eventually`] does.
+pub fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    eventually(what, || {
+        found = look();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
 /// What `look` says once it has said the same for a while: what ends or begins late is over.
 pub fn steady<T: PartialEq + std::fmt::Debug>(mut look: impl FnMut() -> T) -> T {
     const SAME: u32 = 50;

@@ -181,7 +181,7 @@ impl Pool {
             if let Some(value) = ready(shelf) {
                 return Ok(value);
             }
-            if let Some(error) = shelf.is_hopeless(failures) {
+            if let Some(error) = shelf.reason_to_give_up(failures) {
                 return Err(PoolError::Start(error.into()));
             }
             if cancelled.load(Ordering::Acquire) {

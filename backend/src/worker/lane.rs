@@ -24,9 +24,9 @@ use crate::log::Limit;
 const INVALID_VALUE: u32 = 1;
 /// How often the ring is looked at while its available index is nonsense.
 const BROKEN_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// Messages without reply of which the driver is told together while there are more: each time costs a cache line that it looks at. More of
-/// them if there are so many that nobody waits for these.
+/// Messages without reply of which the driver is told together while there are more: each time costs a cache line that it looks at.
 const BATCH: u16 = 8;
+/// The same, with so many more behind them that nobody waits for these.
 const LARGE_BATCH: u16 = 32;
 const MANY: u16 = 64;
 /// Looks at the ring between looks at the clock.

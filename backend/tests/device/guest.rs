@@ -14,7 +14,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::FileOffset;
 use vm_memory::mmap::MmapRegion;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Guest-physical address of the memory.
@@ -214,8 +214,8 @@ impl Guest {
                 page: BASE + u64::from(index) * HUGE_PAGE,
                 // SAFETY: there are more pages than queues.
                 memory: unsafe { base.add(usize::from(index) * HUGE_PAGE as usize) },
-                kick: EventFd::new(EFD_NONBLOCK).unwrap(),
-                call: EventFd::new(EFD_NONBLOCK).unwrap(),
+                kick: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
+                call: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
                 avail: 0,
             })
             .collect();

@@ -9,7 +9,7 @@ use vgpu_spec::wire::control::status;
 use vgpu_spec::wire::lane::{Dependency, MAX_MESSAGE, function_id, reply_flags, state};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, vhost_user::message::VhostUserConfigFlags};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 /// CUDA_ERROR_INVALID_VALUE.
@@ -211,7 +211,7 @@ fn sleeping_lane_is_woken_by_a_kick_and_signals_when_asked() {
 fn exchanged_call_eventfd_is_used_at_once() {
     let broker = Broker::start("call", &[]);
     let mut guest = ready(&broker);
-    let call = EventFd::new(EFD_NONBLOCK).unwrap();
+    let call = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     guest.frontend.set_vring_call(2, &call).unwrap();
     // The worker signals it once for what the old one may have got.
     assert!(call.read().is_ok());

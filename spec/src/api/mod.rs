@@ -349,6 +349,19 @@ mod tests {
     use std::collections::{BTreeSet, HashMap};
 
     #[test]
+    fn what_launches_and_what_waits_is_said() {
+        let functions = cuda().unwrap();
+        let names = |is: fn(&Function) -> bool| {
+            functions.iter().filter(|f| is(f)).map(|f| f.name.as_str()).collect::<BTreeSet<_>>()
+        };
+        let launches =
+            ["vgpuLaunch", "vgpuLaunchEx", "vgpuLaunchWithEvent", "vgpuLaunchUpdatable", "cuGraphLaunch"];
+        assert_eq!(names(|f| f.launches), BTreeSet::from(launches));
+        let waits = ["cuStreamSynchronize", "vgpuCopyStagedToDevice", "vgpuCopyStagedFromDevice"];
+        assert_eq!(names(|f| f.waits), BTreeSet::from(waits));
+    }
+
+    #[test]
     fn every_exported_symbol_is_described_once() {
         let functions = cuda().unwrap();
         let mut seen = BTreeSet::new();

@@ -62,7 +62,8 @@ pub fn measure(choice: &Choice) -> Result<(), Error> {
     let gpu = Gpu::open(choice.quick)?;
     gpu.tick()?;
     gpu.synchronize()?;
-    if !choice.quick {
+    let is_warm = |operation: &Operation| matches!(operation.measure, Measure::Warm(_));
+    if !choice.quick && chosen.iter().any(is_warm) {
         std::thread::sleep(SETTLE);
     }
     for operation in &chosen {

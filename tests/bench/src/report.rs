@@ -47,6 +47,11 @@ impl<'a> Comparison<'a> {
         Some(self.shared?.median / self.native?.median)
     }
 
+    /// virtual - native.
+    fn more(&self) -> Option<f64> {
+        Some(self.shared?.median - self.native?.median)
+    }
+
     /// Whether the goal is met; None without a goal or without both values.
     pub fn met(&self) -> Option<bool> {
         let (native, shared) = (self.native?.median, self.shared?.median);
@@ -89,11 +94,11 @@ fn spread(spread: Option<Spread>, unit: Unit) -> String {
 
 /// The ratio, or the difference in µs where the goal is one.
 fn compared(c: &Comparison<'_>) -> String {
-    let (Some(native), Some(shared)) = (c.native, c.shared) else { return "-".into() };
-    match c.operation.goal {
-        Goal::More(_) => format!("{:+.2}", (shared.median - native.median) / 1e3),
-        _ => format!("{:.3}", shared.median / native.median),
-    }
+    let text = match c.operation.goal {
+        Goal::More(_) => c.more().map(|more| format!("{:+.2}", more / 1e3)),
+        _ => c.ratio().map(|ratio| format!("{ratio:.3}")),
+    };
+    text.unwrap_or_else(|| "-".into())
 }
 
 /// The table for people.

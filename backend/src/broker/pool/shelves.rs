@@ -69,7 +69,7 @@ impl Shelf {
     }
 
     /// Why one who has waited since there were these failures need not go on.
-    pub fn is_hopeless(&self, since: Failures) -> Option<&str> {
+    pub fn reason_to_give_up(&self, since: Failures) -> Option<&str> {
         let Failures { said, accidents } = self.failures;
         (said > since.said || accidents > since.accidents + ACCIDENTS).then_some(self.last_error.as_str())
     }
@@ -167,11 +167,11 @@ mod tests {
         shelf.failures = Failures { said: 2, accidents: 5 };
         let since = shelf.failures;
         shelf.failures.accidents += ACCIDENTS;
-        assert_eq!(shelf.is_hopeless(since), None);
+        assert_eq!(shelf.reason_to_give_up(since), None);
         shelf.failures.accidents += 1;
-        assert_eq!(shelf.is_hopeless(since), Some("why"));
+        assert_eq!(shelf.reason_to_give_up(since), Some("why"));
         shelf.failures = Failures { said: 3, ..since };
-        assert_eq!(shelf.is_hopeless(since), Some("why"));
+        assert_eq!(shelf.reason_to_give_up(since), Some("why"));
     }
 
     #[test]

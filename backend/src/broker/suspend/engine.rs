@@ -26,6 +26,7 @@ use crate::log::chain;
 const LOOK: Duration = Duration::from_millis(500);
 /// The least time between two looks, whoever rings.
 const BREATH: Duration = Duration::from_millis(5);
+
 /// A VM that was seen.
 struct Vm {
     tenant: Weak<Tenant>,

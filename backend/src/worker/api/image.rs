@@ -88,7 +88,7 @@ impl Image {
 
     /// Whether no kernel of it can print: what a kernel prints with is a function of the driver's, which PTX and ELF name. A fat binary
     /// is compressed as a rule, so nothing is known of one.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_silent(&self) -> bool {
         self.form == Form::Plain && memchr::memmem::find(&self.bytes, PRINTS).is_none()
     }
 
@@ -271,10 +271,10 @@ mod tests {
 
     #[test]
     fn images_that_may_print_are_told_from_those_that_cannot() {
-        let quiet = |bytes: &[u8]| Image::check(bytes.to_vec()).unwrap().is_quiet();
-        assert!(quiet(b".version 8.0\n.visible .entry k(){ret;}"));
-        assert!(!quiet(b".version 8.0\n.extern .func (.param .b32 r) vprintf(.param .b64 f);"));
-        assert!(!quiet(&fatbin(96, 32)));
+        let silent = |bytes: &[u8]| Image::check(bytes.to_vec()).unwrap().is_silent();
+        assert!(silent(b".version 8.0\n.visible .entry k(){ret;}"));
+        assert!(!silent(b".version 8.0\n.extern .func (.param .b32 r) vprintf(.param .b64 f);"));
+        assert!(!silent(&fatbin(96, 32)));
     }
 
     #[test]

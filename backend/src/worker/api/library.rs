@@ -47,7 +47,7 @@ pub fn vgpuLibraryLoad(
             return Ok(options.told(OUT_OF_MEMORY.0));
         }
         t.insert_library(library, real)?;
-        t.set_quiet(real, &image);
+        t.set_silent(real, image.is_silent());
         if let Some(wrapper) = wrapper.filter(|_| image.is_linked()) {
             t.keep_image(library, Linked { _wrapper: wrapper, _image: image });
         }
@@ -94,7 +94,7 @@ pub fn vgpuLibraryGetKernel(
     // SAFETY: a place for the handle that outlives the call, a live library, a NUL-terminated name.
     check(unsafe { get(&raw mut real, library, name.as_ptr()) })?;
     t.insert_kernel(kernel, real)?;
-    t.session.kernels.table.set_marked(kernel, t.is_quiet(library));
+    t.session.kernels.table.set_marked(kernel, t.is_silent(library));
     // The kernel is there all the same: it is asked again when its parameters are needed.
     Ok(kernel_layout(t, real, room).unwrap_or((Vec::new(), u64::MAX)))
 }

@@ -22,18 +22,6 @@ impl Thread {
             INVALID_IMAGE
         })
     }
-
-    /// Remembers of a module or library, just loaded from this image, whether its kernels can print.
-    pub fn set_quiet(&self, real: u64, image: &Image) {
-        if image.is_quiet() {
-            self.quiet_images().insert(real);
-        }
-    }
-
-    /// Whether no kernel of this module or library can print.
-    pub fn is_quiet(&self, real: u64) -> bool {
-        self.quiet_images().contains(&real)
-    }
 }
 
 /// Loads an image into the current context. The driver's code is a result of its own, so that its logs come back with it.
@@ -68,7 +56,7 @@ pub fn vgpuModuleLoad(
             return Ok(options.told(OUT_OF_MEMORY.0));
         }
         t.insert_module(module, real)?;
-        t.set_quiet(real, &image);
+        t.set_silent(real, image.is_silent());
     } else {
         log_failure("loading a module", status, options.error_text());
     }
@@ -108,7 +96,7 @@ pub fn vgpuModuleGetFunction(
     // SAFETY: a place for the handle that outlives the call, a live module, a NUL-terminated name.
     check(unsafe { get(&raw mut real, module, name.as_ptr()) })?;
     let number = t.function_number(real, function)?;
-    t.session.functions.table.set_marked(number, t.is_quiet(module));
+    t.session.functions.table.set_marked(number, t.is_silent(module));
     let Some(ask) = t.driver.cuFuncGetParamInfo else {
         return Err(NOT_SUPPORTED);
     };

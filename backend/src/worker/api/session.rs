@@ -40,8 +40,8 @@ pub struct Session {
     /// The images of those that have several fat binaries, by the library's number.
     pub(super) linked_images: Mutex<HashMap<u64, Linked>>,
     pub(super) kernels: Numbers,
-    /// See [`super::thread::Thread::quiet_images`].
-    quiet_images: Mutex<HashSet<u64>>,
+    /// The driver's modules and libraries whose kernels cannot print.
+    silent_images: Mutex<HashSet<u64>>,
     pub(super) graphs: Numbers,
     pub(super) graph_nodes: Numbers,
     pub(super) graph_execs: Numbers,
@@ -84,7 +84,7 @@ impl Session {
             functions: Numbers::new(Kind::Function),
             libraries: Table::new(Kind::Library),
             linked_images: Mutex::default(),
-            quiet_images: Mutex::default(),
+            silent_images: Mutex::default(),
             kernels: Numbers::new(Kind::Kernel),
             graphs: Numbers::new(Kind::Graph),
             graph_nodes: Numbers::new(Kind::GraphNode),
@@ -174,14 +174,14 @@ impl super::thread::Thread {
 
     pub fn insert_module(&self, number: u64, real: u64) -> Result<(), CudaError> {
         // Another one may have ended with its context and had the handle before.
-        self.quiet_images().remove(&real);
+        self.set_silent(real, false);
         self.session.modules.insert(number, real)
     }
 
     /// Ends a module's number, and those of the references in it.
     pub fn take_module(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.modules.take(number)?;
-        self.quiet_images().remove(&real);
+        self.set_silent(real, false);
         self.forget_references(real);
         self.release_thing(Thing::Module, real);
         Ok(real)
@@ -192,20 +192,34 @@ impl super::thread::Thread {
     }
 
     pub fn insert_library(&self, number: u64, real: u64) -> Result<(), CudaError> {
-        self.quiet_images().remove(&real);
+        self.set_silent(real, false);
         self.session.libraries.insert(number, real)
     }
 
     pub fn take_library(&self, number: u64) -> Result<u64, CudaError> {
         let real = self.session.libraries.take(number)?;
-        self.quiet_images().remove(&real);
+        self.set_silent(real, false);
         self.release_thing(Thing::Library, real);
         Ok(real)
     }
 
-    /// The driver's modules and libraries whose kernels cannot print.
-    pub fn quiet_images(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.session.quiet_images.lock().unwrap_or_else(PoisonError::into_inner)
+    fn silent_images(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.session.silent_images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers of a module or library whether its kernels cannot print.
+    pub fn set_silent(&self, real: u64, silent: bool) {
+        let mut images = self.silent_images();
+        if silent {
+            images.insert(real)
+        } else {
+            images.remove(&real)
+        };
+    }
+
+    /// Whether no kernel of this module or library can print.
+    pub fn is_silent(&self, real: u64) -> bool {
+        self.silent_images().contains(&real)
     }
 
     /// The number of a function that the guest asks for: the one that it has, or else `offered`.
@@ -280,8 +294,8 @@ impl super::thread::Thread {
     pub fn callable(&self, number: u64) -> Result<u64, CudaError> {
         let (functions, kernels) = (&self.session.functions.table, &self.session.kernels.table);
         // Each refuses what is of another kind.
-        let (real, quiet) = functions.get_marked(number).or_else(|_| kernels.get_marked(number))?;
-        self.calls(quiet);
+        let (real, silent) = functions.get_marked(number).or_else(|_| kernels.get_marked(number))?;
+        self.calls(silent);
         Ok(real)
     }
 }

@@ -143,7 +143,7 @@ impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
-        if wants_reply && self.owes_wait() && !dispatch::waits(message.function) {
+        if wants_reply && !dispatch::waits(message.function) {
             self.settle_wait();
         }
         let mut outcome = self.attempt(message, reply);

@@ -114,7 +114,7 @@ pub struct Waits {
     /// Since the driver last waited for them, but for those that cannot print.
     launched: Launched,
     /// What the call that is being made launches cannot print.
-    quiet: Cell<bool>,
+    silent: Cell<bool>,
     /// The number written last.
     written: u32,
     /// The stream that the word told of, if the driver has not waited for it since.
@@ -131,8 +131,8 @@ impl Thread {
 
     /// A kernel was looked up for the call that is being made; whether it cannot print.
     #[inline]
-    pub fn calls(&self, quiet: bool) {
-        self.waits.quiet.set(quiet);
+    pub fn calls(&self, silent: bool) {
+        self.waits.silent.set(silent);
     }
 
     /// What was given to the stream is a kernel, or may have some.
@@ -140,7 +140,7 @@ impl Thread {
     pub fn launched(&mut self) {
         self.work.launches += 1;
         let Some(stream) = self.waits.busy else { return };
-        if self.waits.quiet.get() {
+        if self.waits.silent.get() {
             return;
         }
         self.waits.launched = match self.waits.launched {
@@ -181,16 +181,10 @@ impl Thread {
         }
     }
 
-    /// Whether the driver was not asked to wait for something that was waited for.
-    #[inline]
-    pub fn owes_wait(&self) -> bool {
-        self.waits.unsettled.is_some()
-    }
-
     /// Has the driver see to what it was not asked to wait for.
     #[inline]
     pub fn settle_wait(&mut self) {
-        if self.owes_wait() {
+        if self.waits.unsettled.is_some() {
             self.settle_wait_now();
         }
     }

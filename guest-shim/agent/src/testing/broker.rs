@@ -11,7 +11,7 @@ use std::time::Duration;
 use vgpu_spec::wire::control::{self as wire, PciAddress, kind, status};
 use vgpu_spec::wire::lane::Layout;
 use vgpu_spec::wire::{HUGE_PAGE, Range, VERSION, split};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 /// Guest-physical address of the control page.
@@ -34,8 +34,8 @@ impl MockCarrier {
         let page = |i: u64| Arc::new(Page::sparse("test", PAGES + i * HUGE_PAGE).unwrap());
         let queue = |page: Arc<Page>, base, size| Queue {
             rings: Rings { page, base, layout: Layout::new(size).unwrap() },
-            kick: EventFd::new(EFD_NONBLOCK).unwrap(),
-            completion: EventFd::new(EFD_NONBLOCK).unwrap(),
+            kick: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
+            completion: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
         };
         let control = page(0);
         let mut queues = vec![queue(control.clone(), 0, 16), queue(control, EVENT_RINGS, 16)];
