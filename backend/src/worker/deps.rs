@@ -82,17 +82,24 @@ impl LaneTable {
         Some(ahead < 1 << 31)
     }
 
+    /// Whether `dependency` of a message of `lane` is met now; `None` if it will have to be waited for.
+    pub fn look(&self, lane: u16, dependency: Dependency) -> Option<Waited> {
+        match self.met(dependency) {
+            None => Some(Waited::Invalid),
+            Some(true) => Some(Waited::Done),
+            // It would wait for itself, for ever.
+            Some(false) if dependency.lane == lane => Some(Waited::Invalid),
+            Some(false) => None,
+        }
+    }
+
     /// Waits on behalf of `lane` until `dependency` is met or `stop` is set.
     pub fn wait(&self, lane: u16, dependency: Dependency, stop: &AtomicBool) -> Waited {
         let mut started = None;
         let mut sleep = FIRST_SLEEP;
         loop {
-            match self.met(dependency) {
-                None => return Waited::Invalid,
-                Some(true) => return Waited::Done,
-                // It would wait for itself, for ever.
-                Some(false) if dependency.lane == lane => return Waited::Invalid,
-                Some(false) => {}
+            if let Some(waited) = self.look(lane, dependency) {
+                return waited;
             }
             if stop.load(Ordering::Acquire) {
                 return Waited::Stopped;

@@ -38,6 +38,13 @@ pub trait Executor {
     /// otherwise a result other than 0 becomes the lane's deferred error.
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32;
 
+    /// Takes a message without reply, to be issued later together with those taken before it. False if it is to be executed by itself, after
+    /// them.
+    fn hold(&mut self, message: &Message<'_>) -> bool;
+
+    /// Issues what is held, in its order; adds function and CUresult of each that failed.
+    fn issue(&mut self, failed: &mut Vec<(u32, u32)>);
+
     /// Flags (`reply_flags`) for the reply that is about to be written.
     fn reply_flags(&mut self) -> u32;
 

@@ -1,5 +1,7 @@
 //! A lane's thread: the twin of one guest thread.
 
+mod together;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,6 +112,8 @@ impl Lane {
                 complaints: Limit::new(),
                 message: Vec::new(),
                 body: Vec::new(),
+                held: Vec::new(),
+                failed: Vec::new(),
             };
             // The executor lives on between rings: it has the guest thread's context stack.
             while let Ok(mut ring) = inbox.recv() {
@@ -174,6 +178,9 @@ struct Server {
     // Reused from message to message.
     message: Vec<u8>,
     body: Vec<u8>,
+    /// Chains whose messages the executor holds; function and CUresult of those that failed.
+    held: Vec<Chain>,
+    failed: Vec<(u32, u32)>,
 }
 
 impl Server {
@@ -184,7 +191,9 @@ impl Server {
             match ring.pop(&mut self.message) {
                 Popped::Chain(chain) => {
                     self.broken = false;
-                    self.answer(ring, &chain);
+                    if let Some(chain) = self.answer_together(ring, chain) {
+                        self.answer(ring, &chain);
+                    }
                 }
                 Popped::Nothing => {
                     self.tell(ring);
@@ -226,6 +235,11 @@ impl Server {
                 None => return ring.put_back(),
             },
         };
+        self.complete(ring, chain, written);
+    }
+
+    /// Gives a chain back whose message was issued or refused.
+    fn complete(&mut self, ring: &mut LaneRing, chain: &Chain, written: u32) {
         // Published before the driver can see the entry used: a thread that has an answer may depend on it.
         self.client.lanes.publish(self.queue);
         if written != 0 {

@@ -28,7 +28,7 @@
 //! captures), `legacy` (works in the legacy default stream, which is refused, and ends captures, while a stream that it would wait for
 //! captures), `instream` (an asynchronous call that touches nothing but the stream that it names), `work` (gives a device work: it waits for its VM's
 //! turn), `launches` (what it gives has kernels), `waits` (the worker waits for the stream that it names), `settles` (after it pools may
-//! hold less memory, or graphs more), and what the shim looks at before the function's own checks, as measured on driver 580. The two of
+//! hold less memory, or graphs more), `kernels` (after it kernels may be launched otherwise, or some have ended), and what the shim looks at before the function's own checks, as measured on driver 580. The two of
 //! captures are for calls whose derived or written code does not wait for the driver's own refusal. First whether cuInit was called, and whether this is a forked
 //! child, but for:
 //!
@@ -222,6 +222,8 @@ pub struct Function {
     pub waits: bool,
     /// Pools may hold less, or graphs more, memory after it.
     pub settles: bool,
+    /// Kernels may be launched otherwise after it, or have ended.
+    pub kernels: bool,
     /// Unsafe during a capture, and the driver is not asked, or not waited for, in the call itself.
     pub unsafe_in_capture: bool,
     /// Works in the legacy default stream, with the same proviso.
@@ -349,7 +351,7 @@ mod tests {
     use std::collections::{BTreeSet, HashMap};
 
     #[test]
-    fn what_launches_and_what_waits_is_said() {
+    fn what_launches_waits_or_changes_kernels_is_said() {
         let functions = cuda().unwrap();
         let names = |is: fn(&Function) -> bool| {
             functions.iter().filter(|f| is(f)).map(|f| f.name.as_str()).collect::<BTreeSet<_>>()
@@ -359,6 +361,20 @@ mod tests {
         assert_eq!(names(|f| f.launches), BTreeSet::from(launches));
         let waits = ["cuStreamSynchronize", "vgpuCopyStagedToDevice", "vgpuCopyStagedFromDevice"];
         assert_eq!(names(|f| f.waits), BTreeSet::from(waits));
+        let kernels = [
+            "cuCtxSetCacheConfig",
+            "cuCtxSetLimit",
+            "cuCtxSetSharedMemConfig",
+            "cuFuncSetAttribute",
+            "cuFuncSetCacheConfig",
+            "cuFuncSetSharedMemConfig",
+            "cuKernelSetAttribute",
+            "cuKernelSetCacheConfig",
+            "cuLibraryUnload",
+            "cuModuleUnload",
+            "vgpuFunctionsEnded",
+        ];
+        assert_eq!(names(|f| f.kernels), BTreeSet::from(kernels));
     }
 
     #[test]

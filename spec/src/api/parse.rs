@@ -68,6 +68,7 @@ fn parse_line(noun: &str, line: &str) -> Result<Function, String> {
         launches: false,
         waits: false,
         settles: false,
+        kernels: false,
         unsafe_in_capture: false,
         in_legacy_stream: false,
         reason: None,
@@ -108,6 +109,7 @@ fn parse_modifiers(function: &mut Function, text: &str) -> Result<(), String> {
             "launches" => function.launches = true,
             "waits" => function.waits = true,
             "settles" => function.settles = true,
+            "kernels" => function.kernels = true,
             "nocapture" => function.unsafe_in_capture = true,
             "legacy" => function.in_legacy_stream = true,
             other => match other.strip_prefix("forked=").map(str::parse) {
@@ -185,8 +187,8 @@ fn check(function: &Function) -> Result<(), String> {
     if function.message && !function.supported() {
         return Err("a message has no reason: no program calls it".into());
     }
-    if (function.launches || function.waits) && !function.crosses() {
-        return Err("nothing that the worker does not see launches or waits".into());
+    if (function.launches || function.waits || function.kernels) && !function.crosses() {
+        return Err("nothing that the worker does not see launches, waits or changes kernels".into());
     }
     if function.launches && !function.work {
         return Err("what `launches` is `work`".into());

@@ -128,6 +128,9 @@ fn arm(out: &mut String, f: &Function, id: u32) -> Result<(), CodegenError> {
     if f.launches {
         out.push_str("            t.launched();\n");
     }
+    if f.kernels {
+        out.push_str("            t.kernels_changed();\n");
+    }
     if f.settles {
         out.push_str("            t.settle_if_stale();\n");
     }

@@ -355,6 +355,14 @@ driver_api! {
         Ok(())
     }
 
+    /// The same, with flags only.
+    fn cuGraphInstantiateWithFlags(out: Out<'_, u64>, handle: u64, flags: u64) {
+        forbid_unsafe()?;
+        let out = out.ok_or(CudaError::InvalidValue)?;
+        out.write(Exec::create(&*graph(handle)?, flags)?.handle());
+        Ok(())
+    }
+
     /// Ends an instantiated graph; launches go on.
     fn cuGraphExecDestroy(handle: u64) {
         forbid_unsafe()?;

@@ -51,6 +51,12 @@ impl Modes {
         }
     }
 
+    /// Whether the last message was of that thread.
+    #[inline]
+    pub fn is_in(&self, thread: u32) -> bool {
+        thread == self.thread
+    }
+
     fn exchange(&mut self, driver: &Driver, mode: u32) -> Result<(), CudaError> {
         if mode == self.now {
             return Ok(());

@@ -2,11 +2,12 @@
 #![allow(non_snake_case)]
 
 use super::{
+    batch::Launch,
     dispatch::cut,
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
     graph::dependencies,
     kernel::{layout, places},
-    launch::{BUFFER_POINTER, BUFFER_SIZE, END},
+    launch::{BUFFER_POINTER, BUFFER_SIZE, END, Extra},
     thread::Thread,
 };
 use std::{
@@ -22,13 +23,23 @@ const MAX_SIZE: usize = 32764;
 
 /// CUDA_KERNEL_NODE_PARAMS (v2).
 #[repr(C)]
-struct KernelNode {
+pub struct KernelNode {
     function: u64,
     shape: [u32; 7],
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
     kernel: u64,
     context: u64,
+}
+
+impl KernelNode {
+    /// A launch's, in the current context, with its parameters as a buffer. `extra` and `bytes` must stay until the driver has copied them.
+    pub fn with_buffer(launch: &Launch, extra: &mut Extra, bytes: &[u8]) -> Self {
+        let (function, kernel) = launch.callable;
+        // Without parameters there is no list either: not every driver takes an empty buffer.
+        let extra = if bytes.is_empty() { null_mut() } else { extra.point(bytes) };
+        KernelNode { function, shape: launch.shape, parameters: null_mut(), extra, kernel, context: 0 }
+    }
 }
 
 /// What a number that can be launched is to the driver: (function, kernel), one of them 0.

@@ -10,7 +10,7 @@ use super::{
 };
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::Ordering},
 };
 use vgpu_spec::plain::Blob4;
 
@@ -153,6 +153,7 @@ pub fn vgpuGreenContextCreate(
 ) -> Result<(), CudaError> {
     let create = t.driver.cuGreenCtxCreate.ok_or(NOT_SUPPORTED)?;
     let convert = t.driver.cuCtxFromGreenCtx.ok_or(NOT_SUPPORTED)?;
+    t.session.streams_differ.store(true, Ordering::Release);
     let (mut real, mut real_context) = (0_u64, 0_u64);
     let description = if description == 0 { 0 } else { t.resourcedescription(description)? };
     // SAFETY: a place for the handle, and a description that this driver made, or none.

@@ -4,7 +4,7 @@
 use super::{
     capture::{self, vgpuStreamIsCapturing},
     dispatch::cut,
-    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, check},
+    error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, Outcome, check},
     graph_kernel::ParameterList,
     thread::Thread,
 };
@@ -26,14 +26,14 @@ pub const BUFFER_SIZE: usize = 2;
 pub const END: usize = 0;
 
 /// The `extra` array for a parameter buffer.
-struct Extra {
+pub struct Extra {
     size: usize,
     list: [*mut c_void; 5],
 }
 
 impl Extra {
     /// Fills the list; `self` must not move while the driver uses it.
-    fn point(&mut self, parameters: &[u8]) -> *mut *mut c_void {
+    pub fn point(&mut self, parameters: &[u8]) -> *mut *mut c_void {
         self.size = parameters.len();
         self.list = [
             BUFFER_POINTER as *mut c_void,
@@ -45,7 +45,7 @@ impl Extra {
         self.list.as_mut_ptr()
     }
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         Extra { size: 0, list: [null_mut(); 5] }
     }
 }
@@ -72,26 +72,45 @@ pub fn vgpuLaunch(
     parameters: Option<&[u8]>,
     n: usize,
 ) -> Result<(), CudaError> {
-    let launch = t.driver.cuLaunchKernel.ok_or(NOT_SUPPORTED)?;
     let parameters = whole(parameters, n)?;
-    let mut extra = Extra::new();
-    // SAFETY: a live function and stream of this client; parameters are a private copy that outlives the call, and the driver
-    // checks their size against the kernel's.
-    check(unsafe {
-        launch(
-            function,
-            grid_x,
-            grid_y,
-            grid_z,
-            block_x,
-            block_y,
-            block_z,
-            shared,
-            stream,
-            null_mut(),
-            extra.point(parameters),
-        )
-    })
+    let shape = [grid_x, grid_y, grid_z, block_x, block_y, block_z, shared];
+    let callable = t.batch.callable(function);
+    if t.batch.holds() {
+        return t.batch.take(callable, shape, stream, parameters);
+    }
+    t.launch(callable, shape, stream, parameters)
+}
+
+impl Thread {
+    /// Launches a function or kernel, the other 0.
+    #[inline]
+    pub fn launch(
+        &self,
+        (function, kernel): (u64, u64),
+        [grid_x, grid_y, grid_z, block_x, block_y, block_z, shared]: [u32; 7],
+        stream: u64,
+        parameters: &[u8],
+    ) -> Outcome {
+        let launch = self.driver.cuLaunchKernel.ok_or(NOT_SUPPORTED)?;
+        let mut extra = Extra::new();
+        // SAFETY: a live function and stream of this client; parameters are a private copy that outlives the call, and the driver
+        // checks their size against the kernel's.
+        check(unsafe {
+            launch(
+                function | kernel,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                shared,
+                stream,
+                null_mut(),
+                extra.point(parameters),
+            )
+        })
+    }
 }
 
 /// Launches a kernel with attributes.

@@ -5,6 +5,7 @@
 mod array;
 mod array_copy;
 mod array_memory;
+mod batch;
 mod callback;
 mod capture;
 mod context;

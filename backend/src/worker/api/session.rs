@@ -13,7 +13,7 @@ use super::{
 };
 use crate::worker::quota::{Quota, Thing};
 use crate::worker::turns::Turns;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -28,6 +28,10 @@ pub struct Session {
     pub driver: &'static Driver,
     /// Grows when a context ends: what lane threads remember of the current one is stale then.
     pub context_epoch: AtomicU64,
+    /// Grows when kernels may be launched otherwise than before.
+    pub kernel_epoch: AtomicU64,
+    /// Streams may have attributes or resources of their own, which launches take over and graphs do not.
+    pub streams_differ: AtomicBool,
     contexts: Table,
     /// The driver's primary contexts that the client has retained, by device.
     pub(super) primaries: Mutex<HashMap<i32, u64>>,
@@ -76,6 +80,8 @@ impl Session {
         Session {
             driver,
             context_epoch: AtomicU64::new(0),
+            kernel_epoch: AtomicU64::new(0),
+            streams_differ: AtomicBool::new(false),
             contexts: Table::new(Kind::Context),
             primaries: Mutex::default(),
             streams: Table::new(Kind::Stream),
@@ -294,7 +300,9 @@ impl super::thread::Thread {
     pub fn callable(&self, number: u64) -> Result<u64, CudaError> {
         let (functions, kernels) = (&self.session.functions.table, &self.session.kernels.table);
         // Each refuses what is of another kind.
-        let (real, silent) = functions.get_marked(number).or_else(|_| kernels.get_marked(number))?;
+        let found = functions.get_marked(number);
+        self.batch.calls(found.is_err());
+        let (real, silent) = found.or_else(|_| kernels.get_marked(number))?;
         self.calls(silent);
         Ok(real)
     }

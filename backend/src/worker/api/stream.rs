@@ -5,6 +5,7 @@ use super::{
     error::{CudaError, INVALID_VALUE, NOT_SUPPORTED, Outcome, check},
     thread::Thread,
 };
+use std::sync::atomic::Ordering;
 use vgpu_spec::plain::Blob8;
 
 /// Attributes that are plain numbers: access policy window, synchronization policy, priority, memory synchronization domain map and
@@ -40,6 +41,7 @@ pub fn cuStreamSetAttribute(
     known(attribute)?;
     let set = t.driver.cuStreamSetAttribute.ok_or(NOT_SUPPORTED)?;
     let value = value.as_deref().and_then(<[_]>::first).ok_or(INVALID_VALUE)?;
+    t.session.streams_differ.store(true, Ordering::Release);
     // SAFETY: a live stream of this client, and a private copy of a value without pointers that are followed.
     check(unsafe { set(stream, attribute, &raw const *value) })
 }

@@ -1,6 +1,7 @@
 //! A lane's thread: the twin of one guest thread.
 
 use super::{
+    batch::Batch,
     capture::Modes,
     dispatch::{self, Results},
     driver::{self, Driver},
@@ -39,6 +40,8 @@ pub struct Thread {
     pub known_current: Cell<turn::Current>,
     /// What it knows for waits.
     pub waits: Waits,
+    /// Launches that are to be issued together.
+    pub batch: Batch,
     /// The call that is being made is work of the VM's turn.
     pub inside: Option<turn::Inside>,
     /// What the call that is being made asks of a device's memory, and whether the VM's limit forbids that.
@@ -83,6 +86,7 @@ impl Thread {
 
     /// Has all lane threads forget which context is current: it ends, and its index may mean another one next.
     pub fn forget_context(&mut self) {
+        self.batch.clear(self.driver);
         self.session.context_epoch.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -107,7 +111,7 @@ impl Thread {
 
     /// There was no memory for a call, which has done nothing: the broker may make room, and it is made again.
     #[cold]
-    fn attempt_with_room(&mut self, message: &Message<'_>, reply: &mut Vec<u8>) -> Outcome {
+    pub fn with_room(&mut self, mut again: impl FnMut(&mut Self) -> Outcome) -> Outcome {
         for _ in 0..MOST_ATTEMPTS {
             let (limited, asked) = (self.limited.take(), self.asked.take());
             let device = self.device().unwrap_or(0);
@@ -118,8 +122,7 @@ impl Thread {
             if self.client.account.is_away() {
                 self.client.account.await_presence(&AtomicBool::new(false));
             }
-            reply.clear();
-            let outcome = self.attempt(message, reply);
+            let outcome = again(self);
             if outcome != Err(error::OUT_OF_MEMORY) {
                 return outcome;
             }
@@ -148,7 +151,10 @@ impl Executor for Thread {
         }
         let mut outcome = self.attempt(message, reply);
         if outcome == Err(error::OUT_OF_MEMORY) {
-            outcome = self.attempt_with_room(message, reply);
+            outcome = self.with_room(|t| {
+                reply.clear();
+                t.attempt(message, reply)
+            });
         }
         match outcome {
             Ok(()) => 0,
@@ -160,6 +166,14 @@ impl Executor for Thread {
                 error.0
             }
         }
+    }
+
+    fn hold(&mut self, message: &Message<'_>) -> bool {
+        self.hold_launch(message.function, (message.thread, message.context), message.args)
+    }
+
+    fn issue(&mut self, failed: &mut Vec<(u32, u32)>) {
+        self.issue_held(failed);
     }
 
     fn reply_flags(&mut self) -> u32 {
@@ -193,6 +207,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         epoch: 0,
         known_current: Cell::default(),
         waits: Waits::default(),
+        batch: Batch::default(),
         inside: None,
         asked: Cell::new(0),
         limited: Cell::new(false),
@@ -206,6 +221,12 @@ impl Executor for NoDriver {
     fn execute(&mut self, _: &Message<'_>, _: bool, _: &mut Vec<u8>) -> u32 {
         error::NOT_INITIALIZED.0
     }
+
+    fn hold(&mut self, _: &Message<'_>) -> bool {
+        false
+    }
+
+    fn issue(&mut self, _: &mut Vec<(u32, u32)>) {}
 
     fn reply_flags(&mut self) -> u32 {
         0
