@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::account::Account;
-use super::api::Session;
+use super::api::{End, Session};
 use super::broker_link::{Broker, ShareError};
 use super::deps::LaneTable;
 use super::windows::Windows;
@@ -18,6 +18,8 @@ pub struct Message<'a> {
     /// Index of the handle of the thread's current context, or 0.
     pub context: u32,
     pub flags: u16,
+    /// Where the program looks for the end, if at the reply's header.
+    pub end: Option<End<'a>>,
     /// What follows the header and the dependencies.
     pub args: &'a [u8],
 }
@@ -37,6 +39,13 @@ pub trait Executor {
     /// Executes one message and returns its CUresult. If `wants_reply`, `reply` (empty at entry) gets the reply's body;
     /// otherwise a result other than 0 becomes the lane's deferred error.
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32;
+
+    /// Whether the program was told already that the call executed last went well, in the place that its message names; then there is no reply
+    /// to write.
+    fn take_told(&mut self) -> bool;
+
+    /// The lane's page is about to be unmapped.
+    fn leave_page(&mut self);
 
     /// Takes a message without reply, to be issued later together with those taken before it. False if it is to be executed by itself, after
     /// them.

@@ -16,7 +16,7 @@ use zerocopy::IntoBytes;
 
 use super::api;
 use super::deps::Waited;
-use super::executor::{ClientState, Executor};
+use super::executor::{ClientState, Executor, Message};
 use super::message;
 use super::ring::{Chain, LaneRing, Popped, ReplyPlace};
 use super::tally::Tally;
@@ -207,6 +207,7 @@ impl Server {
         }
         self.tell(ring);
         self.tell_ledger();
+        self.executor.leave_page();
     }
 
     /// Not in the way of a message: while there is nothing to do, or after many.
@@ -290,7 +291,9 @@ impl Server {
             }
         }
         self.body.clear();
+        let message = Message { end: ring.end(chain), ..message };
         let status = self.executor.execute(&message, chain.reply.is_some(), &mut self.body);
+        let told = self.executor.take_told();
         self.tally.result(status);
         match chain.reply {
             None if status == 0 => Some(0),
@@ -298,6 +301,7 @@ impl Server {
                 self.report(ring, status, message.function);
                 Some(0)
             }
+            Some(_) if told && status == 0 && self.body.is_empty() => Some(size_of::<ReplyHeader>() as u32),
             Some((address, room)) => {
                 let flags = self.executor.reply_flags();
                 let fits = size_of::<ReplyHeader>() + self.body.len() <= MAX_MESSAGE.min(room as usize);

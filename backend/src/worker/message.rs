@@ -46,6 +46,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Message<'_>, Dependencies<'_>), MessageErr
         thread: header.thread,
         context: header.context,
         flags: header.flags,
+        end: None,
         args,
     };
     Ok((message, Dependencies(dependencies)))

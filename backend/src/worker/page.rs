@@ -54,6 +54,11 @@ impl Page {
         unsafe { AtomicU64::from_ptr(self.at::<8>(offset).cast()) }
     }
 
+    pub fn four(&self, offset: u64) -> &[AtomicU32; 4] {
+        // SAFETY: as above, of four times four.
+        unsafe { &*self.at::<16>(offset).cast::<[AtomicU32; 4]>() }
+    }
+
     /// Replaces `bytes` by the `len` bytes at `offset`; `false` and no change if they do not lie in the page.
     pub fn read(&self, offset: u64, len: usize, bytes: &mut Vec<u8>) -> bool {
         let Some(from) = self.range(offset, len) else { return false };

@@ -10,6 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use vgpu_spec::wire::lane::{EXPRESS_LEN, LINE, Layout, MAX_MESSAGE, MessageHeader, ReplyHeader, Status};
 
+use super::api::End;
 use super::page::Page;
 use crate::link::message::LaneStart;
 
@@ -309,6 +310,13 @@ impl LaneRing {
         }
         let descriptor = self.descriptor(number);
         if descriptor.flags & INDIRECT != 0 { Err(ChainError::Shape) } else { Ok(descriptor) }
+    }
+
+    /// The place of a reply's header at which a driver may look for its end.
+    pub fn end(&self, chain: &Chain) -> Option<End<'_>> {
+        let (address, _) = chain.reply.filter(|_| chain.number != 0)?;
+        (address == self.layout.commands)
+            .then(|| End { header: self.page.four(address), number: chain.number })
     }
 
     /// Puts the chain that was taken last back: it will be taken again.

@@ -13,6 +13,7 @@ mod copy;
 mod copy_strided;
 mod dispatch;
 mod driver;
+mod end;
 mod error;
 mod external;
 mod external_node;
@@ -56,6 +57,7 @@ mod virtual_memory;
 mod wait;
 mod window;
 
+pub use end::End;
 pub use session::Session;
 pub use snapshot::{WarmUp, warm_up};
 pub use thread::new_executor;

@@ -5,6 +5,7 @@ use super::{
     capture::Modes,
     dispatch::{self, Results},
     driver::{self, Driver},
+    end::Ends,
     error::{self, Outcome, check},
     session::Session,
     snapshot, turn,
@@ -40,6 +41,8 @@ pub struct Thread {
     pub known_current: Cell<turn::Current>,
     /// What it knows for waits.
     pub waits: Waits,
+    /// How waits are told to the program.
+    pub ends: Ends,
     /// Launches that are to be issued together.
     pub batch: Batch,
     /// The call that is being made is work of the VM's turn.
@@ -146,9 +149,11 @@ impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
-        if wants_reply && !dispatch::waits(message.function) {
+        let waits = dispatch::waits(message.function);
+        if wants_reply && !waits {
             self.settle_wait();
         }
+        self.ends.begin(message.end.filter(|_| waits));
         let mut outcome = self.attempt(message, reply);
         if outcome == Err(error::OUT_OF_MEMORY) {
             outcome = self.with_room(|t| {
@@ -166,6 +171,14 @@ impl Executor for Thread {
                 error.0
             }
         }
+    }
+
+    fn take_told(&mut self) -> bool {
+        self.ends.take_told()
+    }
+
+    fn leave_page(&mut self) {
+        self.ends.leave(self.driver);
     }
 
     fn hold(&mut self, message: &Message<'_>) -> bool {
@@ -207,6 +220,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         epoch: 0,
         known_current: Cell::default(),
         waits: Waits::default(),
+        ends: Ends::default(),
         batch: Batch::default(),
         inside: None,
         asked: Cell::new(0),
@@ -221,6 +235,12 @@ impl Executor for NoDriver {
     fn execute(&mut self, _: &Message<'_>, _: bool, _: &mut Vec<u8>) -> u32 {
         error::NOT_INITIALIZED.0
     }
+
+    fn take_told(&mut self) -> bool {
+        false
+    }
+
+    fn leave_page(&mut self) {}
 
     fn hold(&mut self, _: &Message<'_>) -> bool {
         false

@@ -167,7 +167,7 @@ impl Thread {
             return Ok(());
         }
         self.waits.unsettled = None;
-        self.synchronize(stream)?;
+        self.synchronize(stream).inspect_err(|_| self.ends.retract())?;
         if self.waits.launched == Launched::In(stream) {
             self.waits.launched = Launched::Nowhere;
         }
@@ -223,8 +223,9 @@ impl Thread {
         self.waits.written = number;
         let context = self.context_now();
         let word = self.waits.words.of(self.driver, context)?;
-        // SAFETY: a live stream of this client, and the word's address.
-        let written = unsafe { write(stream, word.device, number, 0) } == 0;
+        let written = self.ends.tell(self.driver, context.1, stream, (word.device, number))
+            // SAFETY: a live stream of this client, and the word's address.
+            || unsafe { write(stream, word.device, number, 0) } == 0;
         (written && poll(word.value(), number)).then_some(())
     }
 }
