@@ -1,8 +1,8 @@
 //! Large copies of pageable memory: a pipeline of chunks.
 //!
 //! The processors fill (or empty) some chunks of a ring while the device reads (or writes) others. The device's copies are made in the
-//! program's own stream, so they have its order; behind each the stream writes a number into a word of the window, by which this side
-//! learns that the chunk is done: nothing waits in the worker, and no message is answered.
+//! program's own stream, so they have its order; behind them the stream writes a number into a word of the window, by which this side
+//! learns that the chunks up to there are done: nothing waits in the worker, and no message is answered.
 
 use super::{
     Block, RING,
@@ -32,8 +32,8 @@ static NO_WORDS: AtomicBool = AtomicBool::new(false);
 /// What the words get, different from chunk to chunk so that one left from an earlier copy means nothing. 0 is never used.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes of a chunk: shorter copies have shorter ones, so that device and processors work at the same time; each costs the worker two
-/// calls of the driver.
+/// Bytes of a chunk: shorter copies have shorter ones, so that device and processors work at the same time; each costs the worker
+/// a call of the driver, and its word another.
 fn chunk_size(n: usize) -> usize {
     match n {
         0..0x10_0000 => PIECE,
@@ -44,16 +44,45 @@ fn chunk_size(n: usize) -> usize {
     }
 }
 
+/// Which chunks the stream writes a word behind. Each is a call of the driver, and the next copy can begin only behind it, so there are
+/// no more than this side needs: each chunk's that the processors are to take from the ring; for slots that are to be filled again, one
+/// for some together.
+#[derive(Debug, Clone, Copy)]
+struct Words {
+    /// One behind the last of so many chunks, and one behind the last of all.
+    every: usize,
+    chunks: usize,
+}
+
+impl Words {
+    fn new(direction: Direction, chunks: usize, slots: usize) -> Self {
+        let every = match direction {
+            Direction::FromRing => 1,
+            // No slot is filled again.
+            Direction::IntoRing if chunks <= slots => slots,
+            // One quarter comes free while the device reads from others and the processors fill the rest.
+            Direction::IntoRing => (slots / 4).max(1),
+        };
+        Words { every, chunks }
+    }
+
+    /// The chunk with the first word that tells that `chunk` is done: itself or a later one.
+    fn telling(self, chunk: usize) -> usize {
+        (chunk - chunk % self.every + self.every - 1).min(self.chunks - 1)
+    }
+}
+
 /// A copy that is under way.
 struct Pipeline {
     running: Running,
     place: Place,
+    words: Words,
     direction: Direction,
     stream: u64,
     device: u64,
     /// The number of chunk 0.
     first: u32,
-    /// Chunks that the device was told to copy, and that it has copied.
+    /// Chunks that the device was told to copy, and that it is known to have copied.
     posted: usize,
     done: usize,
     /// Chunks that were opened to the processors, and that they have copied.
@@ -91,6 +120,7 @@ impl Pipeline {
         Ok(Pipeline {
             running: Running::start(job, helpers),
             first: NUMBER.fetch_add(place.chunks() as u32, Ordering::Relaxed),
+            words: Words::new(direction, place.chunks(), place.slots),
             place,
             direction,
             stream,
@@ -114,8 +144,8 @@ impl Pipeline {
         self.first.wrapping_add(chunk as u32) | 1 << 31
     }
 
-    /// Whether the stream has got behind a posted chunk.
-    fn is_done(&self, chunk: usize) -> bool {
+    /// Whether the stream has written a chunk's word.
+    fn is_written(&self, chunk: usize) -> bool {
         let word = std::ptr::with_exposed_provenance_mut::<u32>(self.word(chunk) as usize);
         // SAFETY: an aligned word of the ring, which is this copy's; the device writes it whole.
         let word = unsafe { AtomicU32::from_ptr(word) };
@@ -136,7 +166,7 @@ impl Pipeline {
             self.careful = false;
             call::settle()?;
         }
-        if !NO_WORDS.load(Ordering::Relaxed) {
+        if self.words.telling(chunk) == chunk && !NO_WORDS.load(Ordering::Relaxed) {
             match calls::cuStreamWriteValue32_v2(stream, self.word(chunk), self.number(chunk), 0) {
                 // With CUDA_LAUNCH_BLOCKING=1 it is this call's answer.
                 Err(error::NOT_SUPPORTED) => without_words(),
@@ -149,8 +179,12 @@ impl Pipeline {
     /// Counts the chunks that the device has copied.
     fn look(&mut self) -> error::Result {
         let before = self.done;
-        while self.done < self.posted && self.is_done(self.done) {
-            self.done += 1;
+        while self.done < self.posted {
+            let telling = self.words.telling(self.done);
+            if telling >= self.posted || !self.is_written(telling) {
+                break;
+            }
+            self.done = telling + 1;
         }
         // A copy that was refused has its number written all the same.
         if self.done == before { Ok(()) } else { failed() }
@@ -258,4 +292,47 @@ pub unsafe fn to_device(dst: u64, src: *const u8, n: usize, stream: u64) -> erro
 pub unsafe fn from_device(dst: *mut u8, src: u64, n: usize, stream: u64) -> error::Result {
     // SAFETY: the caller's promise.
     unsafe { Pipeline::new(dst, src, n, stream, Direction::FromRing)? }.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rings with as many slots as there are, and others, and copies that fit them and that do not.
+    fn each(check: impl Fn(Direction, usize, usize, Words)) {
+        for direction in [Direction::IntoRing, Direction::FromRing] {
+            for slots in [1, 2, 3, 5, 8, 16, 32, 64, 128] {
+                for chunks in 1..=4 * slots + 3 {
+                    check(direction, slots, chunks, Words::new(direction, chunks, slots));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_chunk_has_a_word_behind_it_before_the_ring_is_full() {
+        each(|direction, slots, chunks, words| {
+            for chunk in 0..chunks {
+                let telling = words.telling(chunk);
+                let what = format!("{direction:?}: {chunk} of {chunks}, {slots} slots: {telling}");
+                // With all before `chunk` done, and no more, the chunks up to there can be posted.
+                assert!((chunk..chunks.min(chunk + slots)).contains(&telling), "{what}");
+                assert_eq!(words.telling(telling), telling, "{what}");
+            }
+            assert_eq!(words.telling(chunks - 1), chunks - 1);
+        });
+    }
+
+    #[test]
+    fn words_are_few_into_the_ring_and_one_for_each_chunk_from_it() {
+        each(|direction, slots, chunks, words| {
+            let count = (0..chunks).filter(|&chunk| words.telling(chunk) == chunk).count();
+            let expected = match direction {
+                Direction::FromRing => chunks,
+                Direction::IntoRing if chunks <= slots => 1,
+                Direction::IntoRing => chunks.div_ceil((slots / 4).max(1)),
+            };
+            assert_eq!(count, expected, "{direction:?}: {chunks} chunks, {slots} slots");
+        });
+    }
 }
