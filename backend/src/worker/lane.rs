@@ -38,6 +38,17 @@ const EAGER: u32 = 2000;
 /// A lane that has polled for so long lets other threads run between looks.
 const ALONE: Duration = Duration::from_micros(50);
 
+/// What the program gets of a message that was issued or refused.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    /// No reply, as there is none to a message that nobody waits for.
+    None,
+    /// A reply of so many bytes, 0 if there was no place for it.
+    Reply(u32),
+    /// A reply that the device has written.
+    Told,
+}
+
 /// The eventfds of a ring.
 #[derive(Debug)]
 pub struct LaneFds {
@@ -223,30 +234,38 @@ impl Server {
     }
 
     fn answer(&mut self, ring: &mut LaneRing, chain: &Chain) {
-        let written = match &chain.error {
+        let answer = match &chain.error {
             Some(error) => {
                 complain(&self.complaints, self.queue, error);
                 self.tally.result(INVALID_VALUE);
                 self.report(ring, INVALID_VALUE, 0);
-                0
+                Answer::None
             }
             None => match self.execute(ring, chain) {
-                Some(written) => written,
+                Some(answer) => answer,
                 // Not issued: whoever serves the lane next takes the message again.
                 None => return ring.put_back(),
             },
         };
-        self.complete(ring, chain, written);
+        self.complete(ring, chain, answer);
     }
 
     /// Gives a chain back whose message was issued or refused.
-    fn complete(&mut self, ring: &mut LaneRing, chain: &Chain, written: u32) {
+    fn complete(&mut self, ring: &mut LaneRing, chain: &Chain, answer: Answer) {
         // Published before the driver can see the entry used: a thread that has an answer may depend on it.
         self.client.lanes.publish(self.queue);
-        if written != 0 {
-            ring.mark_written(chain);
-        }
-        ring.complete(chain, written);
+        let len = match answer {
+            Answer::None | Answer::Reply(0) => 0,
+            Answer::Reply(len) => {
+                ring.mark_written(chain);
+                len
+            }
+            Answer::Told => {
+                ring.device_has_written();
+                size_of::<ReplyHeader>() as u32
+            }
+        };
+        ring.complete(chain, len);
         let batch = if ring.behind() < MANY { BATCH } else { LARGE_BATCH };
         if chain.reply.is_some() || ring.untold() >= batch {
             self.tell(ring);
@@ -257,15 +276,15 @@ impl Server {
         }
     }
 
-    /// Issues a message. The bytes written, or `None` if the lane is to stop first.
-    fn execute(&mut self, ring: &mut LaneRing, chain: &Chain) -> Option<u32> {
+    /// Issues a message; `None` if the lane is to stop first.
+    fn execute(&mut self, ring: &mut LaneRing, chain: &Chain) -> Option<Answer> {
         let bytes = std::mem::take(&mut self.message);
-        let written = self.execute_bytes(ring, chain, &bytes);
+        let answer = self.execute_bytes(ring, chain, &bytes);
         self.message = bytes;
-        written
+        answer
     }
 
-    fn execute_bytes(&mut self, ring: &mut LaneRing, chain: &Chain, bytes: &[u8]) -> Option<u32> {
+    fn execute_bytes(&mut self, ring: &mut LaneRing, chain: &Chain, bytes: &[u8]) -> Option<Answer> {
         let (message, dependencies) = match message::parse(bytes) {
             Ok(parts) => parts,
             Err(error) => {
@@ -296,12 +315,12 @@ impl Server {
         let told = self.executor.take_told();
         self.tally.result(status);
         match chain.reply {
-            None if status == 0 => Some(0),
+            None if status == 0 => Some(Answer::None),
             None => {
                 self.report(ring, status, message.function);
-                Some(0)
+                Some(Answer::None)
             }
-            Some(_) if told && status == 0 && self.body.is_empty() => Some(size_of::<ReplyHeader>() as u32),
+            Some(_) if told && status == 0 && self.body.is_empty() => Some(Answer::Told),
             Some((address, room)) => {
                 let flags = self.executor.reply_flags();
                 let fits = size_of::<ReplyHeader>() + self.body.len() <= MAX_MESSAGE.min(room as usize);
@@ -317,19 +336,19 @@ impl Server {
     }
 
     /// Answers a message that is not executed; without a reply it becomes the lane's error.
-    fn refuse(&mut self, ring: &LaneRing, reply: Option<ReplyPlace>, function: u32) -> u32 {
+    fn refuse(&mut self, ring: &LaneRing, reply: Option<ReplyPlace>, function: u32) -> Answer {
         self.tally.result(INVALID_VALUE);
         self.body.clear();
         match reply {
             Some(place) => self.write_reply(ring, place, INVALID_VALUE, 0, function),
             None => {
                 self.report(ring, INVALID_VALUE, function);
-                0
+                Answer::None
             }
         }
     }
 
-    /// Writes the reply's header and body; the bytes written.
+    /// Writes the reply's header and body.
     fn write_reply(
         &mut self,
         ring: &LaneRing,
@@ -337,12 +356,12 @@ impl Server {
         status: u32,
         flags: u32,
         function: u32,
-    ) -> u32 {
+    ) -> Answer {
         let len = size_of::<ReplyHeader>() + self.body.len();
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         let header = ReplyHeader { status, len, flags, written: 0 };
         if len <= room && ring.write_reply(address, header.as_bytes(), &self.body) {
-            return len;
+            return Answer::Reply(len);
         }
         complain(
             &self.complaints,
@@ -350,7 +369,7 @@ impl Server {
             &"the space for a reply is too small or not in the lane's page",
         );
         self.report(ring, INVALID_VALUE, function);
-        0
+        Answer::Reply(0)
     }
 
     fn report(&mut self, ring: &LaneRing, error: u32, function: u32) {

@@ -119,6 +119,8 @@ pub struct LaneRing {
     early: bool,
     /// Chains behind it, as far as it was looked.
     behind: u16,
+    /// The last express reply was written by the device: the next one's line need not come here.
+    device_writes: bool,
 }
 
 impl LaneRing {
@@ -138,6 +140,7 @@ impl LaneRing {
             next_number: None,
             early: false,
             behind: 0,
+            device_writes: false,
         })
     }
 
@@ -171,7 +174,7 @@ impl LaneRing {
     #[inline]
     pub fn has_more(&self) -> bool {
         if self.announced(Known::Express) {
-            self.page.prefetch_to_write(self.layout.commands);
+            self.prefetch_reply();
             return true;
         }
         if self.announced(Known::First) {
@@ -225,6 +228,18 @@ impl LaneRing {
         }
     }
 
+    /// Fetches the line of an express message's reply, if this side is likely to write it.
+    fn prefetch_reply(&self) {
+        if !self.device_writes {
+            self.page.prefetch_to_write(self.layout.commands);
+        }
+    }
+
+    /// The reply of the chain that is about to be given back was written by the device.
+    pub fn device_has_written(&mut self) {
+        self.device_writes = true;
+    }
+
     /// Takes the next chain; the bytes of its readable descriptor replace those of `message`.
     pub fn pop(&mut self, message: &mut Vec<u8>) -> Popped {
         if let Some(place) = [Known::Express, Known::First].into_iter().find(|&place| self.announced(place)) {
@@ -267,7 +282,7 @@ impl LaneRing {
         // SECURITY: a length that is too large is cut, and then refused as one that does not fit the message.
         let len = (u32::from_le(len) as usize).min(place.room());
         if place == Known::Express {
-            self.page.prefetch_to_write(self.layout.commands);
+            self.prefetch_reply();
         }
         let read = self.page.read(at, len, message);
         let head = self.slot(self.next_descriptor) as u16;
@@ -333,7 +348,8 @@ impl LaneRing {
     }
 
     /// Says that a chain's reply is complete, for a driver that looks there instead of at the used ring.
-    pub fn mark_written(&self, chain: &Chain) {
+    pub fn mark_written(&mut self, chain: &Chain) {
+        self.device_writes = false;
         if let Some((address, _)) = chain.reply {
             let written = address.wrapping_add(std::mem::offset_of!(ReplyHeader, written) as u64);
             self.page.u32(written).store(chain.number.to_le(), Ordering::Release);

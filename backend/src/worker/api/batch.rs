@@ -26,7 +26,7 @@ const SIZES: usize = 5;
 const LEAST_POWER: usize = 1;
 /// Graphs of one size for a stream: where kernels alternate, one that has the same ones already is cheaper to set.
 const ALIKE: usize = 4;
-/// Streams of a lane that have graphs at the same time.
+/// Streams of a context that have graphs of a lane at the same time.
 const STREAMS: usize = 4;
 /// Launches that would have been cheaper in a graph after which one is made: making it costs about as much.
 const PAYS: usize = 64;
@@ -47,15 +47,12 @@ pub struct Launch {
     len: usize,
 }
 
-/// Since when graphs can be used: as long as contexts and kernels are what they were.
+/// Contexts and kernels are what they were as long as both are the same: the session's epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Age {
     contexts: u64,
     kernels: u64,
 }
-
-/// A context's index, and a stream.
-type Place = (u32, u64);
 
 /// A chain of kernels.
 #[derive(Debug)]
@@ -69,7 +66,9 @@ struct Chain {
 /// The chains of a stream, by size, those used last at the end.
 #[derive(Debug)]
 struct Chains {
-    place: Place,
+    context: u32,
+    stream: u64,
+    kernels: u64,
     by_size: [Vec<Chain>; SIZES],
 }
 
@@ -143,7 +142,7 @@ impl Batch {
 
     /// The chain for launches `at..at + size`, set to them; `None` if there is none yet, or the driver refuses one.
     fn chain(&mut self, driver: &Driver, context: u32, at: usize, size: usize) -> Option<u64> {
-        self.enter(driver, (context, self.stream));
+        self.enter(driver, context, self.stream);
         let place = self.find(driver, at, size)?;
         let chain = self.streams.last()?.by_size.get(slot(size))?.get(place)?;
         let launches = self.launches.get(at..at + size)?;
@@ -192,18 +191,26 @@ impl Batch {
         if chains.is_empty() { None } else { Some(0) }
     }
 
-    /// Moves the stream's chains to the end of the list.
-    fn enter(&mut self, driver: &Driver, place: Place) {
-        if self.streams.last().is_some_and(|chains| chains.place == place) {
+    /// Moves the chains of a stream of the current context to the end of the list.
+    fn enter(&mut self, driver: &Driver, context: u32, stream: u64) {
+        let (kernels, is_it) =
+            (self.age.kernels, |chains: &Chains| (chains.context, chains.stream) == (context, stream));
+        if self.streams.last().is_some_and(|chains| is_it(chains) && chains.kernels == kernels) {
             return;
         }
-        let known = self.streams.iter().position(|chains| chains.place == place);
+        let known = self.streams.iter().position(is_it).map(|place| self.streams.remove(place));
         let chains = match known {
-            Some(known) => self.streams.remove(known),
-            None => Chains { place, by_size: Default::default() },
+            Some(chains) if chains.kernels == kernels => chains,
+            old => {
+                old.into_iter().for_each(|chains| destroy(driver, chains));
+                Chains { context, stream, kernels, by_size: Default::default() }
+            }
         };
-        if self.streams.len() >= STREAMS {
-            destroy(driver, self.streams.remove(0));
+        let same = |chains: &Chains| chains.context == context;
+        if self.streams.iter().filter(|chains| same(chains)).count() >= STREAMS
+            && let Some(oldest) = self.streams.iter().position(same)
+        {
+            destroy(driver, self.streams.remove(oldest));
         }
         self.streams.push(chains);
     }
@@ -237,15 +244,13 @@ impl Batch {
         None
     }
 
-    /// Keeps no graph from before a change.
-    fn come_to(&mut self, driver: &Driver, age: Age) {
+    /// Uses nothing from before a change.
+    fn come_to(&mut self, age: Age) {
         if age == self.age {
             return;
         }
-        if age.contexts == self.age.contexts {
-            self.clear(driver);
-        } else {
-            // Not destroyed: a context may have ended, and what the driver had in it. One that ends in this lane has them cleared first.
+        if age.contexts != self.age.contexts {
+            // Not destroyed: a context may have ended, and the driver does not come back from destroying a graph of an ended one.
             self.streams.clear();
         }
         self.age = age;
@@ -253,9 +258,13 @@ impl Batch {
         self.off = false;
     }
 
-    /// Destroys the graphs; what is launched runs on.
-    pub fn clear(&mut self, driver: &Driver) {
-        self.streams.drain(..).for_each(|chains| destroy(driver, chains));
+    /// Destroys the graphs of a context that lives, and forgets those of others. What is launched runs on.
+    pub fn leave(&mut self, driver: &Driver, context: Option<u32>) {
+        for chains in self.streams.drain(..) {
+            if Some(chains.context) == context {
+                destroy(driver, chains);
+            }
+        }
     }
 }
 
@@ -336,7 +345,7 @@ impl Thread {
         let mut batch = std::mem::take(&mut self.batch);
         let (context, contexts) = self.context_now();
         let kernels = self.session.kernel_epoch.load(Ordering::Acquire);
-        batch.come_to(self.driver, Age { contexts, kernels });
+        batch.come_to(Age { contexts, kernels });
         let mut at = 0;
         if self.has_default_priority(batch.stream) {
             while let Some(size) = size_for(batch.launches.len() - at) {
@@ -492,29 +501,37 @@ mod tests {
         assert_eq!(chain(&mut batch, &[1, 2], TOO_MANY), None);
         let take = |batch: &mut Batch, function| batch.take((function, 0), [1; 7], 5, &[]);
         assert_eq!((take(&mut batch, 1), take(&mut batch, 2)), (Err(NOT_SUPPORTED), Ok(())));
-        batch.come_to(&driver(), Age { contexts: 0, kernels: 1 });
+        batch.come_to(Age { contexts: 0, kernels: 1 });
         assert_eq!(take(&mut batch, 1), Ok(()), "kernels have changed");
     }
 
     #[test]
-    fn graphs_end_when_kernels_change_and_when_other_streams_need_room() {
-        let mut batch = Batch { missed: PAYS, ..Batch::default() };
-        chain(&mut batch, &[1, 2], 1);
-        take_asked();
-        batch.come_to(&driver(), Age { contexts: 0, kernels: 1 });
-        assert_eq!((take_asked().destroyed, batch.streams.len()), (1, 0));
-        batch.missed = PAYS;
-        chain(&mut batch, &[1, 2], 1);
-        take_asked();
-        // Whether they live is not known any more.
-        batch.come_to(&driver(), Age { contexts: 1, kernels: 1 });
-        assert_eq!((take_asked().destroyed, batch.streams.len()), (0, 0));
-        batch.missed = PAYS;
-        chain(&mut batch, &[1, 2], 1);
-        for other in 1..=STREAMS as u64 {
-            batch.enter(&driver(), (1, 5 + other));
+    fn graphs_end_with_their_kernels_and_their_context_and_when_other_streams_need_room() {
+        let mut batch = Batch::default();
+        let make = |batch: &mut Batch| {
+            batch.missed = PAYS;
+            assert_eq!(chain(batch, &[1, 2], 1), Some(9));
+            take_asked().destroyed
+        };
+        assert_eq!(make(&mut batch), 0);
+        batch.come_to(Age { contexts: 0, kernels: 1 });
+        assert_eq!(make(&mut batch), 1, "kernels have changed");
+        // Whether the context lives is not known any more.
+        batch.come_to(Age { contexts: 1, kernels: 1 });
+        assert_eq!((make(&mut batch), batch.streams.len()), (0, 1));
+        for other in 1..STREAMS as u64 {
+            batch.enter(&driver(), 1, 5 + other);
+            batch.enter(&driver(), 2, 5 + other);
         }
-        assert_eq!((take_asked().destroyed, batch.streams.len()), (1, STREAMS));
+        assert_eq!((take_asked().destroyed, batch.streams.len()), (0, 2 * STREAMS - 1));
+        batch.enter(&driver(), 1, 99);
+        assert_eq!((take_asked().destroyed, batch.streams.len()), (1, 2 * STREAMS - 1));
+        make(&mut batch);
+        batch.leave(&driver(), Some(2));
+        assert_eq!((take_asked().destroyed, batch.streams.len()), (0, 0));
+        make(&mut batch);
+        batch.leave(&driver(), Some(1));
+        assert_eq!(take_asked().destroyed, 1);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use vgpu_spec::wire::lane::ReplyHeader;
 
 /// CU_MEMHOSTREGISTER_PORTABLE and CU_MEMHOSTREGISTER_DEVICEMAP.
 const FLAGS: u32 = 1 | 2;
+/// CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED.
+const ALREADY_REGISTERED: u32 = 712;
 /// What is registered: the memory page of the header, with which the command area begins.
 const PAGE: usize = 4096;
 /// Waits before the page is registered, which takes as long as some hundreds of them gain.
@@ -113,8 +115,11 @@ impl Ends {
         // SAFETY: as in `take_told`.
         let header = unsafe { place.header.as_ref() };
         const { assert!(size_of::<ReplyHeader>() == size_of::<[AtomicU32; 4]>()) };
-        for (field, value) in header.iter().zip([0, size_of::<ReplyHeader>() as u32, 0]) {
-            field.store(value.to_le(), Ordering::Relaxed);
+        // Mostly it is there from the wait before: then the line stays where the program looks at it.
+        for (field, value) in header.iter().zip([0, size_of::<ReplyHeader>() as u32, 0].map(u32::to_le)) {
+            if field.load(Ordering::Relaxed) != value {
+                field.store(value, Ordering::Relaxed);
+            }
         }
         let written = header[3].as_ptr().addr() - page.start;
         let mut operations =
@@ -130,20 +135,19 @@ impl Ends {
         if let Some(page) = self.registered.filter(|page| page.start == start && page.epoch == epoch) {
             return Some(page);
         }
-        self.leave(driver);
         let (register, address) = (driver.cuMemHostRegister_v2?, driver.cuMemHostGetDevicePointer_v2?);
         let place = std::ptr::with_exposed_provenance_mut::<c_void>(start);
+        let known = self.registered.is_some_and(|page| page.start == start);
         let mut page = Registered { start, device: 0, epoch };
         // SAFETY: a page of the lane's mapping, which stays until `leave`; a place that outlives the call.
-        unsafe {
-            if register(place, PAGE, FLAGS) != 0 {
-                return None;
-            }
-            self.registered = Some(page);
-            (address(&raw mut page.device, place, 0) == 0).then_some(())?;
-        }
+        let found = unsafe {
+            let status = register(place, PAGE, FLAGS);
+            // It did not end with a context.
+            (status == 0 || (known && status == ALREADY_REGISTERED))
+                && address(&raw mut page.device, place, 0) == 0
+        };
         self.registered = Some(page);
-        Some(page)
+        found.then_some(page)
     }
 
     /// The mapping of the lane's page ends.
@@ -171,7 +175,6 @@ mod tests {
     use std::cell::RefCell;
 
     const CONTEXT_ENDED: u32 = 201;
-    const ALREADY_REGISTERED: u32 = 712;
 
     thread_local!(static REGISTERED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) });
 
@@ -289,7 +292,11 @@ mod tests {
         REGISTERED.with_borrow_mut(Vec::clear);
         ends.leave(&driver());
         assert!(memory.wait(&mut ends, 8));
+        if let Some(page) = &mut ends.registered {
+            page.epoch = 1;
+        }
+        assert!(memory.wait(&mut ends, 9), "in another context that lives");
         ends.registered = None;
-        assert!(!memory.wait(&mut ends, 9) && ends.off, "the driver has it still");
+        assert!(!memory.wait(&mut ends, 10) && ends.off, "the driver has it still");
     }
 }

@@ -89,7 +89,8 @@ impl Thread {
 
     /// Has all lane threads forget which context is current: it ends, and its index may mean another one next.
     pub fn forget_context(&mut self) {
-        self.batch.clear(self.driver);
+        let lives = self.is_current().then_some(self.context);
+        self.batch.leave(self.driver, lives);
         self.session.context_epoch.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! None of them counts as issued, and no chain is given back, before all are.
 
-use super::Server;
+use super::{Answer, Server};
 use crate::worker::{
     deps::Waited,
     message,
@@ -52,7 +52,7 @@ impl Server {
         self.failed = failed;
         let mut held = std::mem::take(&mut self.held);
         for chain in held.drain(..) {
-            self.complete(ring, &chain, 0);
+            self.complete(ring, &chain, Answer::None);
         }
         self.held = held;
     }
