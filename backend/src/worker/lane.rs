@@ -129,7 +129,10 @@ impl Lane {
             // The executor lives on between rings: it has the guest thread's context stack.
             while let Ok(mut ring) = inbox.recv() {
                 server.serve(&mut ring);
-                if outbox.send(ring.next()).is_err() {
+                let told = outbox.send(ring.next());
+                // Before the page is unmapped; nobody waits for it, as the driver may for the device.
+                server.executor.leave_page();
+                if told.is_err() {
                     return;
                 }
             }
@@ -218,7 +221,6 @@ impl Server {
         }
         self.tell(ring);
         self.tell_ledger();
-        self.executor.leave_page();
     }
 
     /// Not in the way of a message: while there is nothing to do, or after many.
