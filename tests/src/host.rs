@@ -213,6 +213,17 @@ impl Host {
 
     /// Waits until no client is left and the warm pool is filled, as after the start.
     pub fn settle(&self) {
-        eventually("only the warm worker is left", || self.workers().len() == 1);
+        let settled = || matches!(self.workers()[..], [worker] if self.is_warm(worker));
+        eventually("only the warm worker is left", settled);
+    }
+
+    /// Whether a worker is ready and was not given to a client: what the broker's log says last of its number.
+    pub fn is_warm(&self, worker: u32) -> bool {
+        let (ready, opened) = (format!("worker ready pid={worker} "), format!("pid={worker}"));
+        let log = self.broker.log();
+        let last = log.lines().rev().find(|line| {
+            line.contains(&ready) || (line.contains("client opened") && line.trim_end().ends_with(&opened))
+        });
+        last.is_some_and(|line| line.contains(&ready))
     }
 }

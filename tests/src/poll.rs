@@ -33,9 +33,10 @@ pub fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     found.unwrap()
 }
 
-/// What `look` says once it has said the same for a while: what ends or begins late is over.
+/// What `look` says once it has said the same for half a second: what ends or begins late is over. A broker replaces a worker that it has
+/// given away after a quarter of one.
 pub fn steady<T: PartialEq + std::fmt::Debug>(mut look: impl FnMut() -> T) -> T {
-    const SAME: u32 = 50;
+    const SAME: u32 = 250;
     let start = Instant::now();
     let (mut last, mut times) = (look(), 0);
     while times < SAME {

@@ -1,4 +1,5 @@
-//! The warm pool: workers started ahead, so that a guest's first CUDA call finds a context already made.
+//! The warm pool: workers started ahead, so that a guest's first CUDA call finds a context already made. One that was given to a client is
+//! replaced a moment later, when the client's program has started.
 //!
 //! A worker sees the devices of one set, from its start on: VMs that have the same devices share theirs.
 
@@ -27,6 +28,8 @@ const MAX_STARTING: usize = 2;
 /// Pause after a failed start; doubled up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// After which the pool looks again: a warm worker that dies is noticed without a signal, and so is a set of devices that no VM has any more.
+const IDLE: Duration = Duration::from_millis(500);
 /// Stack of a thread that watches a worker.
 const WATCH_STACK: usize = 512 << 10;
 
@@ -155,6 +158,7 @@ impl Pool {
         let taken = |shelf: &mut Shelf| {
             let worker = shelf.take_alive()?;
             shelf.waiting -= 1;
+            shelf.gives(Instant::now());
             Some(worker)
         };
         let result = self.wait_for(state, devices, timeout, cancelled, taken);
@@ -206,11 +210,12 @@ impl Pool {
         loop {
             let mut state = lock(&self.state);
             let idle = state.tidy(self.config.warm);
-            let next = state.next(self.config.warm).filter(|_| state.starting() < MAX_STARTING);
+            let now = Instant::now();
+            let next = state.next(self.config.warm, now).filter(|_| state.starting() < MAX_STARTING);
             let Some(devices) = next else {
                 if idle.is_empty() {
-                    // Bounded: a warm worker that dies is noticed without a signal, and so is a set of devices that no VM has any more.
-                    drop(self.wait(state, Duration::from_millis(500)));
+                    let refill = state.until_refill(now).unwrap_or(IDLE);
+                    drop(self.wait(state, refill.min(IDLE)));
                 } else {
                     drop(state);
                     idle.iter().for_each(|worker| worker.ask_to_exit());

@@ -138,10 +138,10 @@ impl Broker {
         self.child.wait().unwrap();
     }
 
-    /// As [`Broker::descriptors`], when no worker is being started any more.
+    /// As [`Broker::descriptors`], when no worker is being started any more, nor about to be: one that was given away is replaced after 250 ms.
     pub fn descriptors_at_rest(&self) -> usize {
         let (mut count, mut same) = (self.descriptors(), 0);
-        while same < 10 {
+        while same < 25 {
             std::thread::sleep(std::time::Duration::from_millis(20));
             let now = self.descriptors();
             same = if now == count { same + 1 } else { 0 };

@@ -1,6 +1,7 @@
 //! The sandbox of workers, from inside: the null driver tries what a worker that was taken over would try.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::broker::{Broker, Folder, eventually, runs};
 use crate::guest::*;
@@ -57,6 +58,18 @@ fn worker_that_was_taken_over_gets_nowhere() {
         assert_refused(&attempts, &["read", "write", "list", "memory"]);
     }
     assert_refused(&attempts, &["neighbour"]);
+}
+
+#[test]
+fn confined_worker_keeps_what_the_driver_compiled() {
+    let folder = Folder::new("compiled");
+    let made = folder.path().join("of/workers");
+    for (name, cache, refused) in
+        [("cache", folder.path(), false), ("cache-made", &made, false), ("cache-off", Path::new("off"), true)]
+    {
+        let attempts = attempts(name, &["--compute-cache", cache.to_str().unwrap()]);
+        assert_eq!(attempts.get("cache"), Some(&refused), "{}", cache.display());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::io::{ErrorKind, Result, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -44,6 +45,31 @@ fn done(result: i32) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
+/// What a driver does in its compute cache: it finds the folder, makes one for an entry, writes that under another name, and locks an index.
+fn cache() -> Result<()> {
+    use std::fs;
+    let folder = PathBuf::from(std::env::var_os("CUDA_CACHE_PATH").ok_or(ErrorKind::NotFound)?);
+    fs::create_dir_all(&folder)?;
+    fs::read_dir(&folder)?;
+    let own = folder.join(format!("null-driver-{}", std::process::id()));
+    fs::create_dir_all(own.join("entry"))?;
+    let index =
+        fs::File::options().read(true).write(true).create(true).truncate(true).open(own.join("index"))?;
+    // SAFETY: an open file's descriptor.
+    unsafe {
+        done(libc::flock(index.as_raw_fd(), libc::LOCK_EX))?;
+        done(libc::lockf(index.as_raw_fd(), libc::F_LOCK, 0))?;
+    }
+    fs::write(own.join("new"), "code")?;
+    fs::rename(own.join("new"), own.join("entry/code"))?;
+    index.set_len(16)?;
+    index.sync_all()?;
+    if fs::read(own.join("entry/code"))? != b"code" {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    fs::remove_dir_all(own)
+}
+
 fn status(of: &str) -> String {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(of));
@@ -81,6 +107,8 @@ fn attempts() -> Vec<(&'static str, bool)> {
         ("root", refused(user)),
         ("capabilities", status("CapEff").chars().all(|digit| digit == '0') && status("NoNewPrivs") == "1"),
         ("core", core.rlim_max <= 1),
+        // Not what an attacker wants.
+        ("cache", cache().is_err()),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Memory in windows: small blocks share windows of 32 MiB, large ones have their own.
+//! Memory in windows: small blocks share windows, large ones have their own. The first window is small: most programs start with little.
 
 mod blocks;
 
@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use vgpu_spec::wire::{HUGE_PAGE, WINDOW_AREA_LEN};
 
-/// Bytes of a window that small blocks share.
+/// Windows that small blocks share come to a multiple of so many bytes, but for the first one.
 const SHARED_LEN: u64 = 32 << 20;
+/// Bytes of that one. A window is registered as a whole, for which it gets all of its pages: a program that loads its first module waits for
+/// that. Pinned memory comes at 1.6 GiB a second (cuMemHostAlloc beside an H100): 32 MiB take 20 ms, a program's start should take a few.
+const FIRST_LEN: u64 = HUGE_PAGE;
 /// Blocks of at least this many bytes have a window of their own.
 const LARGE: u64 = 16 << 20;
 /// The least alignment, and the unit of sizes: what a device allocation has.
@@ -89,10 +92,10 @@ impl Heap {
             return false;
         }
         let base = *base;
-        // One empty window is kept for what comes next.
-        let empty = state.shared.values().filter(|(_, blocks)| blocks.is_empty()).count();
-        if empty > 1
-            && state.shared.get(&base).is_some_and(|(_, blocks)| blocks.is_empty())
+        // The first window is kept, and an empty one for what comes next.
+        let empty = |(window, blocks): &(Window, Blocks)| window.len > FIRST_LEN && blocks.is_empty();
+        if state.shared.get(&base).is_some_and(empty)
+            && state.shared.values().filter(|shared| empty(shared)).count() > 1
             && let Some((window, _)) = state.shared.remove(&base)
         {
             self.give_back(&mut state, window);
@@ -130,9 +133,11 @@ impl Heap {
                 return Ok(address);
             }
         }
-        let window = self.window(state, SHARED_LEN, len)?;
+        let held: u64 = state.shared.values().map(|(window, _)| window.len).sum();
+        let rounded = if held == 0 && len <= FIRST_LEN { FIRST_LEN } else { SHARED_LEN - held % SHARED_LEN };
+        let window = self.window(state, rounded, len)?;
         let mut blocks = Blocks::new(window.address, window.len, UNIT);
-        // An empty window holds any block below LARGE, at any alignment up to its own (2 MiB).
+        // An empty window holds the block, and all but the first any block below LARGE, at any alignment up to its own (2 MiB).
         let address = blocks.alloc(len, align);
         state.shared.insert(window.address, (window, blocks));
         address.ok_or(HeapError::Request { len, align })

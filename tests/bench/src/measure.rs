@@ -6,7 +6,8 @@ use crate::operations::{self, Measure, Operation};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// In which the broker makes a context for the one that a process took, which disturbs what runs: no part of what is measured.
+/// In which the broker makes a context for the one that a process took, which disturbs what runs: no part of what is measured. It begins after
+/// a quarter of a second and takes about 0.3.
 pub const SETTLE: Duration = Duration::from_secs(1);
 
 /// One line of a measuring process.

@@ -12,10 +12,10 @@ use vgpu_spec::wire::control::{
 use vgpu_spec::wire::lane::{Dependency, Layout};
 use vgpu_spec::wire::{HUGE_PAGE, Range, WINDOW_AREA};
 use vgpu_tests::arguments::Arguments;
-use vgpu_tests::host::HostOptions;
+use vgpu_tests::host::{Host, HostOptions};
 use vgpu_tests::lane::Message;
 use vgpu_tests::noise::Noise;
-use vgpu_tests::poll::{eventually, steady};
+use vgpu_tests::poll::steady;
 use vgpu_tests::process::{children, descriptors, threads};
 use vgpu_tests::soak;
 use vgpu_tests::vm::{BASE, Memory, PAGES, QUEUES, Vm};
@@ -210,12 +210,12 @@ fn guest_that_does_its_worst_harms_no_other_vm() {
     println!("seed {seed}");
     let broker = host.broker.pid();
     let held = || (children(broker).len(), descriptors(broker), threads(broker));
-    let rest = || {
-        eventually("only the warm worker is left", || children(broker).len() == 1);
+    let rest = |host: &Host| {
+        host.settle();
         steady(held)
     };
     live(&second, seed);
-    let before = rest();
+    let before = rest(&host);
     let over = AtomicBool::new(false);
     let computed = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -235,7 +235,7 @@ fn guest_that_does_its_worst_harms_no_other_vm() {
     host.broker.assert_alive();
     let log = host.broker.log();
     assert!(!log.contains("panicked") && !log.contains("\x1b[2J"), "{log}");
-    let after = rest();
+    let after = rest(&host);
     assert!(after.0 == before.0 && after.1 <= before.1 && after.2 <= before.2, "{after:?} after {before:?}");
     // The socket is as good as before.
     let mut vm = Vm::connect(&second);

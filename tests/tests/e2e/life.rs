@@ -140,12 +140,10 @@ fn who_comes_just_after_the_warm_workers_died_gets_another() {
     let host = Host::options().broker(&["--warm", "2"]).start();
     for _ in 0..10 {
         // Not one that is starting, or has been killed already: that a start fails is another matter.
-        let log = || host.broker.log();
-        let ready = |worker: &u32| runs(*worker) && log().contains(&format!("worker ready pid={worker} "));
         let mut warm = Vec::new();
         eventually("workers are warm", || {
             warm = host.workers();
-            warm.len() == 2 && warm.iter().all(ready)
+            warm.len() == 2 && warm.iter().all(|&worker| runs(worker) && host.is_warm(worker))
         });
         warm.iter().for_each(|&worker| kill(worker, libc::SIGKILL));
         assert_eq!(host.client(&["init"]).succeed(), ["cuInit: 0, 1 devices"]);

@@ -1,6 +1,9 @@
 //! What a worker tells of the host's devices when it has started.
 
-use super::driver::{self, Driver};
+use super::{
+    driver::{self, Driver},
+    trial,
+};
 use std::sync::OnceLock;
 use vgpu_spec::wire::snapshot::{Device, DeviceRecord, NO_ATTRIBUTE, Snapshot, SnapshotHeader};
 use zerocopy::FromZeros;
@@ -32,8 +35,8 @@ fn check(what: &str, status: u32) -> Result<(), String> {
     if status == 0 { Ok(()) } else { Err(format!("{what}: CUDA error {status}")) }
 }
 
-/// Loads CUDA, initialises it, takes the snapshot, and creates the first device's primary context, so that a guest's first call
-/// finds it ready.
+/// Loads CUDA, initialises it, takes the snapshot, creates the first device's primary context and has a kernel run in it, so that a guest's
+/// first calls find it ready.
 ///
 /// # Errors
 /// A sentence for the broker's log.
@@ -64,6 +67,10 @@ pub fn warm_up() -> Result<WarmUp, String> {
             let _ = FIRST_CONTEXT.set(context);
             // SAFETY: the context just retained.
             check("entering the first device's context", unsafe { set(context) })?;
+            if let Err(error) = trial::rehearse(driver) {
+                // A client's calls say what the matter is, if it concerns them.
+                tracing::debug!("warming up the first device's context: {error}");
+            }
         }
         devices.push(device(driver, ordinal)?);
     }
