@@ -190,6 +190,43 @@ static void with_modules(struct word *w)
 
 static CUcontext context;
 
+static void *launching_thread(void *argument)
+{
+    CHECK(cuCtxSetCurrent(context));
+    many(argument, 20000);
+    return NULL;
+}
+
+/* Captures that no other thread may break, while others launch. */
+static void beside_captures(struct word *w)
+{
+    pthread_t threads[2];
+    struct word theirs[2];
+    CUstream stream;
+    for (int i = 0; i < 2; i++) {
+        CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+        theirs[i] = word_in(stream);
+        REQUIRE(pthread_create(&threads[i], NULL, launching_thread, &theirs[i]) == 0);
+    }
+    for (int i = 0; i < 100; i++) {
+        CUgraph graph;
+        CUgraphExec exec;
+        CHECK(cuStreamBeginCapture(w->stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+        for (int k = 0; k < 8; k++)
+            CHECK(launch_add(w, (unsigned)k, 0));
+        CHECK(cuStreamEndCapture(w->stream, &graph));
+        CHECK(cuGraphInstantiateWithFlags(&exec, graph, 0));
+        CHECK(cuGraphLaunch(exec, w->stream));
+        CHECK(cuGraphExecDestroy(exec));
+        CHECK(cuGraphDestroy(graph));
+    }
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        check(&theirs[i], "beside captures");
+    }
+    check(w, "captured beside others");
+}
+
 static void *other_thread(void *argument)
 {
     struct word *w = argument;
@@ -234,6 +271,7 @@ int main(void)
     among_others(&words[2]);
     with_errors(&words[2]);
     with_captures(&words[2]);
+    beside_captures(&words[2]);
     with_modules(&words[2]);
     with_modules(&words[0]);
     pthread_t threads[3];

@@ -10,6 +10,7 @@
 //! launched by itself: so its errors are those of a launch.
 
 use super::{
+    capture,
     driver::Driver,
     error::{self, NOT_SUPPORTED, Outcome, check},
     graph_kernel::KernelNode,
@@ -179,7 +180,7 @@ impl Batch {
         self.missed += size;
         if self.missed >= PAYS && chains.len() < ALIKE {
             self.missed = 0;
-            let made = self.make(driver, at, size);
+            let made = relaxed(driver, || self.make(driver, at, size));
             if made.is_none() {
                 tracing::debug!("the driver makes no graph of launches: each goes by itself");
                 self.off = true;
@@ -280,7 +281,23 @@ fn size_for(launches: usize) -> Option<usize> {
 }
 
 fn destroy(driver: &Driver, chains: Chains) {
-    chains.by_size.into_iter().flatten().for_each(|chain| chain.destroy(driver));
+    let chains = chains.by_size.into_iter().flatten();
+    relaxed(driver, || chains.for_each(|chain| chain.destroy(driver)));
+}
+
+/// Runs `f`, which does what ends a capture that another thread may begin at this moment, and of which the program knows nothing.
+fn relaxed<T>(driver: &Driver, f: impl FnOnce() -> T) -> T {
+    let mut mode = capture::RELAXED;
+    let mut exchange = || {
+        if let Some(exchange) = driver.cuThreadExchangeStreamCaptureMode {
+            // SAFETY: a place that outlives the call.
+            unsafe { exchange(&raw mut mode) };
+        }
+    };
+    exchange();
+    let result = f();
+    exchange();
+    result
 }
 
 impl Chain {

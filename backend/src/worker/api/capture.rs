@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use vgpu_spec::plain::Blob1;
 
 /// CU_STREAM_CAPTURE_MODE_RELAXED.
-const RELAXED: u32 = 2;
+pub const RELAXED: u32 = 2;
 /// CU_STREAM_CAPTURE_STATUS_NONE.
 pub const NONE: u32 = 0;
 /// CU_STREAM_LEGACY.
