@@ -90,13 +90,19 @@ fn execute(bytes: &[u8], functions: &[&Function], file: &OwnedFd) {
                 call(executor.as_mut(), &function.name, args);
             }
         }
+        executor.issue(&mut Vec::new());
     }
     reset();
     let _ = client.windows.unmap(WINDOW);
 }
 
 fn call(executor: &mut dyn Executor, name: &str, args: &[u8]) {
-    let message = Message { function: function_id(name), thread: 1, context: 1, flags: 0, args };
+    let message = Message { function: function_id(name), thread: 1, context: 1, flags: 0, end: None, args };
+    // As a lane does that is behind.
+    if executor.hold(&message) {
+        return;
+    }
+    executor.issue(&mut Vec::new());
     let mut reply = Vec::new();
     let _ = executor.execute(&message, true, &mut reply);
     let _ = executor.reply_flags();
