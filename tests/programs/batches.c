@@ -190,6 +190,22 @@ static void with_modules(struct word *w)
 
 static CUcontext context;
 
+/* A thread with a word in a stream of its own. */
+struct other {
+    pthread_t thread;
+    struct word word;
+};
+
+static void begin(struct other *others, int count, void *(*run)(void *))
+{
+    for (int i = 0; i < count; i++) {
+        CUstream stream;
+        CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+        others[i].word = word_in(stream);
+        REQUIRE(pthread_create(&others[i].thread, NULL, run, &others[i].word) == 0);
+    }
+}
+
 static void *launching_thread(void *argument)
 {
     CHECK(cuCtxSetCurrent(context));
@@ -200,14 +216,8 @@ static void *launching_thread(void *argument)
 /* Captures that no other thread may break, while others launch. */
 static void beside_captures(struct word *w)
 {
-    pthread_t threads[2];
-    struct word theirs[2];
-    CUstream stream;
-    for (int i = 0; i < 2; i++) {
-        CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
-        theirs[i] = word_in(stream);
-        REQUIRE(pthread_create(&threads[i], NULL, launching_thread, &theirs[i]) == 0);
-    }
+    struct other others[2];
+    begin(others, 2, launching_thread);
     for (int i = 0; i < 100; i++) {
         CUgraph graph;
         CUgraphExec exec;
@@ -221,8 +231,8 @@ static void beside_captures(struct word *w)
         CHECK(cuGraphDestroy(graph));
     }
     for (int i = 0; i < 2; i++) {
-        pthread_join(threads[i], NULL);
-        check(&theirs[i], "beside captures");
+        pthread_join(others[i].thread, NULL);
+        check(&others[i].word, "beside captures");
     }
     check(w, "captured beside others");
 }
@@ -274,18 +284,12 @@ int main(void)
     beside_captures(&words[2]);
     with_modules(&words[2]);
     with_modules(&words[0]);
-    pthread_t threads[3];
-    struct word theirs[3];
-    for (int i = 0; i < 3; i++) {
-        CUstream stream;
-        CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
-        theirs[i] = word_in(stream);
-        REQUIRE(pthread_create(&threads[i], NULL, other_thread, &theirs[i]) == 0);
-    }
+    struct other others[3];
+    begin(others, 3, other_thread);
     many(&words[2], 10000);
     check(&words[2], "beside threads");
     for (int i = 0; i < 3; i++)
-        pthread_join(threads[i], NULL);
+        pthread_join(others[i].thread, NULL);
     printf("PASS " PROGRAM " launches in a row, in order\n");
     return 0;
 }

@@ -41,9 +41,9 @@ const ALONE: Duration = Duration::from_micros(50);
 /// What the program gets of a message that was issued or refused.
 #[derive(Debug, Clone, Copy)]
 enum Answer {
-    /// No reply, as there is none to a message that nobody waits for.
+    /// No reply: nobody waits for one, or there was no place for it.
     None,
-    /// A reply of so many bytes, 0 if there was no place for it.
+    /// A reply of so many bytes.
     Reply(u32),
     /// A reply that the device has written.
     Told,
@@ -257,7 +257,7 @@ impl Server {
         // Published before the driver can see the entry used: a thread that has an answer may depend on it.
         self.client.lanes.publish(self.queue);
         let len = match answer {
-            Answer::None | Answer::Reply(0) => 0,
+            Answer::None => 0,
             Answer::Reply(len) => {
                 ring.mark_written(chain);
                 len
@@ -371,7 +371,7 @@ impl Server {
             &"the space for a reply is too small or not in the lane's page",
         );
         self.report(ring, INVALID_VALUE, function);
-        Answer::Reply(0)
+        Answer::None
     }
 
     fn report(&mut self, ring: &LaneRing, error: u32, function: u32) {

@@ -10,18 +10,19 @@
 //! launched by itself: so its errors are those of a launch.
 
 use super::{
-    capture,
+    capture::relaxed,
+    dispatch::{self, Results},
     driver::Driver,
     error::{self, NOT_SUPPORTED, Outcome, check},
     graph_kernel::KernelNode,
     launch::Extra,
     thread::Thread,
 };
-use std::{cell::Cell, collections::HashSet, ptr::null, sync::atomic::Ordering};
+use std::{collections::HashSet, ptr::null, sync::atomic::Ordering};
 use vgpu_spec::wire::{args::Reader, lane::function_id};
 
 /// The most launches held at a time, and in a graph.
-pub const MOST: usize = 1 << (SIZES - 1 + LEAST_POWER);
+const MOST: usize = 1 << (SIZES - 1 + LEAST_POWER);
 /// Graphs have 2, 4, … 32 kernels.
 const SIZES: usize = 5;
 const LEAST_POWER: usize = 1;
@@ -78,8 +79,6 @@ struct Chains {
 pub struct Batch {
     /// A launch that is dispatched is to be held.
     holds: bool,
-    /// What was looked up for the launch that is dispatched is a kernel, not a function.
-    is_kernel: Cell<bool>,
     /// The stream of all that is held.
     stream: u64,
     launches: Vec<Launch>,
@@ -96,8 +95,6 @@ pub struct Batch {
     off: bool,
     /// Launches that found no graph, towards the next one.
     missed: usize,
-    /// For results, of which a launch has none.
-    nothing: Vec<u8>,
 }
 
 impl Batch {
@@ -105,17 +102,6 @@ impl Batch {
     #[inline]
     pub fn holds(&self) -> bool {
         self.holds
-    }
-
-    /// A function or kernel was looked up.
-    #[inline]
-    pub fn calls(&self, is_kernel: bool) {
-        self.is_kernel.set(is_kernel);
-    }
-
-    /// The driver's handle of that as function and kernel, one of them 0.
-    pub fn callable(&self, real: u64) -> (u64, u64) {
-        if self.is_kernel.get() { (0, real) } else { (real, 0) }
     }
 
     /// Takes a launch.
@@ -154,18 +140,16 @@ impl Batch {
             // SAFETY: a graph and a node of this thread's own, a live function or kernel, and parameters that the driver copies.
             if unsafe { set(chain.exec, *node, (&raw const params).cast()) } != 0 {
                 // Perhaps only with these values: the launch itself says.
-                let callable = launch.callable;
-                self.refused.insert(callable);
+                self.refused.insert(launch.callable);
                 return None;
             }
         }
-        let exec = chain.exec;
-        let callables: Vec<_> = launches.iter().map(|launch| launch.callable).collect();
-        let chains = self.streams.last_mut()?.by_size.get_mut(slot(size))?;
-        let mut chain = chains.remove(place);
-        chain.callables = callables;
-        chains.push(chain);
-        Some(exec)
+        let chains = self.streams.last_mut()?.by_size.get_mut(slot(size))?.get_mut(place..)?;
+        chains.rotate_left(1);
+        let chain = chains.last_mut()?;
+        chain.callables.clear();
+        chain.callables.extend(launches.iter().map(|launch| launch.callable));
+        Some(chain.exec)
     }
 
     /// The place of a chain among those of its size: one that has the same kernels, or the one that was not used for longest. Makes one
@@ -180,7 +164,8 @@ impl Batch {
         self.missed += size;
         if self.missed >= PAYS && chains.len() < ALIKE {
             self.missed = 0;
-            let made = relaxed(driver, || self.make(driver, at, size));
+            // A capture may begin in another thread at this moment.
+            let made = relaxed(driver, || self.make(driver, at, size)).ok().flatten();
             if made.is_none() {
                 tracing::debug!("the driver makes no graph of launches: each goes by itself");
                 self.off = true;
@@ -282,22 +267,8 @@ fn size_for(launches: usize) -> Option<usize> {
 
 fn destroy(driver: &Driver, chains: Chains) {
     let chains = chains.by_size.into_iter().flatten();
-    relaxed(driver, || chains.for_each(|chain| chain.destroy(driver)));
-}
-
-/// Runs `f`, which does what ends a capture that another thread may begin at this moment, and of which the program knows nothing.
-fn relaxed<T>(driver: &Driver, f: impl FnOnce() -> T) -> T {
-    let mut mode = capture::RELAXED;
-    let mut exchange = || {
-        if let Some(exchange) = driver.cuThreadExchangeStreamCaptureMode {
-            // SAFETY: a place that outlives the call.
-            unsafe { exchange(&raw mut mode) };
-        }
-    };
-    exchange();
-    let result = f();
-    exchange();
-    result
+    // A capture may begin in another thread at this moment. Where the driver does not help with that, the graphs stay.
+    let _ = relaxed(driver, || chains.for_each(|chain| chain.destroy(driver)));
 }
 
 impl Chain {
@@ -333,16 +304,10 @@ impl Thread {
             return false;
         }
         let held = self.batch.launches.len();
-        let mut nothing = std::mem::take(&mut self.batch.nothing);
         self.batch.holds = true;
-        let _ = super::dispatch::dispatch(
-            self,
-            function,
-            Reader::new(args),
-            &mut super::dispatch::Results(&mut nothing),
-        );
+        // A launch has no results, and what is wrong with one is said when it is executed by itself.
+        let _ = dispatch::dispatch(self, function, Reader::new(args), &mut Results(&mut Vec::new()));
         self.batch.holds = false;
-        self.batch.nothing = nothing;
         let is_held = self.batch.launches.len() > held;
         if self.inside.is_some() {
             // Another VM came just now: what the turn is for must be issued in it.
@@ -460,6 +425,10 @@ mod tests {
         u32::from(bytes[20..24] == TOO_MANY.to_le_bytes())
     }
 
+    extern "C" fn exchange(_: *mut u32) -> u32 {
+        0
+    }
+
     extern "C" fn destroy_exec(_: u64) -> u32 {
         asked(|asked| asked.destroyed += 1);
         0
@@ -467,13 +436,13 @@ mod tests {
 
     /// A driver with what is used here.
     fn driver() -> Driver {
-        // SAFETY: a driver consists of optional functions, for which zero is none.
-        let mut driver = unsafe { std::mem::zeroed::<Driver>() };
+        let mut driver = Driver::none();
         driver.cuGraphCreate = Some(create);
         driver.cuGraphAddKernelNode_v2 = Some(add);
         driver.cuGraphInstantiateWithFlags = Some(instantiate);
         driver.cuGraphExecKernelNodeSetParams_v2 = Some(set);
         driver.cuGraphExecDestroy = Some(destroy_exec);
+        driver.cuThreadExchangeStreamCaptureMode = Some(exchange);
         driver
     }
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use vgpu_spec::plain::Blob1;
 
 /// CU_STREAM_CAPTURE_MODE_RELAXED.
-pub const RELAXED: u32 = 2;
+const RELAXED: u32 = 2;
 /// CU_STREAM_CAPTURE_STATUS_NONE.
 pub const NONE: u32 = 0;
 /// CU_STREAM_LEGACY.
@@ -28,6 +28,21 @@ pub fn allow_here() {
         // SAFETY: a place that outlives the call. A driver that refuses leaves the mode as it is.
         unsafe { exchange(&raw mut mode) };
     }
+}
+
+/// Runs `f`, which does what a capture of another thread would forbid (and be broken by); the thread's mode is what it was after it.
+///
+/// # Errors
+/// The driver's, without having run `f`, if it does not let the thread do that.
+pub fn relaxed<T>(driver: &Driver, f: impl FnOnce() -> T) -> Result<T, CudaError> {
+    let exchange = driver.cuThreadExchangeStreamCaptureMode.ok_or(NOT_SUPPORTED)?;
+    let mut mode = RELAXED;
+    // SAFETY: a place that outlives the call.
+    check(unsafe { exchange(&raw mut mode) })?;
+    let result = f();
+    // SAFETY: as above; the mode is the one that the driver gave.
+    unsafe { exchange(&raw mut mode) };
+    Ok(result)
 }
 
 /// Capture modes of the guest threads that a lane serves.
@@ -203,15 +218,11 @@ pub fn vgpuCaptureLegacyCall(t: &mut Thread) -> Result<(), CudaError> {
 pub fn vgpuCaptureWaitForDevice(t: &mut Thread) -> Result<(), CudaError> {
     let (allocate, free) =
         (t.driver.cuMemAlloc_v2.ok_or(NOT_SUPPORTED)?, t.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?);
-    let exchange = t.driver.cuThreadExchangeStreamCaptureMode.ok_or(NOT_SUPPORTED)?;
-    let (mut mode, mut address) = (RELAXED, 0_u64);
-    // SAFETY: places that outlive the calls; only what was allocated here is freed, and the mode goes back to what it was.
-    unsafe {
-        check(exchange(&raw mut mode))?;
-        let waited = check(allocate(&raw mut address, 1)).and_then(|()| check(free(address)));
-        exchange(&raw mut mode);
-        waited
-    }
+    relaxed(t.driver, || {
+        let mut address = 0_u64;
+        // SAFETY: a place that outlives the calls; only what was allocated here is freed.
+        unsafe { check(allocate(&raw mut address, 1)).and_then(|()| check(free(address))) }
+    })?
 }
 
 pub fn vgpuStreamIsCapturing(t: &mut Thread, stream: u64) -> Result<u32, CudaError> {

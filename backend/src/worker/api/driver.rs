@@ -21,6 +21,15 @@ unsafe fn symbol<T: Copy>(library: &libloading::Library, name: &CStr) -> Option<
     unsafe { library.get::<T>(name.to_bytes_with_nul()) }.ok().map(|s| *s)
 }
 
+#[cfg(test)]
+impl Driver {
+    /// One that has no function, for tests to give it some.
+    pub fn none() -> Self {
+        // SAFETY: a driver consists of optional functions, for which zero is none.
+        unsafe { std::mem::zeroed() }
+    }
+}
+
 /// The driver, once [`load`] has succeeded.
 static DRIVER: OnceLock<Driver> = OnceLock::new();
 

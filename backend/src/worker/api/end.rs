@@ -218,8 +218,7 @@ mod tests {
     }
 
     fn driver() -> Driver {
-        // SAFETY: a driver consists of optional functions, for which zero is none.
-        let mut driver = unsafe { std::mem::zeroed::<Driver>() };
+        let mut driver = Driver::none();
         driver.cuMemHostRegister_v2 = Some(register);
         driver.cuMemHostUnregister = Some(unregister);
         driver.cuMemHostGetDevicePointer_v2 = Some(address);

@@ -14,7 +14,6 @@ use std::{
     ffi::{CStr, c_char, c_void},
     ptr::null_mut,
 };
-use vgpu_spec::handle::{self, Kind};
 
 /// The most parameters of a kernel: each is a byte at least, and 32764 bytes are the most; more than a thousand are not met.
 const MAX_PARAMETERS: usize = 4096;
@@ -44,9 +43,7 @@ impl KernelNode {
 
 /// What a number that can be launched is to the driver: (function, kernel), one of them 0.
 fn callable(t: &Thread, number: u64) -> Result<(u64, u64), CudaError> {
-    let real = t.callable(number)?;
-    let is_kernel = handle::split(number).is_some_and(|p| p.kind == Kind::Kernel as u8);
-    Ok(if is_kernel { (0, real) } else { (real, 0) })
+    t.callable(number).map(|real| t.function_or_kernel(real))
 }
 
 /// Offset and size of each parameter.

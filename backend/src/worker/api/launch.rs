@@ -74,7 +74,7 @@ pub fn vgpuLaunch(
 ) -> Result<(), CudaError> {
     let parameters = whole(parameters, n)?;
     let shape = [grid_x, grid_y, grid_z, block_x, block_y, block_z, shared];
-    let callable = t.batch.callable(function);
+    let callable = t.function_or_kernel(function);
     if t.batch.holds() {
         return t.batch.take(callable, shape, stream, parameters);
     }
@@ -197,9 +197,7 @@ fn cooperative_parameters(
     if t.driver.cuFuncGetParamInfo.is_none() || t.driver.cuKernelGetParamInfo.is_none() {
         return Ok(None);
     }
-    // A kernel is launched by its own handle, as a function is.
-    let callable = if t.known_function(function).is_some() { (function, 0) } else { (0, function) };
-    ParameterList::new(t, callable, parameters).map(Some)
+    ParameterList::new(t, t.function_or_kernel(function), parameters).map(Some)
 }
 
 /// Grid, block, dynamic shared memory.

@@ -301,9 +301,14 @@ impl super::thread::Thread {
         let (functions, kernels) = (&self.session.functions.table, &self.session.kernels.table);
         // Each refuses what is of another kind.
         let found = functions.get_marked(number);
-        self.batch.calls(found.is_err());
+        self.calls_kernel.set(found.is_err());
         let (real, silent) = found.or_else(|_| kernels.get_marked(number))?;
         self.calls(silent);
         Ok(real)
+    }
+
+    /// The driver's handle of what was looked up last as function and kernel, one of them 0.
+    pub fn function_or_kernel(&self, real: u64) -> (u64, u64) {
+        if self.calls_kernel.get() { (0, real) } else { (real, 0) }
     }
 }

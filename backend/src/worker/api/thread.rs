@@ -45,6 +45,8 @@ pub struct Thread {
     pub ends: Ends,
     /// Launches that are to be issued together.
     pub batch: Batch,
+    /// What was looked up last to be launched is a kernel, not a function.
+    pub calls_kernel: Cell<bool>,
     /// The call that is being made is work of the VM's turn.
     pub inside: Option<turn::Inside>,
     /// What the call that is being made asks of a device's memory, and whether the VM's limit forbids that.
@@ -223,6 +225,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         waits: Waits::default(),
         ends: Ends::default(),
         batch: Batch::default(),
+        calls_kernel: Cell::new(false),
         inside: None,
         asked: Cell::new(0),
         limited: Cell::new(false),

@@ -5,6 +5,7 @@
 //! ends or begins takes that lock first.
 
 use super::{
+    capture,
     driver::{self, Driver},
     error::CudaError,
     session::Session,
@@ -28,8 +29,6 @@ use std::{
 const NOT_READY: u32 = 600;
 /// CU_EVENT_DISABLE_TIMING.
 const DISABLE_TIMING: u32 = 2;
-/// CU_STREAM_CAPTURE_MODE_RELAXED: what the keeper asks about its own marks is no affair of captures.
-const RELAXED: u32 = 2;
 /// The legacy default stream's two names, and the per-thread one's. Only its own thread can put marks behind what is in the latter. A mark in
 /// the former is a barrier for all other streams: put there later than the work it is for, work of a second stream would wait behind it
 /// for that of a first one, and the first may wait for the second.
@@ -263,11 +262,8 @@ struct Keeper {
 impl Keeper {
     fn run(mut self) {
         let Some(driver) = driver::get() else { return };
-        let mut mode = RELAXED;
-        if let Some(exchange) = driver.cuThreadExchangeStreamCaptureMode {
-            // SAFETY: a place that outlives the call.
-            unsafe { exchange(&raw mut mode) };
-        }
+        // What it asks about its own marks is no affair of captures.
+        capture::allow_here();
         let (session, client) = (Arc::clone(&self.session), Arc::clone(&self.client));
         let account = &client.account;
         let Some(tracked) = session.turns.device(self.device) else { return };
