@@ -1,5 +1,6 @@
 //! A lane's thread: the twin of one guest thread.
 
+mod idle;
 mod together;
 
 use std::io;
@@ -21,6 +22,7 @@ use super::message;
 use super::ring::{Chain, LaneRing, Popped, ReplyPlace};
 use super::tally::Tally;
 use crate::log::Limit;
+use idle::Idle;
 
 /// CUDA_ERROR_INVALID_VALUE.
 const INVALID_VALUE: u32 = 1;
@@ -116,7 +118,7 @@ impl Lane {
                 client,
                 queue,
                 shared: theirs,
-                polling,
+                idle: Idle::new(polling),
                 errors: 0,
                 tally: Tally::default(),
                 broken: false,
@@ -181,7 +183,7 @@ struct Server {
     client: Arc<ClientState>,
     queue: u16,
     shared: Arc<Shared>,
-    polling: Duration,
+    idle: Idle,
     /// Errors of calls without reply so far.
     errors: u32,
     /// What the ledger has not been told yet.
@@ -381,29 +383,27 @@ impl Server {
 
     /// Polls for a while, then sleeps until there is something to look at.
     fn wait(&mut self, ring: &mut LaneRing) {
-        if self.poll(ring) {
+        // With a single processor the other side cannot write anything meanwhile.
+        if !self.idle.limit().is_zero() && (0..EAGER).any(|_| ring.has_more()) {
+            return;
+        }
+        self.executor.rest();
+        self.tell_ledger();
+        let start = Instant::now();
+        if self.poll(ring, start) {
             return;
         }
         if !ring.enable_kicks() {
             self.sleep(None);
+            self.idle.learn(start.elapsed());
         }
         ring.disable_kicks();
     }
 
     /// Whether there was something to look at before the time for polling was over.
-    fn poll(&mut self, ring: &LaneRing) -> bool {
-        if self.polling.is_zero() {
-            self.executor.rest();
-            self.tell_ledger();
-            return false;
-        }
-        if (0..EAGER).any(|_| ring.has_more()) {
-            return true;
-        }
-        self.executor.rest();
-        self.tell_ledger();
-        let start = Instant::now();
-        loop {
+    fn poll(&self, ring: &LaneRing, start: Instant) -> bool {
+        let limit = self.idle.limit();
+        while !limit.is_zero() {
             for _ in 0..SPINS {
                 if ring.has_more() {
                     return true;
@@ -411,8 +411,8 @@ impl Server {
                 std::hint::spin_loop();
             }
             let waited = start.elapsed();
-            if waited >= self.polling {
-                return false;
+            if waited >= limit {
+                break;
             }
             if self.shared.stop.load(Ordering::Acquire) {
                 return true;
@@ -421,6 +421,7 @@ impl Server {
                 thread::yield_now();
             }
         }
+        false
     }
 
     fn wait_broken(&mut self, ring: &mut LaneRing) {
