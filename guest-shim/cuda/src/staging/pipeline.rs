@@ -32,14 +32,15 @@ static NO_WORDS: AtomicBool = AtomicBool::new(false);
 /// What the words get, different from chunk to chunk so that one left from an earlier copy means nothing. 0 is never used.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes of a chunk: shorter copies have shorter ones, so that device and processors work at the same time; each costs the worker
-/// a call of the driver, and its word another.
-fn chunk_size(n: usize) -> usize {
+/// Bytes of a block of chunks: shorter copies have shorter ones, so that device and processors work at the same time; each costs the device
+/// 3 µs (on an H100) and the worker a call of the driver, and its word another. Of a copy from the ring the last chunk is the processors'
+/// alone.
+fn block_size(n: usize, direction: Direction) -> usize {
     match n {
         0..0x10_0000 => PIECE,
         0x10_0000..0x40_0000 => 256 << 10,
         0x40_0000..0x100_0000 => 512 << 10,
-        0x100_0000..0x1000_0000 => 1 << 20,
+        0x100_0000..0x1000_0000 if direction == Direction::FromRing => 1 << 20,
         _ => 2 << 20,
     }
 }
@@ -55,13 +56,14 @@ struct Words {
 }
 
 impl Words {
-    fn new(direction: Direction, chunks: usize, slots: usize) -> Self {
+    fn new(direction: Direction, place: &Place) -> Self {
+        let chunks = place.chunks();
         let every = match direction {
             Direction::FromRing => 1,
-            // No slot is filled again.
-            Direction::IntoRing if chunks <= slots => slots,
+            // All of it is in the ring at once.
+            Direction::IntoRing if place.room(0) == chunks => chunks,
             // One quarter comes free while the device reads from others and the processors fill the rest.
-            Direction::IntoRing => (slots / 4).max(1),
+            Direction::IntoRing => (place.blocks / 4).max(1),
         };
         Words { every, chunks }
     }
@@ -106,13 +108,13 @@ impl Pipeline {
         direction: Direction,
     ) -> error::Result<Self> {
         let ring = Block::ring()?;
-        let chunk = chunk_size(n);
+        let block = block_size(n, direction);
         let place = Place {
             program: program.expose_provenance(),
             len: n,
             ring: ring.address() as usize,
-            chunk,
-            slots: RING / chunk,
+            block,
+            blocks: RING / block,
         };
         let helpers = if n < HELPED { 0 } else { pool::threads() - 1 };
         // SAFETY: the caller's promise; the ring was just taken.
@@ -120,7 +122,7 @@ impl Pipeline {
         Ok(Pipeline {
             running: Running::start(job, helpers),
             first: NUMBER.fetch_add(place.chunks() as u32, Ordering::Relaxed),
-            words: Words::new(direction, place.chunks(), place.slots),
+            words: Words::new(direction, &place),
             place,
             direction,
             stream,
@@ -156,7 +158,7 @@ impl Pipeline {
     fn post(&mut self) -> error::Result {
         let (chunk, stream) = (self.posted, self.stream);
         let (host, len) = (self.place.chunk_address(chunk) as u64, self.place.chunk_len(chunk));
-        let device = self.device.wrapping_add((chunk * self.place.chunk) as u64);
+        let device = self.device.wrapping_add(self.place.offset(chunk) as u64);
         match self.direction {
             Direction::IntoRing => calls::vgpuCopyHostToDevice(device, host, len, stream)?,
             Direction::FromRing => calls::vgpuCopyDeviceToHost(host, device, len, stream)?,
@@ -193,21 +195,20 @@ impl Pipeline {
     /// Makes one step of everything that can be done now; whether there was anything.
     fn step(&mut self) -> error::Result<bool> {
         let before = (self.posted, self.done, self.opened, self.copied);
-        let chunks = self.place.chunks();
         self.look()?;
         while self.copied < self.opened && self.running.job().is_copied(self.copied) {
             copy::count(self.place.chunk_len(self.copied));
             self.copied += 1;
         }
         let open = match self.direction {
-            Direction::IntoRing => chunks.min(self.done + self.place.slots),
+            Direction::IntoRing => self.place.room(self.done),
             Direction::FromRing => self.done,
         };
         self.running.open(self.opened, open);
         self.opened = open;
         let post = match self.direction {
             Direction::IntoRing => self.copied,
-            Direction::FromRing => chunks.min(self.copied + self.place.slots),
+            Direction::FromRing => self.place.room(self.copied),
         };
         while self.posted < post {
             self.post()?;
@@ -298,12 +299,17 @@ pub unsafe fn from_device(dst: *mut u8, src: u64, n: usize, stream: u64) -> erro
 mod tests {
     use super::*;
 
-    /// Rings with as many slots as there are, and others, and copies that fit them and that do not.
-    fn each(check: impl Fn(Direction, usize, usize, Words)) {
+    /// Rings as there are and others, copies that fit them and that do not.
+    fn each(check: impl Fn(Direction, &Place, Words)) {
         for direction in [Direction::IntoRing, Direction::FromRing] {
-            for slots in [1, 2, 3, 5, 8, 16, 32, 64, 128] {
-                for chunks in 1..=4 * slots + 3 {
-                    check(direction, slots, chunks, Words::new(direction, chunks, slots));
+            for (block, blocks) in
+                [(PIECE, 128), (2 * PIECE, 1), (2 * PIECE, 5), (16 * PIECE, 2), (16 * PIECE, 8)]
+            {
+                for pieces in 1..=3 * blocks * block / PIECE {
+                    for len in [pieces * PIECE, pieces * PIECE + 1] {
+                        let place = Place { program: 0, len, ring: 0, block, blocks };
+                        check(direction, &place, Words::new(direction, &place));
+                    }
                 }
             }
         }
@@ -311,28 +317,29 @@ mod tests {
 
     #[test]
     fn each_chunk_has_a_word_behind_it_before_the_ring_is_full() {
-        each(|direction, slots, chunks, words| {
-            for chunk in 0..chunks {
+        each(|direction, place, words| {
+            for chunk in 0..place.chunks() {
                 let telling = words.telling(chunk);
-                let what = format!("{direction:?}: {chunk} of {chunks}, {slots} slots: {telling}");
+                let what = format!("{direction:?}, {place:?}: {chunk}, {telling}");
                 // With all before `chunk` done, and no more, the chunks up to there can be posted.
-                assert!((chunk..chunks.min(chunk + slots)).contains(&telling), "{what}");
+                assert!((chunk..place.room(chunk)).contains(&telling), "{what}");
                 assert_eq!(words.telling(telling), telling, "{what}");
             }
-            assert_eq!(words.telling(chunks - 1), chunks - 1);
+            assert_eq!(words.telling(place.chunks() - 1), place.chunks() - 1);
         });
     }
 
     #[test]
     fn words_are_few_into_the_ring_and_one_for_each_chunk_from_it() {
-        each(|direction, slots, chunks, words| {
+        each(|direction, place, words| {
+            let chunks = place.chunks();
             let count = (0..chunks).filter(|&chunk| words.telling(chunk) == chunk).count();
             let expected = match direction {
                 Direction::FromRing => chunks,
-                Direction::IntoRing if chunks <= slots => 1,
-                Direction::IntoRing => chunks.div_ceil((slots / 4).max(1)),
+                Direction::IntoRing if place.len <= place.blocks * place.block => 1,
+                Direction::IntoRing => chunks.div_ceil((place.blocks / 4).max(1)),
             };
-            assert_eq!(count, expected, "{direction:?}: {chunks} chunks, {slots} slots");
+            assert_eq!(count, expected, "{direction:?}, {place:?}");
         });
     }
 }

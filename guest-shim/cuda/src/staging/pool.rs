@@ -17,8 +17,9 @@ use std::{
 pub const VARIABLE: &str = "VGPU_COPY_THREADS";
 const DEFAULT: usize = 4;
 const MOST: usize = 64;
-/// How long a helper polls for the next piece before it sleeps.
-const POLL: Duration = Duration::from_micros(50);
+/// How long a helper polls for the next piece before it sleeps: for longer than the device takes for the last chunks, so that it is there
+/// when the program copies again at once.
+const POLL: Duration = Duration::from_micros(200);
 /// How long a helper sleeps without work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -199,25 +200,25 @@ mod tests {
 
     fn copy_through_the_pool(seed: usize, len: usize) {
         let program: Vec<u8> = (0..len).map(|i| (i.wrapping_mul(31 + seed) >> 5) as u8).collect();
-        let (chunk, slots) = (PIECE, 4);
-        let mut ring = vec![0_u8; chunk * slots];
+        let (block, blocks) = (PIECE, 4);
+        let mut ring = vec![0_u8; block * blocks];
         let place = Place {
             program: program.as_ptr().expose_provenance(),
             len,
             ring: ring.as_mut_ptr().expose_provenance(),
-            chunk,
-            slots,
+            block,
+            blocks,
         };
         // SAFETY: both live until the end of the function, after `running`.
         let running = Running::start(unsafe { Job::new(place, Direction::IntoRing) }, 3);
         let (mut opened, mut taken) = (0, 0);
         while taken < place.chunks() {
-            let room = place.chunks().min(taken + slots);
+            let room = place.room(taken);
             running.open(opened, room);
             opened = room;
             while taken < opened && running.job().is_copied(taken) {
-                let slot = place.slot(taken) * chunk;
-                let (at, len) = (taken * chunk, place.chunk_len(taken));
+                let slot = place.chunk_address(taken) - place.ring;
+                let (at, len) = (place.offset(taken), place.chunk_len(taken));
                 assert!(ring[slot..slot + len] == program[at..at + len], "chunk {taken}");
                 ring[slot..slot + len].fill(0);
                 taken += 1;
@@ -255,8 +256,8 @@ mod tests {
             program: program.as_ptr().expose_provenance(),
             len: program.len(),
             ring: ring.as_mut_ptr().expose_provenance(),
-            chunk: PIECE,
-            slots: 2,
+            block: PIECE,
+            blocks: 2,
         };
         // SAFETY: both live until after `running`.
         let running = Running::start(unsafe { Job::new(place, Direction::IntoRing) }, 1);
