@@ -2,8 +2,10 @@
 """Times applications natively and through the virtual GPU, in turns: the part of vgpu-bench that is not driver calls alone.
 
 usage: with-vgpu applications.py [--rounds N] [--only PART] [--json FILE] [--python FILE]
-       applications.py measure PART         one process's values, a line of JSON each
-PART is pytorch or llama. The values of one process are medians; the table has the median of the rounds with the least and the greatest.
+       applications.py measure PART         one process's values, a line of JSON each; begins each turn when it gets a line
+PART is pytorch or llama. The processor's speed changes by a quarter within seconds, so in each round a native and a virtual process live side
+by side and work in turns of a fraction of a second: one waits, without using anything, while the other works. The values of one process are
+medians; the table has the median of the rounds with the least and the greatest.
 Every workload checks its result: both sides must have computed the same.
 """
 
@@ -13,10 +15,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PARTS = ["pytorch", "llama"]
+# How often a process measures each workload.
+TURNS = 5
+YIELDED = "turn\n"
 # name: (unit, goal as virtual / native). A time is to be small, a rate great.
 # Without a goal: what the processor gives a process that uses no GPU. Where it differs between the sides, so do the eager ones.
 GOALS = {
@@ -135,40 +142,49 @@ def graphed(work):
     return graph.replay, result
 
 
+# Each part is a generator: it yields where another process may have its turn.
+
 def pytorch():
     import torch
 
     torch.manual_seed(1)
     torch.backends.cudnn.deterministic = True
-    speeds = [alone()]
+    speeds = []
+
+    def timed(name, work, count, result):
+        times = []
+        for _ in range(TURNS):
+            yield
+            work()  # brings the caches back
+            torch.cuda.synchronize()
+            times.append(seconds(work, count))
+        emit(name, statistics.median(times) * 1e3, float(result.float().abs().sum()))
 
     def both(name, work, count, graph=None):
-        with torch.inference_mode():
-            for _ in range(5):
-                result = work()
-            torch.cuda.synchronize()
-            emit(f"{name}, eager", seconds(work, count) * 1e3, float(result.float().abs().sum()))
-            speeds.append(alone())
-            if graph:
-                replay, result = graphed(work)
-                for _ in range(5):
-                    replay()
-                emit(f"{name}, graph", seconds(replay, count) * 1e3, float(result.float().abs().sum()))
+        for _ in range(5):
+            result = work()
+        yield from timed(f"{name}, eager", work, count, result)
+        speeds.append(alone())
+        if graph:
+            replay, result = graphed(work)
+            replay()
+            yield from timed(f"{name}, graph", replay, count, result)
 
-    model = resnet([3, 4, 6, 3], 4).cuda().half().eval()
-    picture = torch.randn(64, 3, 224, 224).cuda().half()
-    both("ResNet-50 batch 1", lambda: model(picture[:1]), 100, graph=True)
-    both("ResNet-50 batch 64", lambda: model(picture), 30)
-    del model
-    layers = decoder().cuda().half().eval()
-    token = torch.randn(1, 1, 1024).cuda().half()
-    both("decoder, one token", lambda: layers(token), 100, graph=True)
-    del layers
+    with torch.inference_mode():
+        model = resnet([3, 4, 6, 3], 4).cuda().half().eval()
+        picture = torch.randn(64, 3, 224, 224).cuda().half()
+        yield from both("ResNet-50 batch 1", lambda: model(picture[:1]), 30, graph=True)
+        yield from both("ResNet-50 batch 64", lambda: model(picture), 10)
+        del model
+        layers = decoder().cuda().half().eval()
+        token = torch.randn(1, 1, 1024).cuda().half()
+        yield from both("decoder, one token", lambda: layers(token), 30, graph=True)
+        del layers
     emit("Python alone, 1e5 steps", statistics.median(speeds) * 1e3, None)
-    training()
+    yield from training(timed)
 
 
-def training():
+def training(timed):
     import torch
 
     torch.manual_seed(2)
@@ -186,10 +202,10 @@ def training():
         scaler.update()
         return loss
 
-    first = float(step())
+    first = step().detach()
     for _ in range(5):
         step()
-    emit("training step, batch 32", seconds(step, 30) * 1e3, first)
+    yield from timed("training step, batch 32", step, 10, first)
 
 
 # llama.cpp
@@ -201,10 +217,11 @@ def llama():
     model = Llama()
     long = (model.tokens("The quick brown fox jumps over the lazy dog. " * 80))[:512]
     rates = {name: [] for name in ("decode", "512", "5")}
-    for round_ in range(4):
+    for turn in range(1 + 3 * TURNS):
+        yield
         result, _, prompt, rest = model.generate(long, 64)
         short, _, five, _ = model.generate(long[:5], 1)
-        if round_:  # the first one loads kernels
+        if turn:  # the first one loads kernels
             rates["decode"].append(64 / rest)
             rates["512"].append(len(long) / prompt)
             rates["5"].append(5 / five)
@@ -215,34 +232,67 @@ def llama():
 
 # The table
 
-def process(part, python, virtual):
-    """One measuring process: its values, or why there are none."""
-    environment = dict(os.environ)
-    if not virtual:
-        # with-vgpu put the shim's folder first.
-        paths = environment.get("LD_LIBRARY_PATH", "").split(":")[1:]
-        environment["LD_LIBRARY_PATH"] = ":".join(paths)
-        environment.pop("VGPU_AGENT_SOCKET", None)
-    try:
-        done = subprocess.run([python, os.path.abspath(__file__), "measure", part], env=environment, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=300)
-    except subprocess.TimeoutExpired:
-        return [], "took longer than 300 s"
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    why = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-    return lines, None if done.returncode == 0 else f"exit code {done.returncode}: {why}"
+class Process:
+    """One measuring process."""
+
+    def __init__(self, part, python, virtual):
+        environment = dict(os.environ)
+        if not virtual:
+            # with-vgpu put the shim's folder first.
+            paths = environment.get("LD_LIBRARY_PATH", "").split(":")[1:]
+            environment["LD_LIBRARY_PATH"] = ":".join(paths)
+            environment.pop("VGPU_AGENT_SOCKET", None)
+        self.lines, self.failure, self.offered = [], None, False
+        self.stderr = tempfile.TemporaryFile("w+")
+        self.child = subprocess.Popen([python, os.path.abspath(__file__), "measure", part], env=environment, stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, stderr=self.stderr, text=True)
+        self.hang = threading.Timer(300, self.child.kill)
+        self.hang.start()
+
+    def turn(self):
+        """Has it take the turn that it offered, if any, and waits until it offers the next; whether it does."""
+        try:
+            self.child.stdin.write("\n" if self.offered else "")
+            self.child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: what it printed is still to be read
+        for line in self.child.stdout:
+            if line == YIELDED:
+                self.offered = True
+                return True
+            if line.startswith("{"):
+                self.lines.append(json.loads(line))
+        code = self.child.wait()
+        if code:
+            self.stderr.seek(0)
+            self.failure = f"exit code {code}: {(self.stderr.read().strip().splitlines() or ['nothing on stderr'])[-1]}"
+        if not self.hang.is_alive():
+            self.failure = "took longer than 300 s"
+        self.hang.cancel()
+        return False
+
+
+def measure(part):
+    for _ in {"pytorch": pytorch, "llama": llama}[part]():
+        print(YIELDED, end="", flush=True)
+        sys.stdin.readline()
 
 
 def run(options):
     values, results, failures = {}, {}, []
     for round_ in range(options.rounds):
-        for side in ("native", "virtual") if round_ % 2 == 0 else ("virtual", "native"):
-            for part in options.only or PARTS:
-                print(f"round {round_ + 1} of {options.rounds}: {part}, {side}", file=sys.stderr, flush=True)
-                lines, failure = process(part, options.python, side == "virtual")
-                if failure:
-                    failures.append(f"{part}, {side}: {failure}")
-                for line in lines:
+        for part in options.only or PARTS:
+            print(f"round {round_ + 1} of {options.rounds}: {part}", file=sys.stderr, flush=True)
+            # Who is first changes, so that what wears off or warms up meets both.
+            order = ("native", "virtual") if round_ % 2 == 0 else ("virtual", "native")
+            processes = {side: Process(part, options.python, side == "virtual") for side in order}
+            going = list(order)
+            while going:
+                going = [side for side in going if processes[side].turn()]
+            for side, process in processes.items():
+                if process.failure:
+                    failures.append(f"{part}, {side}: {process.failure}")
+                for line in process.lines:
                     values.setdefault(line["name"], {}).setdefault(side, []).append(line["value"])
                     results.setdefault(line["name"], {}).setdefault(side, set()).add(str(line["result"]))
     return values, results, failures
@@ -289,6 +339,6 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
-        {"pytorch": pytorch, "llama": llama}[sys.argv[2]]()
+        measure(sys.argv[2])
     else:
         sys.exit(main())

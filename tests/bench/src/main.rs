@@ -11,7 +11,6 @@ mod run;
 
 use clap::{Parser, Subcommand};
 use error::{Error, io};
-use measure::{Choice, Only};
 use run::Plan;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,10 +62,6 @@ enum Do {
     #[command(hide = true)]
     Measure {
         #[arg(long)]
-        only: Vec<String>,
-        #[arg(long, conflicts_with = "only")]
-        name: Option<String>,
-        #[arg(long)]
         quick: bool,
     },
     #[command(hide = true)]
@@ -86,17 +81,14 @@ fn main() -> ExitCode {
 fn carry_out(command: Do) -> Result<ExitCode, Error> {
     match command {
         Do::List => operations::all().iter().for_each(|operation| println!("{}", operation.name)),
-        Do::Measure { only, name, quick } => {
-            let only = name.map_or(Only::Parts(only), Only::Name);
-            measure::measure(&Choice { only, quick })?;
-        }
+        Do::Measure { quick } => measure::measure(quick)?,
         Do::Part { launches } => operations::process_of_together(launches)?,
         Do::Run { rounds, only, quick, no_native, native_path, virtual_path, json, plot, limits } => {
             let virtual_path = virtual_path.or_else(shim_folder).ok_or_else(|| {
                 Error::Child("there is no shim: run it with with-vgpu, or name --virtual-path".into())
             })?;
-            let choice = Choice { only: Only::Parts(only), quick };
-            let results = run::run(&Plan { choice, rounds, native: !no_native, native_path, virtual_path })?;
+            let results =
+                run::run(&Plan { only, quick, rounds, native: !no_native, native_path, virtual_path })?;
             print!("{}", report::table(&results));
             if let Some(file) = json {
                 let text = format!("{:#}\n", report::json(&results));

@@ -1,14 +1,10 @@
 //! The measuring process: carries out operations on whatever `libcuda.so.1` it was given, and prints a line of JSON for each.
 
-use crate::error::Error;
+use crate::error::{Error, io};
 use crate::gpu::Gpu;
-use crate::operations::{self, Measure, Operation};
+use crate::operations::{self, Measure, Operation, Sample};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
-
-/// In which the broker makes a context for the one that a process took, which disturbs what runs: no part of what is measured. It begins after
-/// a quarter of a second and takes about 0.3.
-pub const SETTLE: Duration = Duration::from_secs(1);
+use std::io::Write;
 
 /// One line of a measuring process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,67 +18,55 @@ pub struct Line {
     pub error: Option<String>,
 }
 
-/// Which operations are meant.
-#[derive(Debug, Clone)]
-pub enum Only {
-    /// Those whose name contains one of these; all if there is none.
-    Parts(Vec<String>),
-    /// The one of this name; none if there is no such.
-    Name(String),
-}
-
-/// What to measure.
-#[derive(Debug, Clone)]
-pub struct Choice {
-    pub only: Only,
-    pub quick: bool,
-}
-
-impl Choice {
-    pub fn has(&self, operation: &Operation) -> bool {
-        match &self.only {
-            Only::Parts(parts) => {
-                parts.is_empty() || parts.iter().any(|part| operation.name.contains(part.as_str()))
-            }
-            Only::Name(name) => operation.name == *name,
-        }
-    }
-}
-
-/// Measures and prints; operations that need no context come first.
+/// Carries out the operations whose names come on stdin, one a line, when they come. The empty name makes the context, as the end does if
+/// nothing has.
 ///
 /// # Errors
-/// The driver's when no context can be had. An operation's failure is in its line.
-pub fn measure(choice: &Choice) -> Result<(), Error> {
-    let chosen: Vec<Operation> = operations::all().into_iter().filter(|o| choice.has(o)).collect();
-    for operation in &chosen {
-        if let Measure::Cold(f) = operation.measure {
-            print(operation, f());
-        }
+/// What cannot be read or written, and the driver's when no context can be had at the end. An operation's failure is in its line.
+pub fn measure(quick: bool) -> Result<(), Error> {
+    let operations = operations::all();
+    let mut gpu = None;
+    for name in std::io::stdin().lines() {
+        let name = name.map_err(io("reading what to measure"))?;
+        let result = match operations.iter().find(|operation| operation.name == name) {
+            Some(operation) => carry_out(operation, &mut gpu, quick).map(Some),
+            None if name.is_empty() => opened(&mut gpu, quick).map(|_| None),
+            None => Err(Error::Wrong(format!("there is no operation {name}"))),
+        };
+        print(name, result)?;
     }
-    let gpu = Gpu::open(choice.quick)?;
-    gpu.tick()?;
-    gpu.synchronize()?;
-    let is_warm = |operation: &Operation| matches!(operation.measure, Measure::Warm(_));
-    if !choice.quick && chosen.iter().any(is_warm) {
-        std::thread::sleep(SETTLE);
-    }
-    for operation in &chosen {
-        if let Measure::Warm(f) = operation.measure {
-            print(operation, f(&gpu, operation.argument));
-        }
-    }
-    Ok(())
+    opened(&mut gpu, quick).map(drop)
 }
 
-fn print(operation: &Operation, result: Result<operations::Sample, Error>) {
-    let name = operation.name.clone();
+fn carry_out(operation: &Operation, gpu: &mut Option<Gpu>, quick: bool) -> Result<Sample, Error> {
+    match operation.measure {
+        Measure::Cold(f) => f(),
+        Measure::Warm(f) => f(opened(gpu, quick)?, operation.argument),
+    }
+}
+
+/// The context, made if it is not there.
+fn opened(gpu: &mut Option<Gpu>, quick: bool) -> Result<&Gpu, Error> {
+    if gpu.is_none() {
+        let new = Gpu::open(quick)?;
+        new.tick()?;
+        new.synchronize()?;
+        *gpu = Some(new);
+    }
+    gpu.as_ref().ok_or_else(|| Error::Wrong("there is no context".into()))
+}
+
+fn print(name: String, result: Result<Option<Sample>, Error>) -> Result<(), Error> {
     let line = match result {
-        Ok(sample) => Line { name, value: Some(sample.value), calls: sample.calls, error: None },
+        Ok(sample) => Line {
+            name,
+            value: sample.map(|sample| sample.value),
+            calls: sample.map_or(0, |sample| sample.calls),
+            error: None,
+        },
         Err(error) => Line { name, value: None, calls: 0, error: Some(error.to_string()) },
     };
-    // A line of plain numbers and text always has a form in JSON.
-    if let Ok(text) = serde_json::to_string(&line) {
-        println!("{text}");
-    }
+    let text = serde_json::to_string(&line).map_err(|e| Error::Child(e.to_string()))?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(io("printing a line"))
 }

@@ -1,12 +1,14 @@
 //! The run: measuring processes, native and virtual in turns, and what the shim counted.
 
 use crate::error::{Error, io};
-use crate::measure::{Choice, Line, Only, SETTLE};
-use crate::operations;
+use crate::measure::Line;
+use crate::operations::{self, Measure, Operation};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Which driver a measuring process gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +20,10 @@ pub enum Side {
 /// What a run needs to know.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub choice: Choice,
+    /// Operations whose name contains one of these; all if there is none.
+    pub only: Vec<String>,
+    /// Few repetitions and small sizes: for the counts.
+    pub quick: bool,
     pub rounds: u32,
     /// Whether there are native runs.
     pub native: bool,
@@ -50,55 +55,160 @@ pub struct Values {
 /// Values by operation, in the order of the list.
 pub type Results = Vec<(operations::Operation, Values)>;
 
-/// Carries out the plan.
+/// Turns of each process for an operation in a round, whose median is the round's value: so many, or less when they have taken so long
+/// together.
+const TURNS: usize = 5;
+const ENOUGH: Duration = Duration::from_millis(300);
+/// In which the broker makes a context for the one that a process took, which disturbs what runs: no part of what is measured. It begins after
+/// a quarter of a second and takes about 0.3.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Carries out the plan. The processor's speed changes by a quarter within seconds, so in each round a process of either side lives, and
+/// they take turns with each operation: one waits for its next, without using anything, while the other works.
 ///
 /// # Errors
 /// A measuring process that cannot be started. What fails within one is in the results.
 pub fn run(plan: &Plan) -> Result<Results, Error> {
-    let chosen = operations::all().into_iter().filter(|o| plan.choice.has(o));
+    let chosen = operations::all().into_iter().filter(|operation| plan.has(operation));
     let mut results: Results = chosen.map(|operation| (operation, Values::default())).collect();
     for round in 0..plan.rounds {
+        eprintln!("vgpu-bench: round {} of {}", round + 1, plan.rounds);
         // Who is first changes, so that what wears off or warms up meets both.
         let order =
             if round % 2 == 0 { [Side::Native, Side::Virtual] } else { [Side::Virtual, Side::Native] };
-        for side in order {
-            if side == Side::Native && !plan.native {
-                continue;
-            }
-            eprintln!("vgpu-bench: round {} of {}, {side:?}", round + 1, plan.rounds);
-            one(plan, side, &mut results)?;
-        }
+        let sides: Vec<Side> =
+            order.into_iter().filter(|&side| plan.native || side == Side::Virtual).collect();
+        one_round(plan, &sides, &mut results)?;
     }
     count(plan, &mut results)?;
     Ok(results)
 }
 
-fn one(plan: &Plan, side: Side, results: &mut Results) -> Result<(), Error> {
-    if !plan.choice.quick {
+fn one_round(plan: &Plan, sides: &[Side], results: &mut Results) -> Result<(), Error> {
+    let is_cold = |operation: &Operation| matches!(operation.measure, Measure::Cold(_));
+    let mut processes = Vec::new();
+    for &side in sides {
         // What the process before has set going is over.
-        std::thread::sleep(SETTLE);
+        plan.settle();
+        let mut process = Process::start(plan, side)?;
+        for (operation, values) in results.iter_mut().filter(|(operation, _)| is_cold(operation)) {
+            values.take(side, &[process.ask(&operation.name)]);
+        }
+        // Its answer is that of what is asked next.
+        let _ = process.ask("");
+        processes.push(process);
     }
-    let output = process(plan, side, &plan.choice, false)?;
-    let mut lines = lines(&output.stdout);
-    for (operation, values) in results {
-        match lines.remove(&operation.name) {
-            Some(Line { value: Some(value), .. }) => values.values.entry(side).or_default().push(value),
-            Some(Line { error: Some(error), .. }) => drop(values.errors.insert(side, error)),
-            _ => drop(values.errors.insert(side, ended(&output))),
+    plan.settle();
+    for (operation, values) in results.iter_mut().filter(|(operation, _)| !is_cold(operation)) {
+        let mut answers = vec![Vec::new(); sides.len()];
+        let start = Instant::now();
+        for turn in 0..if plan.quick { 1 } else { TURNS } {
+            if turn > 0 && start.elapsed() > ENOUGH {
+                break;
+            }
+            for (process, answers) in processes.iter_mut().zip(&mut answers) {
+                answers.push(process.ask(&operation.name));
+            }
+        }
+        for (&side, answers) in sides.iter().zip(&answers) {
+            values.take(side, answers);
         }
     }
     Ok(())
 }
 
+impl Plan {
+    fn has(&self, operation: &Operation) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| operation.name.contains(part.as_str()))
+    }
+
+    fn settle(&self) {
+        if !self.quick {
+            std::thread::sleep(SETTLE);
+        }
+    }
+
+    /// A measuring process that is to be told what to measure.
+    fn process(&self, side: Side) -> Result<Command, Error> {
+        let program = std::env::current_exe().map_err(io("finding this program"))?;
+        let mut command = Command::new(program);
+        command.arg("measure").args(self.quick.then_some("--quick"));
+        let path = match side {
+            Side::Native => self.native_path.as_ref(),
+            Side::Virtual => Some(&self.virtual_path),
+        };
+        match path {
+            Some(path) => command.env("LD_LIBRARY_PATH", path),
+            None => command.env_remove("LD_LIBRARY_PATH"),
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(command)
+    }
+}
+
+impl Values {
+    /// One round's answers.
+    fn take(&mut self, side: Side, answers: &[Result<f64, String>]) {
+        let mut values: Vec<f64> =
+            answers.iter().filter_map(|answer| answer.as_ref().ok().copied()).collect();
+        values.sort_by(f64::total_cmp);
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+            self.errors.insert(side, error.clone());
+        } else if let Some(&median) = values.get(values.len() / 2) {
+            self.values.entry(side).or_default().push(median);
+        }
+    }
+}
+
+/// A measuring process that takes its turns.
+struct Process {
+    child: Child,
+    /// `None` at its end, which it takes for its own.
+    names: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(plan: &Plan, side: Side) -> Result<Self, Error> {
+        let mut child = plan.process(side)?.spawn().map_err(io("starting a measuring process"))?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(names), Some(out)) => {
+                Ok(Process { child, names: Some(names), lines: BufReader::new(out).lines() })
+            }
+            _ => Err(Error::Child("a measuring process without stdin and stdout".into())),
+        }
+    }
+
+    /// Has it carry out an operation; its value, or why there is none.
+    fn ask(&mut self, name: &str) -> Result<f64, String> {
+        // Whether it could be written shows in whether there is an answer.
+        let _ = self.names.as_mut().map(|names| writeln!(names, "{name}"));
+        let line = self.lines.next().and_then(Result::ok);
+        match line.as_deref().map(serde_json::from_str::<Line>) {
+            Some(Ok(Line { error: Some(error), .. })) => Err(error),
+            Some(Ok(Line { value: Some(value), .. })) => Ok(value),
+            Some(_) => Err("no value".into()),
+            None => Err(self.child.wait().map_or_else(
+                |e| format!("waiting for the measuring process: {e}"),
+                |status| format!("the measuring process ended with {status}: see its stderr above"),
+            )),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.names = None;
+        let _ = self.child.wait();
+    }
+}
+
 /// Each operation in a process of its own that prints the shim's counters at its end, less those of a process that only starts.
 fn count(plan: &Plan, results: &mut Results) -> Result<(), Error> {
-    let one = |name: &str| {
-        let choice = Choice { only: Only::Name(name.into()), quick: true };
-        process(plan, Side::Virtual, &choice, true)
-    };
-    let base = counted(&one("")?);
+    let plan = Plan { quick: true, ..plan.clone() };
+    let base = counted(&alone(&plan, None)?);
     for (operation, values) in results {
-        let output = one(&operation.name)?;
+        let output = alone(&plan, Some(&operation.name))?;
         let calls = lines(&output.stdout).get(&operation.name).map_or(0, |line| line.calls);
         values.counts = match (counted(&output), base) {
             (Some(all), Some(base)) => Some(Counts {
@@ -114,26 +224,19 @@ fn count(plan: &Plan, results: &mut Results) -> Result<(), Error> {
     Ok(())
 }
 
-fn process(plan: &Plan, side: Side, choice: &Choice, stats: bool) -> Result<Output, Error> {
-    let program = std::env::current_exe().map_err(io("finding this program"))?;
-    let mut command = Command::new(program);
-    command.arg("measure").args(choice.quick.then_some("--quick"));
-    match &choice.only {
-        Only::Parts(parts) => command.args(parts.iter().flat_map(|part| ["--only", part])),
-        Only::Name(name) => command.arg("--name").arg(name),
-    };
-    let path = match side {
-        Side::Native => plan.native_path.as_ref(),
-        Side::Virtual => Some(&plan.virtual_path),
-    };
-    match path {
-        Some(path) => command.env("LD_LIBRARY_PATH", path),
-        None => command.env_remove("LD_LIBRARY_PATH"),
-    };
-    if stats {
-        command.env("VGPU_STATS", "1");
+/// A process that carries out one operation, or none, to its end.
+fn alone(plan: &Plan, name: Option<&str>) -> Result<Output, Error> {
+    let mut command = plan.process(Side::Virtual)?;
+    let mut child = command
+        .env("VGPU_STATS", "1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(io("starting a measuring process"))?;
+    if let (Some(mut names), Some(name)) = (child.stdin.take(), name) {
+        // Whether it could be written shows in whether there is an answer.
+        let _ = writeln!(names, "{name}");
     }
-    command.stdin(Stdio::null()).output().map_err(io("starting a measuring process"))
+    child.wait_with_output().map_err(io("waiting for a measuring process"))
 }
 
 fn lines(output: &[u8]) -> BTreeMap<String, Line> {
@@ -146,10 +249,4 @@ fn counted(output: &Output) -> Option<Counts> {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find_map(|line| line.strip_prefix("vgpu-stats "))?;
     serde_json::from_str(line).ok()
-}
-
-fn ended(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let last = text.lines().last().unwrap_or("without a word");
-    format!("the measuring process ended with {}: {last}", output.status)
 }
