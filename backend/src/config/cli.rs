@@ -100,7 +100,7 @@ struct BrokerArgs {
     warm: Option<u64>,
     /// Microseconds for which an idle lane polls before it sleeps [default: 500; 50 below 4 CPUs, 0 on one]
     ///
-    /// The environment variable VGPU_POLL_US says the same.
+    /// Eight times that if its program came back within that the last time. The environment variable VGPU_POLL_US says the same.
     #[arg(long, value_name = "N", value_parser = range(globals::POLL_US))]
     poll_us: Option<u64>,
     #[command(flatten)]

@@ -222,6 +222,7 @@ impl Server {
             }
         }
         self.tell(ring);
+        self.executor.rest();
         self.tell_ledger();
     }
 

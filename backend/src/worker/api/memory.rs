@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering;
 /// Allocates memory.
 pub fn cuMemAlloc_v2(t: &mut Thread, bytes: usize) -> Result<u64, CudaError> {
     let allocate = t.driver.cuMemAlloc_v2.ok_or(NOT_SUPPORTED)?;
+    if let Some(address) = t.allocate_again(bytes as u64) {
+        return Ok(address);
+    }
     let make = || {
         let mut address = 0_u64;
         // SAFETY: a place that outlives the call.
@@ -49,11 +52,18 @@ fn free(t: &Thread, address: u64) {
 
 /// Frees memory of any sort.
 pub fn cuMemFree_v2(t: &mut Thread, address: u64) -> Result<(), CudaError> {
-    let free = t.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?;
-    // SAFETY: the driver looks the address up.
-    check(unsafe { free(address) })?;
-    t.freed_blocks(address);
-    Ok(())
+    if t.free_later(address) { Ok(()) } else { t.free_at(address) }
+}
+
+impl Thread {
+    /// Frees memory of any sort now.
+    pub fn free_at(&self, address: u64) -> Result<(), CudaError> {
+        let free = self.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?;
+        // SAFETY: the driver looks the address up.
+        check(unsafe { free(address) })?;
+        self.freed_blocks(address);
+        Ok(())
+    }
 }
 
 /// Free and whole memory of the current context's device: the driver's, and where the VM has a limit, what is left of that.

@@ -43,6 +43,7 @@ mod primary_context;
 mod quota;
 mod session;
 mod snapshot;
+mod spare;
 mod stream;
 mod stream_memory_operation;
 mod table;

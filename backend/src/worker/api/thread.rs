@@ -150,6 +150,7 @@ impl Thread {
 
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
+        self.free_before(message.function);
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
         let waits = dispatch::waits(message.function);
@@ -185,6 +186,7 @@ impl Executor for Thread {
     }
 
     fn hold(&mut self, message: &Message<'_>) -> bool {
+        self.free_before(message.function);
         self.hold_launch(message.function, (message.thread, message.context), message.args)
     }
 
@@ -202,6 +204,7 @@ impl Executor for Thread {
 
     fn rest(&mut self) {
         self.settle_wait();
+        self.free_now();
     }
 }
 

@@ -50,6 +50,12 @@ impl Blocks {
         bytes
     }
 
+    /// Length and context of an allocation that takes blocks of its own.
+    pub fn large(&self, address: u64) -> Option<(u64, u64)> {
+        let allocation = self.allocations.get(&address).filter(|allocation| allocation.len >= BLOCK)?;
+        Some((allocation.len, allocation.context))
+    }
+
     /// Takes out an allocation; what the driver gives back. `None` if there is none at this address.
     pub fn remove(&mut self, address: u64) -> Option<Share> {
         let Allocation { len, device, .. } = self.allocations.remove(&address)?;
