@@ -172,31 +172,49 @@ impl Job {
 
     /// Copies one piece, if there is one.
     pub fn copy_piece(&self) -> bool {
+        self.copy_piece_by(PIECE, || ())
+    }
+
+    /// Copies one piece, if there is one, by so many bytes, before each of which but the first it calls `between`.
+    pub fn copy_piece_by(&self, step: usize, mut between: impl FnMut()) -> bool {
         let Some(piece) = self.take() else { return false };
-        let p = &self.place;
         let at = piece * PIECE;
-        let len = PIECE.min(p.len - at);
+        let end = self.place.len.min(at + PIECE);
+        for at in (at..end).step_by(step) {
+            if !at.is_multiple_of(PIECE) {
+                between();
+            }
+            // SAFETY: the promise of `new`; the piece is this thread's alone, and the job is not closed before it is finished.
+            unsafe { self.copy(at, step.min(end - at)) };
+        }
+        self.finished.fetch_add(1, Ordering::Release);
+        if let Some(left) = self.left.get(self.place.slot(self.place.chunk_of(at))) {
+            left.fetch_sub(end - at, Ordering::Release);
+        }
+        true
+    }
+
+    /// Copies `len` bytes of one chunk.
+    ///
+    /// # Safety
+    /// They are this thread's alone.
+    unsafe fn copy(&self, at: usize, len: usize) {
+        let p = &self.place;
         let chunk = p.chunk_of(at);
-        let within = at - p.offset(chunk);
         let program = std::ptr::with_exposed_provenance_mut::<u8>(p.program + at);
-        let ring = std::ptr::with_exposed_provenance_mut::<u8>(p.chunk_address(chunk) + within);
-        // SAFETY: the promise of `new`; the piece is this thread's alone, and the job is not closed before it is finished.
+        let ring = std::ptr::with_exposed_provenance_mut::<u8>(p.chunk_address(chunk) + at - p.offset(chunk));
+        let (from, to) = match self.direction {
+            Direction::IntoRing => (program.cast_const(), ring),
+            Direction::FromRing => (ring.cast_const(), program),
+        };
+        // SAFETY: the caller's promise and that of `new`.
         unsafe {
-            let (from, to) = match self.direction {
-                Direction::IntoRing => (program.cast_const(), ring),
-                Direction::FromRing => (ring.cast_const(), program),
-            };
             if p.len >= PAST_CACHE {
                 past_cache::copy(from, to, len);
             } else {
                 std::ptr::copy_nonoverlapping(from, to, len);
             }
         }
-        self.finished.fetch_add(1, Ordering::Release);
-        if let Some(left) = self.left.get(p.slot(chunk)) {
-            left.fetch_sub(len, Ordering::Release);
-        }
-        true
     }
 
     /// Lets nobody take another piece, and waits for those that were taken.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{call, calls, capture, copy, error, memory};
 use std::{
+    sync::Arc,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -18,6 +19,8 @@ use vgpu_spec::wire::lane::function_id;
 
 /// From so many bytes on other threads help.
 const HELPED: usize = 1 << 20;
+/// Bytes that this thread copies between two looks at what there is to do.
+const LOOK_AFTER: usize = PIECE / 4;
 /// How long this thread looks for the next chunk, lets others run between two looks, and sleeps between them; then it waits for the
 /// stream, which wakes it and tells what is wrong.
 const LOOK: Duration = Duration::from_micros(20);
@@ -216,6 +219,18 @@ impl Pipeline {
         Ok(before != (self.posted, self.done, self.opened, self.copied))
     }
 
+    /// Helps; whether there was anything to copy. In between it looks what else there is to do: the device is not to wait for that.
+    fn copy_piece(&mut self) -> error::Result<bool> {
+        let job = Arc::clone(self.running.job());
+        let mut result = Ok(());
+        let copied = job.copy_piece_by(LOOK_AFTER, || {
+            if result.is_ok() {
+                result = self.step().map(drop);
+            }
+        });
+        result.map(|()| copied)
+    }
+
     /// There is nothing to do now.
     fn wait(&mut self) -> error::Result {
         let waited = self.since.elapsed();
@@ -237,7 +252,7 @@ impl Pipeline {
     fn run(&mut self) -> error::Result {
         let chunks = self.place.chunks();
         while self.done < chunks || self.copied < chunks {
-            if self.step()? || self.running.job().copy_piece() {
+            if self.step()? || self.copy_piece()? {
                 self.since = Instant::now();
             } else {
                 self.wait()?;

@@ -167,7 +167,7 @@ impl Running {
         Running { job, helped: helpers > 0 }
     }
 
-    pub fn job(&self) -> &Job {
+    pub fn job(&self) -> &Arc<Job> {
         &self.job
     }
 

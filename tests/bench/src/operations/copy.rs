@@ -198,8 +198,9 @@ fn rate(gpu: &Gpu, bytes: u64, kind: Kind, way: Way) -> Result<Sample, Error> {
     places.copy(gpu)?;
     places.check(1)?;
     places.fill(2)?;
-    // Small copies several times: the clock's resolution is not what is measured.
-    let repeat = (16 * MIB / bytes).clamp(1, 64);
+    // Small copies several times: neither the clock's resolution is measured nor how soon sleeping threads and processors are awake.
+    let batch = if gpu.quick { 16 * MIB } else { 64 * MIB };
+    let repeat = (batch / bytes).clamp(1, 64);
     let mut times = Vec::with_capacity(BATCHES);
     for _ in 0..if bytes >= 256 * MIB { 3 } else { BATCHES } {
         let start = Instant::now();
