@@ -82,6 +82,45 @@ static int rounds(CUstream stream, CUfunction store, CUfunction says, CUdevicept
     return -1;
 }
 
+/* Inputs through one stream, results from another, each waited for again and again: a wait for a stream that has nothing to do is over at once,
+   one for a stream that has is not. */
+static void inputs(CUfunction store)
+{
+    CUstream in, work;
+    CUdeviceptr memory;
+    unsigned *host;
+    CHECK(cuStreamCreate(&in, CU_STREAM_NON_BLOCKING));
+    CHECK(cuStreamCreate(&work, CU_STREAM_NON_BLOCKING));
+    CHECK(cuMemAlloc(&memory, 1 << 22));
+    CHECK(cuMemHostAlloc((void **)&host, 1 << 22, 0));
+    unsigned *input = host, *result = host + (1 << 18), *last = result + (1 << 18) - 1;
+    for (unsigned i = 1, stored = 0; i <= 300; i++) {
+        for (unsigned word = 0; word < 3; word++) {
+            input[word] = i * 10 + word;
+            CHECK(cuMemcpyHtoDAsync(memory + (1 << 20) - 16 + word * 4, input + word, 4, in));
+            CHECK(cuStreamSynchronize(in));
+            CHECK(cuStreamSynchronize(work));
+        }
+        CUdeviceptr end = memory + (1 << 20) - 4;
+        void *params[] = {&end, &i};
+        if (i % 4 == 1)
+            launch(store, work, params);
+        else if (i % 4 == 2)
+            CHECK(cuMemsetD32Async(end, i, 1, work));
+        if (i % 4 == 1 || i % 4 == 2)
+            stored = i;
+        if (i % 3 == 0)
+            CHECK(cuStreamSynchronize(work));
+        memset(result, 0, 1 << 20);
+        CHECK(cuMemcpyDtoHAsync(result, memory, 1 << 20, work));
+        CHECK(cuStreamSynchronize(work));
+        REQUIRE(last[0] == stored && last[-1] == i * 10 + 2 && last[-3] == i * 10);
+        CHECK(cuStreamSynchronize(work));
+    }
+    CHECK(cuStreamDestroy(work));
+    CHECK(cuStreamDestroy(in));
+}
+
 int main(void)
 {
     start();
@@ -101,6 +140,7 @@ int main(void)
             return 1;
         }
     }
-    printf("PASS " PROGRAM " 900 waits\n");
+    inputs(store);
+    printf("PASS " PROGRAM " 900 waits, and 300 results\n");
     return 0;
 }

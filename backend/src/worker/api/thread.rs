@@ -151,6 +151,7 @@ impl Thread {
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
         self.free_before(message.function);
+        self.disturbs(message.function);
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
         let waits = dispatch::waits(message.function);
@@ -187,6 +188,7 @@ impl Executor for Thread {
 
     fn hold(&mut self, message: &Message<'_>) -> bool {
         self.free_before(message.function);
+        self.disturbs(message.function);
         self.hold_launch(message.function, (message.thread, message.context), message.args)
     }
 

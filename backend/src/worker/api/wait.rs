@@ -6,6 +6,9 @@
 //! long as no kernel that may print was launched since the driver last waited for all that were. A fault keeps the word from being written;
 //! then the driver's wait tells of it.
 //!
+//! Nor is the driver asked again about a stream that it was just asked about, as programs do that copy their inputs through another stream and
+//! wait for both after each.
+//!
 //! The word is a piece of work of its own. It is written only where it comes right behind what is waited for, and nobody else issues
 //! anything: between others' work it might have streams wait for each other that do not.
 
@@ -21,6 +24,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
+use vgpu_spec::wire::lane::function_id;
 
 /// CU_MEMHOSTALLOC_DEVICEMAP.
 const MAPPED: u32 = 2;
@@ -33,6 +37,16 @@ const PATIENCE: Duration = Duration::from_millis(2);
 const ALONE: Duration = Duration::from_micros(50);
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 256;
+
+/// Up to here streams are the default ones, each of which has several names.
+const LAST_DEFAULT: u64 = 2;
+/// Calls that give work to no stream but the one that they name, which says so.
+const UNDISTURBING: [u32; 4] = [
+    function_id("cuStreamSynchronize"),
+    function_id("vgpuCopyInlineToDevice"),
+    function_id("vgpuCopyHostToDevice"),
+    function_id("vgpuCopyDeviceToHost"),
+];
 
 /// A word of memory that the device writes. It ends with the context in which it was made.
 #[derive(Debug)]
@@ -119,6 +133,8 @@ pub struct Waits {
     written: u32,
     /// The stream that the word told of, if the driver has not waited for it since.
     unsettled: Option<u64>,
+    /// The stream for which the driver waited last, if since then only others were given copies.
+    at_rest: Option<u64>,
     words: Words,
 }
 
@@ -127,6 +143,17 @@ impl Thread {
     #[inline]
     pub fn issues(&mut self, stream: u64) {
         self.waits.busy = Some(stream);
+        if self.waits.at_rest == Some(stream) {
+            self.waits.at_rest = None;
+        }
+    }
+
+    /// A call of `function` is about to be made.
+    #[inline]
+    pub fn disturbs(&mut self, function: u32) {
+        if !UNDISTURBING.contains(&function) {
+            self.waits.at_rest = None;
+        }
     }
 
     /// A kernel was looked up for the call that is being made; whether it cannot print.
@@ -154,6 +181,7 @@ impl Thread {
     pub fn forget_work(&mut self) {
         self.waits.busy = None;
         self.waits.unsettled = None;
+        self.waits.at_rest = None;
         if self.waits.launched != Launched::Nowhere {
             self.waits.launched = Launched::InSeveral;
         }
@@ -161,6 +189,9 @@ impl Thread {
 
     /// Waits until all is done that was issued in `stream`.
     pub fn wait_for(&mut self, stream: u64) -> Outcome {
+        if self.waits.at_rest == Some(stream) && self.may_do_without() {
+            return Ok(());
+        }
         let busy = self.waits.busy.take() == Some(stream);
         if busy && self.may_add_word() && self.wait_for_word(stream).is_some() {
             self.waits.unsettled = Some(stream);
@@ -171,6 +202,7 @@ impl Thread {
         if self.waits.launched == Launched::In(stream) {
             self.waits.launched = Launched::Nowhere;
         }
+        self.waits.at_rest = (stream > LAST_DEFAULT).then_some(stream);
         Ok(())
     }
 
@@ -209,11 +241,15 @@ impl Thread {
 
     /// Whether a word behind what was issued last changes nothing for others, and there is nothing to do but to wait.
     fn may_add_word(&mut self) -> bool {
+        self.may_do_without() && self.has_device()
+    }
+
+    /// Whether the driver's wait would do nothing but wait.
+    fn may_do_without(&self) -> bool {
         self.waits.launched == Launched::Nowhere
             && self.client.lanes.is_single()
             && !self.session.turns.captures()
             && !self.session.quota.may_give_back()
-            && self.has_device()
     }
 
     /// `None` if the driver is to wait.
