@@ -237,6 +237,8 @@ class Suite:
             client.go()
             client.answer()
             for way in ("resume", "call"):
+                if not self.soft:
+                    time.sleep(SETTLE)  # a context that is made meanwhile has memory too
                 before = None if self.soft else device_used()
                 code, text, suspended = host.command("vm", "suspend", "vm0", *(["--hold"] if way == "resume" else []))
                 if code and "cannot suspend processes" in text:
