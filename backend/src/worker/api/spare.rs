@@ -1,8 +1,9 @@
 //! A free that waits for the call after it.
 //!
 //! The driver maps and unmaps large memory, in some 50 µs each. A program that frees some and at once allocates as much, as with a temporary in
-//! a loop, gets the same again: nothing was unmapped yet. Whatever else any thread of the client asks for comes after the free, as does
-//! a moment without calls. So but for the time nobody can tell the difference: what is in new memory the driver does not define.
+//! a loop, gets the same again, cleared: nothing was unmapped yet. Whatever else any thread of the client asks for comes after the free, as
+//! does a moment without calls. So but for the time nobody can tell the difference. (CUDA does not promise that new memory is cleared, but
+//! the driver's is, and a program may rely on that without knowing.)
 
 use super::{driver::Driver, error::check, thread::Thread};
 use std::sync::{
@@ -13,6 +14,9 @@ use vgpu_spec::wire::lane::function_id;
 
 /// The call that may follow.
 const ALLOCATE: u32 = function_id("cuMemAlloc_v2");
+
+/// More takes longer to clear than to map.
+const MOST: u64 = 256 << 20;
 
 /// Memory that the program has freed and the driver has not been told of.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +61,7 @@ impl Thread {
             return false;
         }
         let Some((bytes, context)) = self.session.quota.blocks().large(address) else { return false };
-        if !self.here().is_ok_and(|(_, here)| here == context) {
+        if bytes > MOST || !self.here().is_ok_and(|(_, here)| here == context) {
             return false;
         }
         let mut block = spare.lock();
@@ -109,9 +113,8 @@ impl Thread {
         let fits = block.bytes == bytes
             && self.here().is_ok_and(|(_, here)| here == block.context)
             && !self.session.turns.captures()
-            // As freeing does: what still uses it is over then.
-            && waited(self.driver);
-        if fits {
+            && self.has_device();
+        if fits && renew(self.driver, block).is_some() {
             return Some(block.address);
         }
         self.free_block(block);
@@ -119,7 +122,11 @@ impl Thread {
     }
 }
 
-fn waited(driver: &Driver) -> bool {
-    // SAFETY: no precondition.
-    driver.cuCtxSynchronize.is_some_and(|wait| check(unsafe { wait() }).is_ok())
+/// Waits for the device, as freeing does: nothing uses the memory any more then. Clears it.
+fn renew(driver: &Driver, block: Block) -> Option<()> {
+    let (wait, clear) = (driver.cuCtxSynchronize?, driver.cuMemsetD8_v2?);
+    let bytes = usize::try_from(block.bytes).ok()?;
+    // SAFETY: memory of this client, that long, which nobody else is told of before this returns.
+    let status = unsafe { [wait(), clear(block.address, 0, bytes), wait()] };
+    status.into_iter().all(|status| check(status).is_ok()).then_some(())
 }
