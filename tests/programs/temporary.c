@@ -96,7 +96,6 @@ static void it_is_free(void)
     unsigned value = 0;
     size_t before, after, size;
     CUdeviceptr memory, base;
-    pthread_t thread;
     for (int round = 0; round < ROUNDS; round++) {
         memory = take(SIZE);
         CHECK(cuMemFree(memory));
@@ -107,16 +106,23 @@ static void it_is_free(void)
         memory = take(SIZE);
         CHECK(cuMemFree(memory));
         EXPECT(CUDA_ERROR_NOT_FOUND, cuMemGetAddressRange(&base, &size, memory));
-        memory = take(SIZE);
-        CHECK(cuMemFree(memory));
-        REQUIRE(pthread_create(&thread, NULL, misuse, &memory) == 0);
-        REQUIRE(pthread_join(thread, NULL) == 0);
     }
     memory = take(4 * SIZE);
     CHECK(cuMemGetInfo(&before, &size));
     CHECK(cuMemFree(memory));
     CHECK(cuMemGetInfo(&after, &size));
     REQUIRE(after >= before + 2 * SIZE);
+}
+
+static void it_is_free_for_other_threads(void)
+{
+    pthread_t thread;
+    for (int round = 0; round < ROUNDS; round++) {
+        CUdeviceptr memory = take(SIZE);
+        CHECK(cuMemFree(memory));
+        REQUIRE(pthread_create(&thread, NULL, misuse, &memory) == 0);
+        REQUIRE(pthread_join(thread, NULL) == 0);
+    }
 }
 
 static void it_ends_with_its_context(CUcontext context)
@@ -176,6 +182,7 @@ int main(void)
     other_sizes_follow();
     it_is_free();
     it_ends_with_its_context(context);
+    it_is_free_for_other_threads();
     threads_have_their_own(context);
     printf("PASS " PROGRAM " freed and allocated again\n");
     return 0;

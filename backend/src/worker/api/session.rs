@@ -8,7 +8,6 @@ use super::{
     link::Link,
     memory_pool::CurrentPools,
     numbers::Numbers,
-    spare::Spare,
     table::Table,
     texture::Objects,
 };
@@ -65,8 +64,6 @@ pub struct Session {
     green_contexts: Table,
     /// What it uses of devices' memory.
     pub quota: Quota,
-    /// Memory that was freed last.
-    pub spare: Spare,
     /// What it does with the VM's turns.
     pub turns: Turns,
     resource_descriptions: Table,
@@ -112,7 +109,6 @@ impl Session {
             surfaces: Objects::default(),
             green_contexts: Table::new(Kind::GreenContext),
             quota: Quota::default(),
-            spare: Spare::default(),
             turns: Turns::default(),
             resource_descriptions: Table::new(Kind::ResourceDescription),
             resources: Given::default(),

@@ -8,7 +8,9 @@ use super::{
     end::Ends,
     error::{self, Outcome, check},
     session::Session,
-    snapshot, turn,
+    snapshot,
+    spare::Spare,
+    turn,
     wait::Waits,
 };
 use crate::worker::{
@@ -45,6 +47,8 @@ pub struct Thread {
     pub ends: Ends,
     /// Launches that are to be issued together.
     pub batch: Batch,
+    /// Memory that was freed last.
+    pub spare: Spare,
     /// What was looked up last to be launched is a kernel, not a function.
     pub calls_kernel: Cell<bool>,
     /// The call that is being made is work of the VM's turn.
@@ -230,6 +234,7 @@ pub fn new_executor(client: &Arc<ClientState>, lane: u16) -> Box<dyn Executor> {
         waits: Waits::default(),
         ends: Ends::default(),
         batch: Batch::default(),
+        spare: Spare::default(),
         calls_kernel: Cell::new(false),
         inside: None,
         asked: Cell::new(0),
