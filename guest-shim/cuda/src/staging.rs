@@ -3,6 +3,7 @@
 mod job;
 mod past_cache;
 mod pipeline;
+mod place;
 mod pool;
 
 pub use pipeline::{from_device, to_device};

@@ -6,13 +6,16 @@
 
 use super::{
     Block, RING,
-    job::{Direction, Job, PIECE, Place},
+    job::{Direction, Job},
+    place::{PIECE, Place},
     pool::{self, Running},
 };
 use crate::{call, calls, capture, copy, error, memory};
 use std::{
-    sync::Arc,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use vgpu_spec::wire::lane::function_id;

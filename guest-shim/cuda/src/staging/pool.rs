@@ -194,7 +194,10 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::job::{Direction, PIECE, Place},
+        super::{
+            job::Direction,
+            place::{PIECE, Place},
+        },
         *,
     };
 
