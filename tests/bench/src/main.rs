@@ -47,7 +47,7 @@ enum Do {
         /// The folder of the shim. Default: the first of LD_LIBRARY_PATH.
         #[arg(long)]
         virtual_path: Option<PathBuf>,
-        /// Writes the table as JSON too.
+        /// Writes the table as JSON too, after each round.
         #[arg(long)]
         json: Option<PathBuf>,
         /// Draws the ratios as SVG.
@@ -87,13 +87,13 @@ fn carry_out(command: Do) -> Result<ExitCode, Error> {
             let virtual_path = virtual_path.or_else(shim_folder).ok_or_else(|| {
                 Error::Child("there is no shim: run it with with-vgpu, or name --virtual-path".into())
             })?;
-            let results =
-                run::run(&Plan { only, quick, rounds, native: !no_native, native_path, virtual_path })?;
+            let plan = Plan { only, quick, rounds, native: !no_native, native_path, virtual_path };
+            let results = run::run(&plan, |results| {
+                let Some(file) = &json else { return Ok(()) };
+                let text = format!("{:#}\n", report::json(results));
+                std::fs::write(file, text).map_err(io(format!("writing {}", file.display())))
+            })?;
             print!("{}", report::table(&results));
-            if let Some(file) = json {
-                let text = format!("{:#}\n", report::json(&results));
-                std::fs::write(&file, text).map_err(io(format!("writing {}", file.display())))?;
-            }
             if let Some(file) = plot {
                 plot::draw(&results, &file)?;
             }

@@ -64,11 +64,12 @@ const ENOUGH: Duration = Duration::from_millis(300);
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Carries out the plan. The processor's speed changes by a quarter within seconds, so in each round a process of either side lives, and
-/// they take turns with each operation: one waits for its next, without using anything, while the other works.
+/// they take turns with each operation: one waits for its next, without using anything, while the other works. `keep` gets the results after
+/// each round: a run that is cut off has those.
 ///
 /// # Errors
-/// A measuring process that cannot be started. What fails within one is in the results.
-pub fn run(plan: &Plan) -> Result<Results, Error> {
+/// A measuring process that cannot be started, and what `keep` says. What fails within a process is in the results.
+pub fn run(plan: &Plan, keep: impl Fn(&Results) -> Result<(), Error>) -> Result<Results, Error> {
     let chosen = operations::all().into_iter().filter(|operation| plan.has(operation));
     let mut results: Results = chosen.map(|operation| (operation, Values::default())).collect();
     for round in 0..plan.rounds {
@@ -79,8 +80,10 @@ pub fn run(plan: &Plan) -> Result<Results, Error> {
         let sides: Vec<Side> =
             order.into_iter().filter(|&side| plan.native || side == Side::Virtual).collect();
         one_round(plan, &sides, &mut results)?;
+        keep(&results)?;
     }
     count(plan, &mut results)?;
+    keep(&results)?;
     Ok(results)
 }
 
