@@ -3,6 +3,7 @@
 use crate::error::{Error, io};
 use crate::measure::Line;
 use crate::operations::{self, Measure, Operation};
+use crate::report::Spread;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -97,7 +98,7 @@ fn one_round(plan: &Plan, sides: &[Side], results: &mut Results) -> Result<(), E
         for (operation, values) in results.iter_mut().filter(|(operation, _)| is_cold(operation)) {
             values.take(side, &[process.ask(&operation.name)]);
         }
-        // Its answer is that of what is asked next.
+        // Why there is no context, what is asked next says too.
         let _ = process.ask("");
         processes.push(process);
     }
@@ -152,13 +153,11 @@ impl Plan {
 impl Values {
     /// One round's answers.
     fn take(&mut self, side: Side, answers: &[Result<f64, String>]) {
-        let mut values: Vec<f64> =
-            answers.iter().filter_map(|answer| answer.as_ref().ok().copied()).collect();
-        values.sort_by(f64::total_cmp);
-        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
-            self.errors.insert(side, error.clone());
-        } else if let Some(&median) = values.get(values.len() / 2) {
-            self.values.entry(side).or_default().push(median);
+        match answers.iter().cloned().collect::<Result<Vec<f64>, String>>() {
+            Err(error) => drop(self.errors.insert(side, error)),
+            Ok(values) => {
+                self.values.entry(side).or_default().extend(Spread::of(&values).map(|spread| spread.median));
+            }
         }
     }
 }
@@ -212,7 +211,7 @@ fn count(plan: &Plan, results: &mut Results) -> Result<(), Error> {
     let base = counted(&alone(&plan, None)?);
     for (operation, values) in results {
         let output = alone(&plan, Some(&operation.name))?;
-        let calls = lines(&output.stdout).get(&operation.name).map_or(0, |line| line.calls);
+        let calls = serde_json::from_slice::<Line>(&output.stdout).map_or(0, |line| line.calls);
         values.counts = match (counted(&output), base) {
             (Some(all), Some(base)) => Some(Counts {
                 calls,
@@ -240,12 +239,6 @@ fn alone(plan: &Plan, name: Option<&str>) -> Result<Output, Error> {
         let _ = writeln!(names, "{name}");
     }
     child.wait_with_output().map_err(io("waiting for a measuring process"))
-}
-
-fn lines(output: &[u8]) -> BTreeMap<String, Line> {
-    let text = String::from_utf8_lossy(output);
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines.map(|line| (line.name.clone(), line)).collect()
 }
 
 fn counted(output: &Output) -> Option<Counts> {

@@ -303,6 +303,7 @@ impl Thread {
         if !fits {
             return false;
         }
+        self.comes(function);
         let held = self.batch.launches.len();
         self.batch.holds = true;
         // A launch has no results, and what is wrong with one is said when it is executed by itself.

@@ -39,7 +39,7 @@ fn halves(shared: Result<Token, ShareError>) -> Result<Halves, CudaError> {
 pub fn vgpuShareMemory(t: &mut Thread, address: u64) -> Result<Halves, CudaError> {
     let get = t.driver.cuIpcGetMemHandle.ok_or(NOT_SUPPORTED)?;
     let mut handle = Blob1::default();
-    t.spare.is_shared();
+    t.spare.share();
     // SAFETY: a place for the handle; the driver looks the address up.
     check(unsafe { get(&raw mut handle, address) })?;
     halves(t.client.broker.share_handle(share_kind::MEMORY, handle.0))

@@ -21,7 +21,7 @@ use std::{
 use vgpu_spec::handle::{self, Kind};
 
 /// Streams with numbers of their own: the default one, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD.
-const SPECIAL_STREAMS: u64 = 2;
+pub const SPECIAL_STREAMS: u64 = 2;
 
 /// A client's state in its worker.
 pub struct Session {

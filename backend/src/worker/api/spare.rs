@@ -35,7 +35,7 @@ pub struct Spare {
 
 impl Spare {
     /// Another process gets memory of the client: from now on each free is carried out at once.
-    pub fn is_shared(&mut self) {
+    pub fn share(&mut self) {
         self.shared = true;
     }
 }
@@ -99,6 +99,6 @@ fn renew(driver: &Driver, block: Block) -> Option<()> {
     let (wait, clear) = (driver.cuCtxSynchronize?, driver.cuMemsetD8_v2?);
     let bytes = usize::try_from(block.bytes).ok()?;
     // SAFETY: memory of this client, that long, which the program has freed.
-    let status = unsafe { [wait(), clear(block.address, 0, bytes), wait()] };
-    status.into_iter().all(|status| check(status).is_ok()).then_some(())
+    unsafe { check(wait()).and_then(|()| check(clear(block.address, 0, bytes))).and_then(|()| check(wait())) }
+        .ok()
 }

@@ -109,6 +109,13 @@ impl Thread {
 }
 
 impl Thread {
+    /// A call of `function` is about to be executed or held: ends what holds only until then.
+    #[inline]
+    pub fn comes(&mut self, function: u32) {
+        self.free_before(function);
+        self.disturbs(function);
+    }
+
     fn attempt(&mut self, message: &Message<'_>, reply: &mut Vec<u8>) -> Outcome {
         let outcome = self.enter(message.context).and_then(|()| {
             dispatch::dispatch(self, message.function, Reader::new(message.args), &mut Results(reply))
@@ -154,8 +161,7 @@ impl Thread {
 
 impl Executor for Thread {
     fn execute(&mut self, message: &Message<'_>, wants_reply: bool, reply: &mut Vec<u8>) -> u32 {
-        self.free_before(message.function);
-        self.disturbs(message.function);
+        self.comes(message.function);
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
         let waits = dispatch::waits(message.function);
@@ -191,8 +197,6 @@ impl Executor for Thread {
     }
 
     fn hold(&mut self, message: &Message<'_>) -> bool {
-        self.free_before(message.function);
-        self.disturbs(message.function);
         self.hold_launch(message.function, (message.thread, message.context), message.args)
     }
 

@@ -15,6 +15,7 @@
 use super::{
     driver::Driver,
     error::{NOT_SUPPORTED, Outcome, check},
+    session::SPECIAL_STREAMS,
     thread::Thread,
 };
 use std::{
@@ -38,8 +39,6 @@ const ALONE: Duration = Duration::from_micros(50);
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 256;
 
-/// Up to here streams are the default ones, each of which has several names.
-const LAST_DEFAULT: u64 = 2;
 /// Calls that give work to no stream but the one that they name, which says so.
 const UNDISTURBING: [u32; 4] = [
     function_id("cuStreamSynchronize"),
@@ -202,7 +201,8 @@ impl Thread {
         if self.waits.launched == Launched::In(stream) {
             self.waits.launched = Launched::Nowhere;
         }
-        self.waits.at_rest = (stream > LAST_DEFAULT).then_some(stream);
+        // A default one has several names.
+        self.waits.at_rest = (stream > SPECIAL_STREAMS).then_some(stream);
         Ok(())
     }
 

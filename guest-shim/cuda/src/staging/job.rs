@@ -53,9 +53,9 @@ impl Job {
                 left.store(self.place.chunk_len(chunk), Ordering::Relaxed);
             }
         }
-        let bytes = self.place.len.min(self.place.offset(chunks));
+        let end = self.place.offset(chunks);
         // The pool's sleepers look at it after they have said that they sleep.
-        self.open.store(bytes.div_ceil(PIECE), Ordering::SeqCst);
+        self.open.store(end.div_ceil(PIECE), Ordering::SeqCst);
     }
 
     /// Whether all of an open chunk is copied.

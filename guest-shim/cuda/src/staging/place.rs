@@ -46,7 +46,6 @@ impl Place {
             |begin: &[usize; PARTS], part: usize| begin.get(part).map_or(self.block, |q| q * self.block / 4);
         let offset = match chunk {
             _ if more == 0 => chunk * self.block,
-            0 => 0,
             _ if chunk <= more => parts(&FIRST, chunk),
             _ if chunk <= last + more => (chunk - more) * self.block,
             _ if last > 0 => last * self.block + parts(&LAST, chunk - last - more),
