@@ -110,22 +110,30 @@ class Llama:
         code = self.decode(self.context, self.one(room, len(tokens)))
         assert code == 0, f"llama_decode returned {code}"
 
-    def generate(self, prompt, count):
-        """The tokens, a hash of the prompt's last logits, and seconds for the prompt and for the rest."""
+    def read(self, prompt):
+        """Has the model read a prompt, with nothing before it, and waits for that."""
         self.clear(self.memory(self.context), True)
-        start = time.monotonic()
         self.feed(prompt)
         self.wait(self.context)
-        prompt_seconds = time.monotonic() - start
-        logits = digest(ctypes.string_at(self.logits(self.context, -1), self.words * 4))
+
+    def write(self, count):
+        """Has the model go on by so many tokens, and waits for that; the tokens."""
         result = []
-        start = time.monotonic()
         for _ in range(count):
             token = self.sample(self.sampler, self.context, -1)
             result.append(token)
             self.feed([token])
         self.wait(self.context)
-        return result, logits, prompt_seconds, time.monotonic() - start
+        return result
+
+    def generate(self, prompt, count):
+        """The tokens, a hash of the prompt's last logits, and seconds for the prompt and for the rest."""
+        start = time.monotonic()
+        self.read(prompt)
+        prompt_seconds = time.monotonic() - start
+        logits = digest(ctypes.string_at(self.logits(self.context, -1), self.words * 4))
+        start = time.monotonic()
+        return self.write(count), logits, prompt_seconds, time.monotonic() - start
 
 
 llama = None

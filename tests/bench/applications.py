@@ -2,14 +2,16 @@
 """Times applications natively and through the virtual GPU, in turns: the part of vgpu-bench that is not driver calls alone.
 
 usage: with-vgpu applications.py [--rounds N] [--only PART] [--json FILE] [--python FILE]
-       applications.py measure PART         one process's values, a line of JSON each; begins each turn when it gets a line
-PART is pytorch or llama. The processor's speed changes by a quarter within seconds, so in each round a native and a virtual process live side
-by side and work in turns of a fraction of a second: one waits, without using anything, while the other works. The values of one process are
-medians; the table has the median of the rounds with the least and the greatest.
+       applications.py measure PART CPU     one process's values, a line of JSON for each workload; begins each turn when it gets a line
+PART is pytorch or llama. The processors' speed changes by a half within seconds, and one is not as fast as another. So in each round a native
+and a virtual process live side by side and work in turns of some 50 ms: one waits, without using anything, while the other works. The thread
+that measures uses the same CPU on both sides, another one in each round. A round's ratio is the median of the ratios of two turns side by
+side, and the table has the median of the rounds with the least and the greatest.
 Every workload checks its result: both sides must have computed the same.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -22,7 +24,9 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 PARTS = ["pytorch", "llama"]
 # How often a process measures each workload.
-TURNS = 5
+TURNS = 15
+# Tokens that llama.cpp writes in a turn, and turns for an answer.
+TOKENS, PARTS_OF_ANSWER = 16, 4
 YIELDED = "turn\n"
 # name: (unit, goal as virtual / native). A time is to be small, a rate great.
 # Without a goal: what the processor gives a process that uses no GPU. Where it differs between the sides, so do the eager ones.
@@ -40,8 +44,24 @@ GOALS = {
 }
 
 
-def emit(name, value, result):
-    print(json.dumps({"name": name, "value": value, "result": result}), flush=True)
+# The CPU of the thread that measures.
+CPU = None
+
+
+def emit(name, values, result):
+    """A workload's values, one for each turn, and what it computed."""
+    print(json.dumps({"name": name, "values": values, "result": result}), flush=True)
+
+
+@contextlib.contextmanager
+def on_its_cpu():
+    """This thread alone: others, and those that begin outside of this, go where they like."""
+    anywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {CPU})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, anywhere)
 
 
 # PyTorch
@@ -109,23 +129,24 @@ def seconds(work, count):
     import torch
 
     times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        work()
+    with on_its_cpu():
+        work()  # brings the caches back
         torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        for _ in range(count):
+            start = time.perf_counter()
+            work()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def alone():
-    """The least time of a loop that calls nothing: how fast the processor is at the moment."""
-    times = []
-    for _ in range(10):
+    """The time of a loop that calls nothing: how fast the processor is at the moment."""
+    with on_its_cpu():
         start = time.perf_counter()
         for _ in range(100_000):
             pass
-        times.append(time.perf_counter() - start)
-    return min(times)
+        return time.perf_counter() - start
 
 
 def graphed(work):
@@ -149,22 +170,18 @@ def pytorch():
 
     torch.manual_seed(1)
     torch.backends.cudnn.deterministic = True
-    speeds = []
 
     def timed(name, work, count, result):
         times = []
         for _ in range(TURNS):
             yield
-            work()  # brings the caches back
-            torch.cuda.synchronize()
-            times.append(seconds(work, count))
-        emit(name, statistics.median(times) * 1e3, float(result.float().abs().sum()))
+            times.append(seconds(work, count) * 1e3)
+        emit(name, times, float(result.float().abs().sum()))
 
     def both(name, work, count, graph=None):
         for _ in range(5):
             result = work()
         yield from timed(f"{name}, eager", work, count, result)
-        speeds.append(alone())
         if graph:
             replay, result = graphed(work)
             replay()
@@ -173,14 +190,18 @@ def pytorch():
     with torch.inference_mode():
         model = resnet([3, 4, 6, 3], 4).cuda().half().eval()
         picture = torch.randn(64, 3, 224, 224).cuda().half()
-        yield from both("ResNet-50 batch 1", lambda: model(picture[:1]), 30, graph=True)
-        yield from both("ResNet-50 batch 64", lambda: model(picture), 10)
+        yield from both("ResNet-50 batch 1", lambda: model(picture[:1]), 8, graph=True)
+        yield from both("ResNet-50 batch 64", lambda: model(picture), 5)
         del model
         layers = decoder().cuda().half().eval()
         token = torch.randn(1, 1, 1024).cuda().half()
-        yield from both("decoder, one token", lambda: layers(token), 30, graph=True)
+        yield from both("decoder, one token", lambda: layers(token), 8, graph=True)
         del layers
-    emit("Python alone, 1e5 steps", statistics.median(speeds) * 1e3, None)
+    speeds = []
+    for _ in range(TURNS):
+        yield
+        speeds.append(alone() * 1e3)
+    emit("Python alone, 1e5 steps", speeds, None)
     yield from training(timed)
 
 
@@ -205,7 +226,7 @@ def training(timed):
     first = step().detach()
     for _ in range(5):
         step()
-    yield from timed("training step, batch 32", step, 10, first)
+    yield from timed("training step, batch 32", step, 5, first)
 
 
 # llama.cpp
@@ -216,18 +237,40 @@ def llama():
 
     model = Llama()
     long = (model.tokens("The quick brown fox jumps over the lazy dog. " * 80))[:512]
-    rates = {name: [] for name in ("decode", "512", "5")}
-    for turn in range(1 + 3 * TURNS):
+
+    def timed(work, *arguments):
+        start = time.perf_counter()
+        result = work(*arguments)
+        return time.perf_counter() - start, result
+
+    def answer(rates):
         yield
-        result, _, prompt, rest = model.generate(long, 64)
-        short, _, five, _ = model.generate(long[:5], 1)
-        if turn:  # the first one loads kernels
-            rates["decode"].append(64 / rest)
-            rates["512"].append(len(long) / prompt)
-            rates["5"].append(5 / five)
-    emit("llama.cpp decode", statistics.median(rates["decode"]), str(result))
-    emit("llama.cpp prompt of 512 tokens", statistics.median(rates["512"]), str(result))
-    emit("llama.cpp prompt of 5 tokens", statistics.median(rates["5"]), str(short))
+        with on_its_cpu():
+            seconds, _ = timed(model.read, long)
+        rates["512"].append(len(long) / seconds)
+        tokens, count, total = [], 0, 0
+        for part in range(PARTS_OF_ANSWER):
+            yield
+            with on_its_cpu():
+                # The first one brings the caches back. The first of an answer is not like the others, and counts.
+                unmeasured = 1 if part else 0
+                tokens += model.write(unmeasured)
+                seconds, more = timed(model.write, TOKENS - unmeasured)
+            tokens, count, total = tokens + more, count + len(more), total + seconds
+        rates["decode"].append(count / total)
+        with on_its_cpu():
+            seconds, _ = timed(model.read, long[:5])
+            tokens += model.write(1)
+        rates["5"].append(5 / seconds)
+        return tokens
+
+    model.generate(long, TOKENS)  # loads kernels
+    model.generate(long[:5], 1)
+    rates = {"decode": [], "512": [], "5": []}
+    for _ in range(TURNS):
+        tokens = yield from answer(rates)
+    for name, what in (("decode", "decode"), ("512", "prompt of 512 tokens"), ("5", "prompt of 5 tokens")):
+        emit(f"llama.cpp {what}", rates[name], str(tokens))
 
 
 # The table
@@ -235,7 +278,7 @@ def llama():
 class Process:
     """One measuring process."""
 
-    def __init__(self, part, python, virtual):
+    def __init__(self, part, python, virtual, cpu):
         environment = dict(os.environ)
         if not virtual:
             # with-vgpu put the shim's folder first.
@@ -244,8 +287,8 @@ class Process:
             environment.pop("VGPU_AGENT_SOCKET", None)
         self.lines, self.failure, self.offered = [], None, False
         self.stderr = tempfile.TemporaryFile("w+")
-        self.child = subprocess.Popen([python, os.path.abspath(__file__), "measure", part], env=environment, stdin=subprocess.PIPE,
-                                      stdout=subprocess.PIPE, stderr=self.stderr, text=True)
+        command = [python, os.path.abspath(__file__), "measure", part, str(cpu)]
+        self.child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
         self.hang = threading.Timer(300, self.child.kill)
         self.hang.start()
 
@@ -272,46 +315,62 @@ class Process:
         return False
 
 
-def measure(part):
+def measure(part, cpu):
+    global CPU
+    CPU = int(cpu)
     for _ in {"pytorch": pytorch, "llama": llama}[part]():
         print(YIELDED, end="", flush=True)
         sys.stdin.readline()
 
 
 def run(options):
-    values, results, failures = {}, {}, []
+    """What the processes printed: for each round {side: {workload: line}}; and what failed."""
+    rounds, failures = [], []
+    cpus = sorted(os.sched_getaffinity(0))
     for round_ in range(options.rounds):
         for part in options.only or PARTS:
             print(f"round {round_ + 1} of {options.rounds}: {part}", file=sys.stderr, flush=True)
             # Who is first changes, so that what wears off or warms up meets both.
             order = ("native", "virtual") if round_ % 2 == 0 else ("virtual", "native")
-            processes = {side: Process(part, options.python, side == "virtual") for side in order}
+            cpu = cpus[round_ % len(cpus)]
+            processes = {side: Process(part, options.python, side == "virtual", cpu) for side in order}
             going = list(order)
             while going:
                 going = [side for side in going if processes[side].turn()]
-            for side, process in processes.items():
-                if process.failure:
-                    failures.append(f"{part}, {side}: {process.failure}")
-                for line in process.lines:
-                    values.setdefault(line["name"], {}).setdefault(side, []).append(line["value"])
-                    results.setdefault(line["name"], {}).setdefault(side, set()).add(str(line["result"]))
-    return values, results, failures
+            failures += [f"{part}, {side}: {process.failure}" for side, process in processes.items() if process.failure]
+            rounds.append({side: {line["name"]: line for line in process.lines} for side, process in processes.items()})
+            if options.json:
+                keep(options.json, rounds, failures)
+    return rounds, failures
 
 
-def row(name, values, results):
+def rows(rounds):
+    return [row(name, rounds) for name in GOALS if any(name in lines for sides in rounds for lines in sides.values())]
+
+
+def row(name, rounds):
     unit, goal = GOALS[name]
-    native, virtual = ([*values.get(side, [])] for side in ("native", "virtual"))
-    out = {"name": name, "unit": unit, "goal": goal, "native": native, "virtual": virtual}
-    if native and virtual:
-        out["ratio"] = statistics.median(virtual) / statistics.median(native)
+    lines = {side: [sides[side][name] for sides in rounds if name in sides[side]] for side in ("native", "virtual")}
+    out = {"name": name, "unit": unit, "goal": goal}
+    for side, values in lines.items():
+        out[side] = [statistics.median(line["values"]) for line in values]
+    both = [(sides["native"][name], sides["virtual"][name]) for sides in rounds if all(name in sides[side] for side in lines)]
+    if both:
+        out["ratios"] = [statistics.median(v / n for n, v in zip(native["values"], virtual["values"])) for native, virtual in both]
+        out["ratio"] = statistics.median(out["ratios"])
         if goal is not None:
             out["met"] = out["ratio"] <= goal if unit == "ms" else out["ratio"] >= goal
-        out["equal"] = results["native"] == results["virtual"]
+        out["equal"] = len({str(line["result"]) for pair in both for line in pair}) == 1
     return out
 
 
-def show(side):
-    return f"{statistics.median(side):.3f} ({min(side):.3f} – {max(side):.3f})" if side else "-"
+def keep(path, rounds, failures):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"applications": rows(rounds), "failures": failures}, file, indent=2)
+
+
+def show(values, digits=3):
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} – {max(values):.{digits}f})" if values else "-"
 
 
 def main():
@@ -321,24 +380,20 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
-    values, results, failures = run(options)
-    rows = [row(name, values[name], results[name]) for name in GOALS if name in values]
-    print(f"{'application':<34}{'unit':>10}{'native':>32}{'virtual':>32}{'ratio':>8}{'goal':>8}")
-    for r in rows:
+    rounds, failures = run(options)
+    print(f"{'application':<34}{'unit':>10}{'native':>32}{'virtual':>32}{'ratio':>24}{'goal':>8}")
+    for r in rows(rounds):
         goal = f"{'≤' if r['unit'] == 'ms' else '≥'} {r['goal']:.2f}" if r["goal"] else ""
         verdict = {True: "met", False: "MISSED", None: ""}[r.get("met")] + ("" if r.get("equal", True) else ", RESULTS DIFFER")
-        ratio = f"{r['ratio']:.3f}" if "ratio" in r else "-"
-        print(f"{r['name']:<34}{r['unit']:>10}{show(r['native']):>32}{show(r['virtual']):>32}{ratio:>8}{goal:>8}  {verdict}")
+        sides = f"{show(r['native']):>32}{show(r['virtual']):>32}"
+        print(f"{r['name']:<34}{r['unit']:>10}{sides}{show(r.get('ratios')):>24}{goal:>8}  {verdict}")
     for failure in failures:
         print(failure)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"applications": rows, "failures": failures}, file, indent=2)
-    return 1 if failures or not all(r.get("equal", False) for r in rows) else 0
+    return 1 if failures or not all(r.get("equal", False) for r in rows(rounds)) else 0
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
-        measure(sys.argv[2])
+        measure(*sys.argv[2:4])
     else:
         sys.exit(main())
