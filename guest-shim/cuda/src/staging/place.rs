@@ -3,13 +3,11 @@
 
 /// Bytes of a piece: few enough that all threads have work in a short copy, many enough that taking one costs nothing.
 pub const PIECE: usize = 128 << 10;
-/// Of blocks of so many bytes the first one and the last are divided, into chunks of a quarter, a quarter and a half, and of a half, a quarter
-/// and a quarter: the device has something to do sooner, and less to do once the processors are at the end.
+/// Of blocks of so many bytes the first one is divided, into chunks of a quarter, a quarter and a half: the device has something to do sooner.
+/// Not the last one, for the device is behind then, and each chunk costs it some microseconds.
 const DIVIDED: usize = 16 * PIECE;
-/// Quarters after which the parts of the first block begin, and of the last.
-const FIRST: [usize; PARTS] = [0, 1, 2];
-const LAST: [usize; PARTS] = [0, 2, 3];
-const PARTS: usize = 3;
+/// Quarters after which the parts of the first block begin.
+const PARTS: [usize; 3] = [0, 1, 2];
 
 /// Where the bytes are.
 #[derive(Debug, Clone, Copy)]
@@ -17,21 +15,17 @@ pub struct Place {
     /// The program's memory: address and length, which is not 0.
     pub program: usize,
     pub len: usize,
-    /// The ring: address, bytes of a block (a multiple of [`PIECE`]), blocks. A block is a chunk, but for long ones at begin and end.
+    /// The ring: address, bytes of a block (a multiple of [`PIECE`]), blocks. A block is a chunk, but for a first one that is
+    /// divided.
     pub ring: usize,
     pub block: usize,
     pub blocks: usize,
 }
 
 impl Place {
-    /// Chunks beyond one in a block that is divided.
+    /// Chunks beyond one in the first block.
     fn more(&self) -> usize {
-        if self.block.is_multiple_of(DIVIDED) { PARTS - 1 } else { 0 }
-    }
-
-    /// The block with the last byte.
-    fn last_block(&self) -> usize {
-        (self.len - 1) / self.block
+        if self.block.is_multiple_of(DIVIDED) { PARTS.len() - 1 } else { 0 }
     }
 
     /// Chunks of the copy.
@@ -41,29 +35,22 @@ impl Place {
 
     /// Where a chunk begins in the program's memory, or the copy ends.
     pub fn offset(&self, chunk: usize) -> usize {
-        let (last, more) = (self.last_block(), self.more());
-        let parts =
-            |begin: &[usize; PARTS], part: usize| begin.get(part).map_or(self.block, |q| q * self.block / 4);
-        let offset = match chunk {
-            _ if more == 0 => chunk * self.block,
-            _ if chunk <= more => parts(&FIRST, chunk),
-            _ if chunk <= last + more => (chunk - more) * self.block,
-            _ if last > 0 => last * self.block + parts(&LAST, chunk - last - more),
-            _ => self.len,
+        let more = self.more();
+        let offset = match PARTS.get(chunk) {
+            Some(quarter) if more > 0 => quarter * self.block / 4,
+            _ => (chunk - more) * self.block,
         };
         offset.min(self.len)
     }
 
     /// The chunk of the byte at `offset`.
     pub fn chunk_of(&self, offset: usize) -> usize {
-        let (block, quarter) = (offset / self.block, offset % self.block * 4 / self.block);
-        let more = self.more();
-        let part = |begin: &[usize; PARTS]| begin.iter().rposition(|&q| q <= quarter).unwrap_or(0).min(more);
-        match block {
-            0 => part(&FIRST),
-            _ if block == self.last_block() => block + more + part(&LAST),
-            _ => block + more,
+        let (block, more) = (offset / self.block, self.more());
+        if block > 0 || more == 0 {
+            return block + more;
         }
+        let quarter = offset * 4 / self.block;
+        PARTS.iter().rposition(|&begin| begin <= quarter).unwrap_or(0)
     }
 
     /// Bytes of a chunk.
@@ -73,7 +60,7 @@ impl Place {
 
     /// Chunks that are in the ring at most.
     pub fn in_ring(&self) -> usize {
-        self.blocks + 2 * self.more()
+        self.blocks + self.more()
     }
 
     /// Which of [`Place::in_ring`] a chunk is.
