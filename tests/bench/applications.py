@@ -5,8 +5,8 @@ usage: with-vgpu applications.py [--rounds N] [--only PART] [--json FILE] [--pyt
        applications.py measure PART CPU     one process's values, a line of JSON for each workload; begins each turn when it gets a line
 PART is pytorch or llama. The processors' speed changes by a half within seconds, and one is not as fast as another. So in each round a native
 and a virtual process live side by side and work in turns of some 50 ms: one waits, without using anything, while the other works. The thread
-that measures uses the same CPU on both sides, another one in each round. A round's ratio is the median of the ratios of two turns side by
-side, and the table has the median of the rounds with the least and the greatest.
+that measures uses the same CPU on both sides, another one in each round. The table has the medians of the rounds, their ratio, and the ratios
+of two turns side by side: a round's is their median, and shown is the rounds' median with the least and the greatest.
 Every workload checks its result: both sides must have computed the same.
 """
 
@@ -357,7 +357,7 @@ def row(name, rounds):
     both = [(sides["native"][name], sides["virtual"][name]) for sides in rounds if all(name in sides[side] for side in lines)]
     if both:
         out["ratios"] = [statistics.median(v / n for n, v in zip(native["values"], virtual["values"])) for native, virtual in both]
-        out["ratio"] = statistics.median(out["ratios"])
+        out["ratio"] = statistics.median(out["virtual"]) / statistics.median(out["native"])
         if goal is not None:
             out["met"] = out["ratio"] <= goal if unit == "ms" else out["ratio"] >= goal
         out["equal"] = len({str(line["result"]) for pair in both for line in pair}) == 1
@@ -369,8 +369,8 @@ def keep(path, rounds, failures):
         json.dump({"applications": rows(rounds), "failures": failures}, file, indent=2)
 
 
-def show(values, digits=3):
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} – {max(values):.{digits}f})" if values else "-"
+def show(values):
+    return f"{statistics.median(values):.3f} ({min(values):.3f} – {max(values):.3f})" if values else "-"
 
 
 def main():
@@ -381,12 +381,13 @@ def main():
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
     rounds, failures = run(options)
-    print(f"{'application':<34}{'unit':>10}{'native':>32}{'virtual':>32}{'ratio':>24}{'goal':>8}")
+    print(f"{'application':<34}{'unit':>10}{'native':>32}{'virtual':>32}{'ratio':>8}{'of turns side by side':>24}{'goal':>8}")
     for r in rows(rounds):
         goal = f"{'≤' if r['unit'] == 'ms' else '≥'} {r['goal']:.2f}" if r["goal"] else ""
         verdict = {True: "met", False: "MISSED", None: ""}[r.get("met")] + ("" if r.get("equal", True) else ", RESULTS DIFFER")
         sides = f"{show(r['native']):>32}{show(r['virtual']):>32}"
-        print(f"{r['name']:<34}{r['unit']:>10}{sides}{show(r.get('ratios')):>24}{goal:>8}  {verdict}")
+        ratio = f"{r['ratio']:.3f}" if "ratio" in r else "-"
+        print(f"{r['name']:<34}{r['unit']:>10}{sides}{ratio:>8}{show(r.get('ratios')):>24}{goal:>8}  {verdict}")
     for failure in failures:
         print(failure)
     return 1 if failures or not all(r.get("equal", False) for r in rows(rounds)) else 0

@@ -1,7 +1,7 @@
 //! The table, as text and as JSON.
 
 use crate::operations::{Goal, Operation, Unit};
-use crate::run::{Results, Side, Values};
+use crate::run::{Pair, Results, Side, Values};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -34,32 +34,42 @@ pub struct Comparison<'a> {
     pub operation: &'a Operation,
     pub native: Option<Spread>,
     pub shared: Option<Spread>,
+    /// virtual / native and virtual - native of turns side by side: for what one processor does, the steadier measure.
+    pub pair_ratio: Option<Spread>,
+    pub pair_more: Option<Spread>,
 }
 
 impl<'a> Comparison<'a> {
     pub fn of(operation: &'a Operation, values: &Values) -> Self {
         let spread = |side| values.values.get(&side).and_then(|values| Spread::of(values));
-        Comparison { operation, native: spread(Side::Native), shared: spread(Side::Virtual) }
+        let pairs = |of: fn(&Pair) -> f64| Spread::of(&values.pairs.iter().map(of).collect::<Vec<_>>());
+        Comparison {
+            operation,
+            native: spread(Side::Native),
+            shared: spread(Side::Virtual),
+            pair_ratio: pairs(|pair| pair.ratio),
+            pair_more: pairs(|pair| pair.more),
+        }
     }
 
-    /// virtual / native.
+    /// virtual / native, of the medians.
     pub fn ratio(&self) -> Option<f64> {
         Some(self.shared?.median / self.native?.median)
     }
 
-    /// virtual - native.
+    /// virtual - native, of the medians.
     fn more(&self) -> Option<f64> {
         Some(self.shared?.median - self.native?.median)
     }
 
     /// Whether the goal is met; None without a goal or without both values.
     pub fn met(&self) -> Option<bool> {
-        let (native, shared) = (self.native?.median, self.shared?.median);
+        let (ratio, more) = (self.ratio()?, self.more()?);
         match (self.operation.goal, self.operation.unit) {
             (Goal::None, _) => None,
-            (Goal::More(nanoseconds), _) => Some(shared <= native + nanoseconds),
-            (Goal::Ratio(ratio), Unit::Nanoseconds) => Some(shared / native <= ratio),
-            (Goal::Ratio(ratio), _) => Some(shared / native >= ratio),
+            (Goal::More(nanoseconds), _) => Some(more <= nanoseconds),
+            (Goal::Ratio(goal), Unit::Nanoseconds) => Some(ratio <= goal),
+            (Goal::Ratio(goal), _) => Some(ratio >= goal),
         }
     }
 }
@@ -92,28 +102,35 @@ fn spread(spread: Option<Spread>, unit: Unit) -> String {
     format!("{} {name} ({} – {})", number(median), number(least), number(most))
 }
 
-/// The ratio, or the difference in µs where the goal is one.
-fn compared(c: &Comparison<'_>) -> String {
-    let text = match c.operation.goal {
-        Goal::More(_) => c.more().map(|more| format!("{:+.2}", more / 1e3)),
-        _ => c.ratio().map(|ratio| format!("{ratio:.3}")),
+/// The ratio, or the difference in µs where the goal is one: of the medians, and of turns side by side with the spread of the rounds.
+fn compared(c: &Comparison<'_>) -> (String, String) {
+    let show = |value: f64| match c.operation.goal {
+        Goal::More(_) => format!("{:+.2}", value / 1e3),
+        _ => format!("{value:.3}"),
     };
-    text.unwrap_or_else(|| "-".into())
+    let (medians, pairs) = match c.operation.goal {
+        Goal::More(_) => (c.more(), c.pair_more),
+        _ => (c.ratio(), c.pair_ratio),
+    };
+    let pairs = pairs.map(|s| format!("{} ({} – {})", show(s.median), show(s.least), show(s.most)));
+    (medians.map_or("-".into(), show), pairs.unwrap_or_else(|| "-".into()))
 }
 
 /// The table for people.
 pub fn table(results: &Results) -> String {
-    let mut out =
-        format!("{:<44}{:>30}{:>30}{:>8}{:>12}  {}\n", "operation", "native", "virtual", "ratio", "goal", "");
+    let mut out = format!(
+        "{:<44}{:>30}{:>30}{:>9}{:>26}{:>12}\n",
+        "operation", "native", "virtual", "ratio", "of turns side by side", "goal"
+    );
     for (operation, values) in results {
         let c = Comparison::of(operation, values);
+        let (medians, pairs) = compared(&c);
         let _ = writeln!(
             out,
-            "{:<44}{:>30}{:>30}{:>8}{:>12}  {}",
+            "{:<44}{:>30}{:>30}{medians:>9}{pairs:>26}{:>12}  {}",
             operation.name,
             spread(c.native, operation.unit),
             spread(c.shared, operation.unit),
-            compared(&c),
             goal(operation),
             c.met().map_or("", |met| if met { "met" } else { "MISSED" })
         );
@@ -155,7 +172,7 @@ pub fn json(results: &Results) -> Value {
             let errors: Vec<String> = values.errors.iter().map(|(side, e)| format!("{side:?}: {e}")).collect();
             json!({
                 "operation": operation.name, "unit": operation.unit, "native": side(c.native), "virtual": side(c.shared),
-                "ratio": c.ratio(), "goal": goal(operation), "met": c.met(), "traffic": values.counts, "errors": errors,
+                "ratio": c.ratio(), "pair_ratio": side(c.pair_ratio), "pair_difference": side(c.pair_more), "goal": goal(operation), "met": c.met(), "traffic": values.counts, "errors": errors,
             })
         })
         .collect();

@@ -45,13 +45,27 @@ pub struct Counts {
     pub bytes_copied: u64,
 }
 
+/// Two values of turns side by side, compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair {
+    /// virtual / native
+    pub ratio: f64,
+    /// virtual - native
+    pub more: f64,
+}
+
 /// An operation's values of both sides, one for each round, or why there is none.
 #[derive(Debug, Default)]
 pub struct Values {
     pub values: BTreeMap<Side, Vec<f64>>,
+    /// The medians of each round's pairs: the processor's speed is the same for both values of a pair, and another one in the next.
+    pub pairs: Vec<Pair>,
     pub errors: BTreeMap<Side, String>,
     pub counts: Option<Counts>,
 }
+
+/// What the processes of either side answered in their turns.
+type Answers = BTreeMap<Side, Vec<Result<f64, String>>>;
 
 /// Values by operation, in the order of the list.
 pub type Results = Vec<(operations::Operation, Values)>;
@@ -91,34 +105,43 @@ pub fn run(plan: &Plan, keep: impl Fn(&Results) -> Result<(), Error>) -> Result<
 fn one_round(plan: &Plan, sides: &[Side], results: &mut Results) -> Result<(), Error> {
     let is_cold = |operation: &Operation| matches!(operation.measure, Measure::Cold(_));
     let mut processes = Vec::new();
+    let mut cold = vec![Answers::new(); results.len()];
     for &side in sides {
         // What the process before has set going is over.
         plan.settle();
         let mut process = Process::start(plan, side)?;
-        for (operation, values) in results.iter_mut().filter(|(operation, _)| is_cold(operation)) {
-            values.take(side, &[process.ask(&operation.name)]);
+        for ((operation, _), cold) in results.iter().zip(&mut cold) {
+            if is_cold(operation) {
+                cold.insert(side, vec![process.ask(&operation.name)]);
+            }
         }
         // Why there is no context, what is asked next says too.
         let _ = process.ask("");
         processes.push(process);
     }
     plan.settle();
-    for (operation, values) in results.iter_mut().filter(|(operation, _)| !is_cold(operation)) {
-        let mut answers = vec![Vec::new(); sides.len()];
-        let start = Instant::now();
-        for turn in 0..if plan.quick { 1 } else { TURNS } {
-            if turn > 0 && start.elapsed() > ENOUGH {
-                break;
-            }
-            for (process, answers) in processes.iter_mut().zip(&mut answers) {
-                answers.push(process.ask(&operation.name));
-            }
+    for ((operation, values), mut answers) in results.iter_mut().zip(cold) {
+        if !is_cold(operation) {
+            answers = take_turns(plan, operation, sides, &mut processes);
         }
-        for (&side, answers) in sides.iter().zip(&answers) {
-            values.take(side, answers);
-        }
+        values.take(&answers);
     }
     Ok(())
+}
+
+/// Has the processes, one for each side, carry out an operation in turns.
+fn take_turns(plan: &Plan, operation: &Operation, sides: &[Side], processes: &mut [Process]) -> Answers {
+    let mut answers = Answers::new();
+    let start = Instant::now();
+    for turn in 0..if plan.quick { 1 } else { TURNS } {
+        if turn > 0 && start.elapsed() > ENOUGH {
+            break;
+        }
+        for (&side, process) in sides.iter().zip(&mut *processes) {
+            answers.entry(side).or_default().push(process.ask(&operation.name));
+        }
+    }
+    answers
 }
 
 impl Plan {
@@ -152,14 +175,29 @@ impl Plan {
 
 impl Values {
     /// One round's answers.
-    fn take(&mut self, side: Side, answers: &[Result<f64, String>]) {
-        match answers.iter().cloned().collect::<Result<Vec<f64>, String>>() {
-            Err(error) => drop(self.errors.insert(side, error)),
-            Ok(values) => {
-                self.values.entry(side).or_default().extend(Spread::of(&values).map(|spread| spread.median));
+    fn take(&mut self, answers: &Answers) {
+        let mut round = BTreeMap::new();
+        for (&side, answers) in answers {
+            match answers.iter().cloned().collect::<Result<Vec<f64>, String>>() {
+                Err(error) => drop(self.errors.insert(side, error)),
+                Ok(values) => {
+                    self.values.entry(side).or_default().extend(median(&values));
+                    round.insert(side, values);
+                }
             }
         }
+        if let (Some(native), Some(shared)) = (round.get(&Side::Native), round.get(&Side::Virtual)) {
+            let all = |compare: fn(f64, f64) -> f64| {
+                median(&native.iter().zip(shared).map(|(&n, &v)| compare(n, v)).collect::<Vec<_>>())
+            };
+            self.pairs
+                .extend(all(|n, v| v / n).zip(all(|n, v| v - n)).map(|(ratio, more)| Pair { ratio, more }));
+        }
     }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    Spread::of(values).map(|spread| spread.median)
 }
 
 /// A measuring process that takes its turns.
@@ -245,4 +283,35 @@ fn counted(output: &Output) -> Option<Counts> {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find_map(|line| line.strip_prefix("vgpu-stats "))?;
     serde_json::from_str(line).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_compared_with_those_beside_them() {
+        let answers = |values: [f64; 3]| values.map(Ok).to_vec();
+        let mut values = Values::default();
+        // The processor slows down from turn to turn.
+        let both =
+            [(Side::Native, answers([10.0, 20.0, 40.0])), (Side::Virtual, answers([11.0, 22.0, 60.0]))];
+        values.take(&both.into());
+        assert_eq!(
+            (values.values[&Side::Native].as_slice(), values.values[&Side::Virtual].as_slice()),
+            ([20.0].as_slice(), [22.0].as_slice())
+        );
+        assert!(values.pairs.len() == 1 && (values.pairs[0].ratio - 1.1).abs() < 1e-9);
+        assert!((values.pairs[0].more - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_round_with_an_error_compares_nothing() {
+        let mut values = Values::default();
+        let both = [(Side::Native, vec![Ok(1.0)]), (Side::Virtual, vec![Err("no".to_owned())])];
+        values.take(&both.into());
+        assert!(values.pairs.is_empty() && values.errors[&Side::Virtual] == "no");
+        values.take(&Answers::from([(Side::Virtual, vec![Ok(1.0)])]));
+        assert!(values.pairs.is_empty() && values.values[&Side::Virtual] == [1.0]);
+    }
 }
