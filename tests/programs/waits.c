@@ -121,6 +121,31 @@ static void inputs(CUfunction store)
     CHECK(cuStreamDestroy(in));
 }
 
+/* What was waited for is over, what follows in the stream is not: a question does not wait for that. */
+static void what_follows(CUfunction store, CUdeviceptr device, volatile unsigned *word)
+{
+    CUstream stream;
+    CUdeviceptr address;
+    void *place;
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CHECK(cuMemHostAlloc(&place, 4, CU_MEMHOSTALLOC_DEVICEMAP));
+    CHECK(cuMemHostGetDevicePointer(&address, place, 0));
+    volatile unsigned *flag = place;
+    *flag = 0;
+    for (unsigned i = 1; i <= 50; i++) {
+        void *params[] = {&device, &i};
+        launch(store, stream, params);
+        CHECK(cuStreamSynchronize(stream));
+        REQUIRE(*word == i);
+        CHECK(cuStreamWaitValue32(stream, address, i, CU_STREAM_WAIT_VALUE_EQ));
+        EXPECT(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
+        *flag = i;
+        CHECK(cuStreamSynchronize(stream));
+    }
+    CHECK(cuStreamDestroy(stream));
+    CHECK(cuMemFreeHost(place));
+}
+
 int main(void)
 {
     start();
@@ -141,6 +166,7 @@ int main(void)
         }
     }
     inputs(store);
+    what_follows(store, device, word);
     printf("PASS " PROGRAM " 900 waits, and 300 results\n");
     return 0;
 }

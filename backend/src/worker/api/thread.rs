@@ -165,8 +165,10 @@ impl Executor for Thread {
         self.modes.enter(self.driver, message.thread);
         self.calls(false);
         let waits = dispatch::waits(message.function);
-        if wants_reply && !waits {
-            self.settle_wait();
+        match (waits, wants_reply) {
+            (true, _) => {}
+            (false, true) => self.settle_wait(),
+            (false, false) => self.forget_unsettled(),
         }
         self.ends.begin(message.end.filter(|_| waits));
         let mut outcome = self.attempt(message, reply);
@@ -197,6 +199,7 @@ impl Executor for Thread {
     }
 
     fn hold(&mut self, message: &Message<'_>) -> bool {
+        self.forget_unsettled();
         self.hold_launch(message.function, (message.thread, message.context), message.args)
     }
 
@@ -213,6 +216,10 @@ impl Executor for Thread {
     }
 
     fn rest(&mut self) {
+        // The driver of one that is away does not come back before it is here again.
+        if self.client.account.is_away() {
+            return;
+        }
         self.settle_wait();
         self.free_now();
     }

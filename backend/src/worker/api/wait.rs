@@ -130,7 +130,7 @@ pub struct Waits {
     silent: Cell<bool>,
     /// The number written last.
     written: u32,
-    /// The stream that the word told of, if the driver has not waited for it since.
+    /// The stream that the word told of, if the driver has not waited for it since and nothing was issued.
     unsettled: Option<u64>,
     /// The stream for which the driver waited last, if since then only others were given copies.
     at_rest: Option<u64>,
@@ -213,6 +213,12 @@ impl Thread {
         }
     }
 
+    /// There may be more to do in the stream now than what was waited for.
+    #[inline]
+    pub fn forget_unsettled(&mut self) {
+        self.waits.unsettled = None;
+    }
+
     /// Has the driver see to what it was not asked to wait for.
     #[inline]
     pub fn settle_wait(&mut self) {
@@ -241,7 +247,7 @@ impl Thread {
 
     /// Whether a word behind what was issued last changes nothing for others, and there is nothing to do but to wait.
     fn may_add_word(&mut self) -> bool {
-        self.may_do_without() && self.has_device()
+        self.may_do_without() && self.is_current() && self.has_device()
     }
 
     /// Whether the driver's wait would do nothing but wait.
