@@ -60,9 +60,7 @@ impl Thread {
     pub fn free_at(&self, address: u64) -> Result<(), CudaError> {
         let free = self.driver.cuMemFree_v2.ok_or(NOT_SUPPORTED)?;
         // SAFETY: the driver looks the address up.
-        check(unsafe { free(address) })?;
-        self.freed_blocks(address);
-        Ok(())
+        self.free_blocks(address, || check(unsafe { free(address) }))
     }
 }
 
@@ -90,7 +88,10 @@ pub fn cuMemGetInfo_v2(
         return Ok((free, total));
     };
     if want_free {
-        t.settle_if_stale();
+        // A pool may have given back what nobody has asked about since.
+        if !t.session.turns.captures() {
+            t.settle();
+        }
     }
     let used = t.client.account.device(device).map_or(0, |d| d.used.load(Ordering::Acquire));
     Ok(of_vm(limit, used, free, total))

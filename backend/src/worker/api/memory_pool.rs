@@ -161,9 +161,7 @@ pub fn cuMemAllocFromPoolAsync(
 pub fn cuMemFreeAsync(t: &mut Thread, address: u64, stream: u64) -> Result<(), CudaError> {
     let free = t.driver.cuMemFreeAsync.ok_or(NOT_SUPPORTED)?;
     // SAFETY: the driver looks the address up; a live stream of this client.
-    check(unsafe { free(address, stream) })?;
-    t.freed_blocks(address);
-    Ok(())
+    t.free_blocks(address, || check(unsafe { free(address, stream) }))
 }
 
 pub fn cuMemPoolDestroy(t: &mut Thread, pool: u64) -> Result<(), CudaError> {

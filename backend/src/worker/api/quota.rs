@@ -7,7 +7,7 @@ use super::{
     thread::Thread,
 };
 use crate::ledger::Device;
-use crate::worker::quota::{BLOCK, Share, Thing};
+use crate::worker::quota::{Allocation, BLOCK, Share, Thing};
 use std::ffi::c_void;
 
 /// CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT and _USED_MEM_CURRENT.
@@ -100,16 +100,35 @@ impl Thread {
         Ok(address)
     }
 
-    /// After cuMemFree: memory that is not in blocks was a pool's or a graph's.
-    pub fn freed_blocks(&self, address: u64) {
-        match self.take_out_block(address) {
-            Some(share) => self.give_back(share),
-            None => self.session.quota.pools_change(),
+    /// Memory that `free` gives back to the driver; what is not in blocks was a pool's or a graph's. It is taken out before: once the driver
+    /// has it, another thread may get the same address.
+    pub fn free_blocks(
+        &self,
+        address: u64,
+        free: impl FnOnce() -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        let taken = self.session.quota.blocks().take_out(address);
+        match (free(), taken) {
+            (Ok(()), Some((share, _))) => self.give_back(share),
+            (Ok(()), None) => self.session.quota.pools_change(),
+            (Err(error), taken) => {
+                if let Some((share, allocation)) = taken {
+                    self.put_back(address, share, allocation);
+                }
+                return Err(error);
+            }
         }
+        Ok(())
     }
 
-    fn take_out_block(&self, address: u64) -> Option<Share> {
-        self.session.quota.blocks().remove(address)
+    /// Enters what was taken out and is still there. What it shares with others may have changed meanwhile.
+    fn put_back(&self, address: u64, share: Share, allocation: Allocation) {
+        let Allocation { len, device, context } = allocation;
+        let bytes = self.session.quota.blocks().insert(address, len, device, context);
+        match bytes.checked_sub(share.bytes) {
+            Some(more) => self.client.account.take_anyway(device, more),
+            None => self.give_back(Share { device, bytes: share.bytes - bytes }),
+        }
     }
 
     /// Memory of a pool: `make` allocates `bytes` in a stream, `free` undoes that. What a pool has in reserve is counted already.
@@ -206,7 +225,8 @@ impl Thread {
 
     /// As [`Self::settle`], where pools may have given something back.
     pub fn settle_if_stale(&self) {
-        if self.session.quota.is_stale() && !self.session.turns.captures() {
+        // In this order: what is not settled stays stale.
+        if !self.session.turns.captures() && self.session.quota.is_stale() {
             self.settle();
         }
     }

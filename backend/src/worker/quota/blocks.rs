@@ -11,11 +11,13 @@ type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 /// What the driver maps at a time.
 pub const BLOCK: u64 = 2 << 20;
 
-struct Allocation {
-    len: u64,
-    device: u32,
+/// Memory with an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocation {
+    pub len: u64,
+    pub device: u32,
     /// The driver's context with which it ends.
-    context: u64,
+    pub context: u64,
 }
 
 /// Live allocations.
@@ -58,7 +60,13 @@ impl Blocks {
 
     /// Takes out an allocation; what the driver gives back. `None` if there is none at this address.
     pub fn remove(&mut self, address: u64) -> Option<Share> {
-        let Allocation { len, device, .. } = self.allocations.remove(&address)?;
+        self.take_out(address).map(|(share, _)| share)
+    }
+
+    /// As [`Self::remove`], with what [`Self::insert`] needs to enter it again.
+    pub fn take_out(&mut self, address: u64) -> Option<(Share, Allocation)> {
+        let allocation = self.allocations.remove(&address)?;
+        let Allocation { len, device, .. } = allocation;
         let (mut bytes, edges) = parts(address, len);
         for edge in edges {
             if let Entry::Occupied(mut count) = self.shared.entry(edge) {
@@ -69,7 +77,7 @@ impl Blocks {
                 }
             }
         }
-        Some(Share { device, bytes })
+        Some((Share { device, bytes }, allocation))
     }
 
     /// Takes out all that ended with the driver's context.
@@ -85,6 +93,19 @@ mod tests {
     use super::*;
 
     const BASE: u64 = 0x7f00_0000_0000;
+
+    #[test]
+    fn what_was_taken_out_can_be_entered_again() {
+        let mut blocks = Blocks::default();
+        assert_eq!(blocks.insert(BASE, BLOCK + 512, 1, 7), 2 * BLOCK);
+        let (share, Allocation { len, device, context }) = blocks.take_out(BASE).unwrap();
+        assert_eq!((share.bytes, share.device, blocks.large(BASE)), (2 * BLOCK, 1, None));
+        // Meanwhile another thread got what lies beside it.
+        assert_eq!(blocks.insert(BASE + BLOCK + 512, 512, 1, 7), BLOCK);
+        assert_eq!(blocks.insert(BASE, len, device, context), BLOCK);
+        assert_eq!(blocks.large(BASE), Some((BLOCK + 512, 7)));
+        assert_eq!(blocks.remove(BASE).unwrap().bytes, BLOCK);
+    }
 
     #[test]
     fn small_allocations_share_a_block() {

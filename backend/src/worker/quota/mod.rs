@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use blocks::{BLOCK, Blocks};
+pub use blocks::{Allocation, BLOCK, Blocks};
 pub use physical::Physical;
 
 /// Memory of one device.
