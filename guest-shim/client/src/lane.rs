@@ -173,6 +173,11 @@ impl Lane {
         self.order.take_error()
     }
 
+    /// As [`crate::lanes::ThreadLane::own_errors`].
+    pub(crate) fn own_errors(&mut self, begins: bool) {
+        self.order.own_errors(begins);
+    }
+
     /// Reserves a message with space for `args_len` bytes of arguments and, for a call that waits, `reply_len` bytes of
     /// results. Blocks while the lane is full.
     #[inline]

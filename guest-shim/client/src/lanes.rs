@@ -369,7 +369,14 @@ impl ThreadLane<'_> {
     pub fn take_any_error(&mut self) -> Option<(u32, u32)> {
         let len = self.lanes.len.load(Ordering::Acquire);
         let slots = self.lanes.slots.iter().take(len).filter_map(|slot| slot.get());
-        self.lane.take_error().or_else(|| slots.into_iter().find_map(|slot| slot.order.take_error()))
+        self.lane
+            .take_error()
+            .or_else(|| slots.into_iter().find_map(|slot| slot.order.take_error_for_another()))
+    }
+
+    /// A call begins that takes the lane's errors itself, or ends: between, no other thread gets them.
+    pub fn own_errors(&mut self, begins: bool) {
+        self.lane.own_errors(begins);
     }
 
     /// As [`Lane::take_error`].

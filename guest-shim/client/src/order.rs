@@ -26,6 +26,8 @@ pub(crate) struct Order {
     queue: u16,
     /// Errors of asynchronous calls that were taken.
     seen_errors: AtomicU32,
+    /// In how many calls that look for the errors of their own messages its threads are.
+    own_errors: AtomicU32,
     page: Arc<Page>,
 }
 
@@ -42,7 +44,16 @@ struct Wide {
 impl Order {
     pub fn new(queue: u16, start: u16, page: Arc<Page>) -> Self {
         let seen_errors = AtomicU32::new(page.error_count().load(Ordering::Acquire));
-        Order { returned: AtomicU32::new(0), wide: Wide::default(), start, queue, seen_errors, page }
+        let own_errors = AtomicU32::new(0);
+        Order {
+            returned: AtomicU32::new(0),
+            wide: Wide::default(),
+            start,
+            queue,
+            seen_errors,
+            own_errors,
+            page,
+        }
     }
 
     /// The latest error of an asynchronous call on this lane that nobody took yet: CUresult and function id.
@@ -55,6 +66,20 @@ impl Order {
             return None;
         }
         Some((self.page.error().load(Ordering::Relaxed), self.page.error_function().load(Ordering::Relaxed)))
+    }
+
+    /// As [`Order::take_error`], for another thread.
+    pub fn take_error_for_another(&self) -> Option<(u32, u32)> {
+        if self.own_errors.load(Ordering::Acquire) > 0 { None } else { self.take_error() }
+    }
+
+    /// A call begins that takes the lane's errors itself, or ends.
+    pub fn own_errors(&self, begins: bool) {
+        if begins {
+            self.own_errors.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.own_errors.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// All of the lane's first `count` messages belong to calls that have returned, or return now. `launch`: the last one is a

@@ -102,6 +102,7 @@ fn post_and_wait(
     write: impl FnOnce(&mut Writer<'_>),
 ) -> error::Result {
     let context = if in_context { context::index() } else { 0 };
+    let _errors = own_errors();
     let sent = client::get()?.lanes.with(|lane| {
         let mut message = lane.begin(function, context, args_len, None)?;
         write(&mut message);
@@ -220,9 +221,33 @@ pub unsafe fn put<T>(place: *mut T, value: T) -> error::Result {
     Ok(())
 }
 
+/// While it lives, no other thread gets the errors of this thread's messages: they are those of the call that it is in.
+pub struct OwnErrors {
+    /// Without a lane there are no messages.
+    there: bool,
+}
+
+/// From now on.
+pub fn own_errors() -> OwnErrors {
+    OwnErrors { there: mark_own_errors(true) }
+}
+
+impl Drop for OwnErrors {
+    fn drop(&mut self) {
+        if self.there {
+            mark_own_errors(false);
+        }
+    }
+}
+
+fn mark_own_errors(begins: bool) -> bool {
+    client::get().is_ok_and(|client| client.lanes.with(|lane| lane.own_errors(begins)).is_ok())
+}
+
 /// Waits until this thread's messages are used, and returns the error of one that failed.
 pub fn settle() -> error::Result {
     let client = client::get()?;
+    let _errors = own_errors();
     let settled = client.lanes.with(|lane| {
         let issued = lane.lane().issued();
         lane.lane().wait(issued)?;

@@ -99,6 +99,7 @@ struct Pipeline {
     /// The driver may refuse: the first chunk is waited for, so that its error is the call's.
     careful: bool,
     since: Instant,
+    _errors: call::OwnErrors,
     // Last: freed when nothing uses it.
     ring: Block,
 }
@@ -139,6 +140,7 @@ impl Pipeline {
             copied: 0,
             careful: capture::may_refuse(stream) || !memory::known(device, n as u64),
             since: Instant::now(),
+            _errors: call::own_errors(),
             ring,
         })
     }
@@ -238,6 +240,8 @@ impl Pipeline {
     fn wait(&mut self) -> error::Result {
         let waited = self.since.elapsed();
         if self.done < self.posted && (waited > NAP || NO_WORDS.load(Ordering::Relaxed)) {
+            // What is known to have failed would be the wait's error; that no words are written is none.
+            failed()?;
             calls::cuStreamSynchronize(self.stream)?;
             failed()?;
             self.done = self.posted;
