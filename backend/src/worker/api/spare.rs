@@ -7,7 +7,8 @@
 //!
 //! Freeing waits for the device. Of several threads another one may have to go on meanwhile, so it is for programs with one.
 
-use super::{driver::Driver, error::check, thread::Thread};
+use super::{capture::relaxed, driver::Driver, error::check, thread::Thread};
+use std::sync::atomic::Ordering;
 use vgpu_spec::wire::lane::function_id;
 
 /// The call that may follow.
@@ -43,7 +44,9 @@ impl Spare {
 impl Thread {
     /// Lets the free of memory wait, if it may.
     pub fn free_later(&mut self, address: u64) -> bool {
-        if self.spare.shared || !self.client.lanes.is_single() || self.session.turns.captures() {
+        // What runs in green contexts (the streams differ then) is not waited for with the current one.
+        let apart = self.session.streams_differ.load(Ordering::Acquire);
+        if self.spare.shared || apart || !self.client.lanes.is_single() || self.session.turns.captures() {
             return false;
         }
         let Some((bytes, context)) = self.session.quota.blocks().large(address) else { return false };
@@ -72,8 +75,8 @@ impl Thread {
 
     #[cold]
     fn free_block(&self, block: Block) {
-        // It was valid. What may have failed since is the context, of which the next call tells.
-        if let Err(error) = self.free_at(block.address) {
+        // It was valid. What may have failed since is the context, of which the next call tells. A capture may begin in another thread.
+        if let Err(error) = relaxed(self.driver, || self.free_at(block.address)).and_then(|freed| freed) {
             tracing::debug!("freeing {:#x} failed with {}", block.address, error.0);
         }
     }
