@@ -79,8 +79,7 @@ class Llama:
         self.context = function(lib, "llama_init_from_model", POINTER, POINTER, Params)(self.model, parameters)
         if not self.context:
             raise RuntimeError("no context: " + "".join(self.log[-5:]))
-        chain = function(lib, "llama_sampler_init_greedy", POINTER)
-        self.sampler = chain()
+        self.sampler = function(lib, "llama_sampler_init_greedy", POINTER)()
         self.sample = function(lib, "llama_sampler_sample", ctypes.c_int32, POINTER, POINTER, ctypes.c_int32)
         self.decode = function(lib, "llama_decode", ctypes.c_int32, POINTER, Batch)
         self.one = function(lib, "llama_batch_get_one", Batch, POINTER, ctypes.c_int32)

@@ -3,11 +3,12 @@
 
 usage: with-vgpu applications.py [--rounds N] [--only PART] [--json FILE] [--python FILE]
        applications.py measure PART CPU     one process's values, a line of JSON for each workload; begins each turn when it gets a line
-PART is pytorch or llama. The processors' speed changes by a half within seconds, and one is not as fast as another. So in each round a native
-and a virtual process live side by side and work in turns of some 50 ms: one waits, without using anything, while the other works. The thread
+PART is pytorch (with PyTorch) or llama (after ./scripts/apps-prepare llama). The processors' speed changes by a half within seconds, and one
+is not as fast as another. So in each round a native and a virtual process live side by side and work in turns of 10 to 100 ms: one waits,
+without using anything, while the other works. The thread
 that measures uses the same CPU on both sides, another one in each round. The table has the medians of the rounds, their ratio, and the ratios
 of two turns side by side: a round's is their median, and shown is the rounds' median with the least and the greatest.
-Every workload checks its result: both sides must have computed the same.
+Every workload checks its result: both sides must have computed the same. A goal that is missed is no failure.
 """
 
 import argparse
@@ -26,7 +27,7 @@ PARTS = ["pytorch", "llama"]
 # How often a process measures each workload.
 TURNS = 15
 # Tokens that llama.cpp writes in a turn, and turns for an answer.
-TOKENS, PARTS_OF_ANSWER = 16, 4
+TOKENS, TURNS_OF_ANSWER = 16, 4
 YIELDED = "turn\n"
 # name: (unit, goal as virtual / native). A time is to be small, a rate great.
 # Without a goal: what the processor gives a process that uses no GPU. Where it differs between the sides, so do the eager ones.
@@ -44,18 +45,22 @@ GOALS = {
 }
 
 
+# Seconds after which a turn hangs: the first one is the start.
+TURN_AT_MOST = 300
 # The CPU of the thread that measures.
 CPU = None
 
 
 def emit(name, values, result):
     """A workload's values, one for each turn, and what it computed."""
+    assert name in GOALS, f"{name} is not in the table"
+    assert result is None or result == result, f"{name} computed NaN"
     print(json.dumps({"name": name, "values": values, "result": result}), flush=True)
 
 
 @contextlib.contextmanager
 def on_its_cpu():
-    """This thread alone: others, and those that begin outside of this, go where they like."""
+    """This thread alone: others, and those that begin outside of this, go where they like. (As PyTorch's own, which computes gradients.)"""
     anywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {CPU})
     try:
@@ -125,7 +130,7 @@ def decoder():
 
 
 def seconds(work, count):
-    """The median time of `work`, waited for each time, as a program waits that wants the result."""
+    """The median time of `work`, waited for each time, as a program waits that wants the result; and the last result."""
     import torch
 
     times = []
@@ -134,10 +139,10 @@ def seconds(work, count):
         torch.cuda.synchronize()
         for _ in range(count):
             start = time.perf_counter()
-            work()
+            result = work()
             torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(times), result
 
 
 def alone():
@@ -171,20 +176,22 @@ def pytorch():
     torch.manual_seed(1)
     torch.backends.cudnn.deterministic = True
 
-    def timed(name, work, count, result):
+    def timed(name, work, count, replayed=None):
+        """`replayed` is where a graph leaves its result."""
         times = []
         for _ in range(TURNS):
             yield
-            times.append(seconds(work, count) * 1e3)
-        emit(name, times, float(result.float().abs().sum()))
+            taken, result = seconds(work, count)
+            times.append(taken * 1e3)
+        emit(name, times, float((result if replayed is None else replayed).float().abs().sum()))
 
     def both(name, work, count, graph=None):
         for _ in range(5):
-            result = work()
-        yield from timed(f"{name}, eager", work, count, result)
+            work()
+        yield from timed(f"{name}, eager", work, count)
         if graph:
             replay, result = graphed(work)
-            replay()
+            result.zero_()
             yield from timed(f"{name}, graph", replay, count, result)
 
     with torch.inference_mode():
@@ -202,10 +209,10 @@ def pytorch():
         yield
         speeds.append(alone() * 1e3)
     emit("Python alone, 1e5 steps", speeds, None)
-    yield from training(timed)
+    yield from training()
 
 
-def training(timed):
+def training():
     import torch
 
     torch.manual_seed(2)
@@ -223,10 +230,16 @@ def training(timed):
         scaler.update()
         return loss
 
-    first = step().detach()
+    first, times = step().item(), []
     for _ in range(5):
         step()
-    yield from timed("training step, batch 32", step, 5, first)
+    for _ in range(TURNS):
+        yield
+        taken, last = seconds(step, 5)
+        times.append(taken * 1e3)
+    # The last one is not the same in each run: gradients are added up in any order.
+    assert last.item() < first, f"it does not learn: the loss was {first} and is {last.item()}"
+    emit("training step, batch 32", times, first)
 
 
 # llama.cpp
@@ -238,39 +251,39 @@ def llama():
     model = Llama()
     long = (model.tokens("The quick brown fox jumps over the lazy dog. " * 80))[:512]
 
-    def timed(work, *arguments):
+    def clocked(work, *arguments):
         start = time.perf_counter()
         result = work(*arguments)
         return time.perf_counter() - start, result
 
-    def answer(rates):
+    def answer():
         yield
         with on_its_cpu():
-            seconds, _ = timed(model.read, long)
-        rates["512"].append(len(long) / seconds)
+            taken, _ = clocked(model.read, long)
+        rates["512"].append(len(long) / taken)
         tokens, count, total = [], 0, 0
-        for part in range(PARTS_OF_ANSWER):
+        for part in range(TURNS_OF_ANSWER):
             yield
             with on_its_cpu():
                 # The first one brings the caches back. The first of an answer is not like the others, and counts.
                 unmeasured = 1 if part else 0
                 tokens += model.write(unmeasured)
-                seconds, more = timed(model.write, TOKENS - unmeasured)
-            tokens, count, total = tokens + more, count + len(more), total + seconds
+                taken, more = clocked(model.write, TOKENS - unmeasured)
+            tokens, count, total = tokens + more, count + len(more), total + taken
         rates["decode"].append(count / total)
         with on_its_cpu():
-            seconds, _ = timed(model.read, long[:5])
+            taken, _ = clocked(model.read, long[:5])
             tokens += model.write(1)
-        rates["5"].append(5 / seconds)
-        return tokens
+        rates["5"].append(5 / taken)
+        answers.add(str(tokens))
 
     model.generate(long, TOKENS)  # loads kernels
     model.generate(long[:5], 1)
-    rates = {"decode": [], "512": [], "5": []}
+    rates, answers = {"decode": [], "512": [], "5": []}, set()
     for _ in range(TURNS):
-        tokens = yield from answer(rates)
+        yield from answer()
     for name, what in (("decode", "decode"), ("512", "prompt of 512 tokens"), ("5", "prompt of 5 tokens")):
-        emit(f"llama.cpp {what}", rates[name], str(tokens))
+        emit(f"llama.cpp {what}", rates[name], sorted(answers))
 
 
 # The table
@@ -282,18 +295,23 @@ class Process:
         environment = dict(os.environ)
         if not virtual:
             # with-vgpu put the shim's folder first.
-            paths = environment.get("LD_LIBRARY_PATH", "").split(":")[1:]
-            environment["LD_LIBRARY_PATH"] = ":".join(paths)
-            environment.pop("VGPU_AGENT_SOCKET", None)
+            environment["LD_LIBRARY_PATH"] = ":".join(environment["LD_LIBRARY_PATH"].split(":")[1:])
+            environment.pop("VGPU_AGENT_SOCKET")
         self.lines, self.failure, self.offered = [], None, False
         self.stderr = tempfile.TemporaryFile("w+")
         command = [python, os.path.abspath(__file__), "measure", part, str(cpu)]
         self.child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
-        self.hang = threading.Timer(300, self.child.kill)
-        self.hang.start()
 
     def turn(self):
         """Has it take the turn that it offered, if any, and waits until it offers the next; whether it does."""
+        hang = threading.Timer(TURN_AT_MOST, self.child.kill)
+        hang.start()
+        try:
+            return self.turn_at_most(hang)
+        finally:
+            hang.cancel()
+
+    def turn_at_most(self, hang):
         try:
             self.child.stdin.write("\n" if self.offered else "")
             self.child.stdin.flush()
@@ -309,9 +327,8 @@ class Process:
         if code:
             self.stderr.seek(0)
             self.failure = f"exit code {code}: {(self.stderr.read().strip().splitlines() or ['nothing on stderr'])[-1]}"
-        if not self.hang.is_alive():
-            self.failure = "took longer than 300 s"
-        self.hang.cancel()
+        if not hang.is_alive():
+            self.failure = f"took longer than {TURN_AT_MOST} s for a turn"
         return False
 
 
@@ -373,13 +390,21 @@ def show(values):
     return f"{statistics.median(values):.3f} ({min(values):.3f} – {max(values):.3f})" if values else "-"
 
 
+def at_least_one(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--only", action="append", choices=PARTS)
     parser.add_argument("--json")
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
+    if "VGPU_AGENT_SOCKET" not in os.environ or not os.environ.get("LD_LIBRARY_PATH"):
+        parser.error("there is no virtual GPU here: run this by with-vgpu")
     rounds, failures = run(options)
     print(f"{'application':<34}{'unit':>10}{'native':>32}{'virtual':>32}{'ratio':>8}{'of turns side by side':>24}{'goal':>8}")
     for r in rows(rounds):

@@ -15,6 +15,8 @@ pub enum Error {
     /// A measuring process did not deliver.
     #[error("{0}")]
     Child(String),
+    #[error("no operation has such a name: vgpu-bench list prints them")]
+    Nothing,
     #[error("the plot: {0}")]
     Plot(String),
 }

@@ -27,10 +27,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Do {
-    /// Measures both in turns and prints the table.
+    /// Measures both in turns and prints the table. A goal that is missed is no failure.
     Run {
         /// Rounds, each with a process of either side.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
         /// Only operations whose name contains this.
         #[arg(long)]

@@ -33,7 +33,7 @@ impl Spread {
 pub struct Comparison<'a> {
     pub operation: &'a Operation,
     pub native: Option<Spread>,
-    pub shared: Option<Spread>,
+    pub virtual_: Option<Spread>,
     /// virtual / native and virtual - native of turns side by side: for what one processor does, the steadier measure.
     pub pair_ratio: Option<Spread>,
     pub pair_more: Option<Spread>,
@@ -46,7 +46,7 @@ impl<'a> Comparison<'a> {
         Comparison {
             operation,
             native: spread(Side::Native),
-            shared: spread(Side::Virtual),
+            virtual_: spread(Side::Virtual),
             pair_ratio: pairs(|pair| pair.ratio),
             pair_more: pairs(|pair| pair.more),
         }
@@ -54,12 +54,12 @@ impl<'a> Comparison<'a> {
 
     /// virtual / native, of the medians.
     pub fn ratio(&self) -> Option<f64> {
-        Some(self.shared?.median / self.native?.median)
+        Some(self.virtual_?.median / self.native?.median)
     }
 
     /// virtual - native, of the medians.
     fn more(&self) -> Option<f64> {
-        Some(self.shared?.median - self.native?.median)
+        Some(self.virtual_?.median - self.native?.median)
     }
 
     /// Whether the goal is met; None without a goal or without both values.
@@ -119,18 +119,18 @@ fn compared(c: &Comparison<'_>) -> (String, String) {
 /// The table for people.
 pub fn table(results: &Results) -> String {
     let mut out = format!(
-        "{:<44}{:>30}{:>30}{:>9}{:>26}{:>12}\n",
-        "operation", "native", "virtual", "ratio", "of turns side by side", "goal"
+        "{:<44}{:>30}{:>30}{:>12}{:>26}{:>12}\n",
+        "operation", "native", "virtual", "ratio or µs", "of turns side by side", "goal"
     );
     for (operation, values) in results {
         let c = Comparison::of(operation, values);
         let (medians, pairs) = compared(&c);
         let _ = writeln!(
             out,
-            "{:<44}{:>30}{:>30}{medians:>9}{pairs:>26}{:>12}  {}",
+            "{:<44}{:>30}{:>30}{medians:>12}{pairs:>26}{:>12}  {}",
             operation.name,
             spread(c.native, operation.unit),
-            spread(c.shared, operation.unit),
+            spread(c.virtual_, operation.unit),
             goal(operation),
             c.met().map_or("", |met| if met { "met" } else { "MISSED" })
         );
@@ -171,7 +171,7 @@ pub fn json(results: &Results) -> Value {
             let c = Comparison::of(operation, values);
             let errors: Vec<String> = values.errors.iter().map(|(side, e)| format!("{side:?}: {e}")).collect();
             json!({
-                "operation": operation.name, "unit": operation.unit, "native": side(c.native), "virtual": side(c.shared),
+                "operation": operation.name, "unit": operation.unit, "native": side(c.native), "virtual": side(c.virtual_),
                 "ratio": c.ratio(), "pair_ratio": side(c.pair_ratio), "pair_difference": side(c.pair_more), "goal": goal(operation), "met": c.met(), "traffic": values.counts, "errors": errors,
             })
         })
@@ -183,11 +183,11 @@ pub fn json(results: &Results) -> Value {
 mod tests {
     use super::*;
 
-    fn comparison(unit: Unit, goal: Goal, native: f64, shared: f64) -> Option<bool> {
+    fn comparison(unit: Unit, goal: Goal, native: f64, virtual_: f64) -> Option<bool> {
         let operation = crate::operations::for_test(unit, goal);
         let mut values = Values::default();
         values.values.insert(Side::Native, vec![native]);
-        values.values.insert(Side::Virtual, vec![shared]);
+        values.values.insert(Side::Virtual, vec![virtual_]);
         Comparison::of(&operation, &values).met()
     }
 

@@ -74,8 +74,8 @@ pub type Results = Vec<(operations::Operation, Values)>;
 /// together.
 const TURNS: usize = 5;
 const ENOUGH: Duration = Duration::from_millis(300);
-/// In which the broker makes a context for the one that a process took, which disturbs what runs: no part of what is measured. It begins after
-/// a quarter of a second and takes about 0.3.
+/// How long nothing is measured when a process has begun: the broker makes another worker for the one that was taken, which disturbs what
+/// runs. It begins with that after a quarter of a second and takes about 0.3.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Carries out the plan. The processor's speed changes by a quarter within seconds, so in each round a process of either side lives, and
@@ -83,10 +83,13 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// each round: a run that is cut off has those.
 ///
 /// # Errors
-/// A measuring process that cannot be started, and what `keep` says. What fails within a process is in the results.
+/// No operation is chosen, a measuring process that cannot be started, and what `keep` says. What fails within a process is in the results.
 pub fn run(plan: &Plan, keep: impl Fn(&Results) -> Result<(), Error>) -> Result<Results, Error> {
     let chosen = operations::all().into_iter().filter(|operation| plan.has(operation));
     let mut results: Results = chosen.map(|operation| (operation, Values::default())).collect();
+    if results.is_empty() {
+        return Err(Error::Nothing);
+    }
     for round in 0..plan.rounds {
         eprintln!("vgpu-bench: round {} of {}", round + 1, plan.rounds);
         // Who is first changes, so that what wears off or warms up meets both.
@@ -160,14 +163,16 @@ impl Plan {
         let program = std::env::current_exe().map_err(io("finding this program"))?;
         let mut command = Command::new(program);
         command.arg("measure").args(self.quick.then_some("--quick"));
-        let path = match side {
+        let first = match side {
             Side::Native => self.native_path.as_ref(),
             Side::Virtual => Some(&self.virtual_path),
         };
-        match path {
-            Some(path) => command.env("LD_LIBRARY_PATH", path),
-            None => command.env_remove("LD_LIBRARY_PATH"),
-        };
+        // What else is there both sides may need.
+        let there = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let others = std::env::split_paths(&there).filter(|path| *path != self.virtual_path);
+        let folders = std::env::join_paths(first.cloned().into_iter().chain(others))
+            .map_err(|e| Error::Child(format!("a folder of libraries: {e}")))?;
+        command.env("LD_LIBRARY_PATH", folders);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Ok(command)
     }
@@ -186,9 +191,9 @@ impl Values {
                 }
             }
         }
-        if let (Some(native), Some(shared)) = (round.get(&Side::Native), round.get(&Side::Virtual)) {
+        if let (Some(native), Some(virtual_)) = (round.get(&Side::Native), round.get(&Side::Virtual)) {
             let all = |compare: fn(f64, f64) -> f64| {
-                median(&native.iter().zip(shared).map(|(&n, &v)| compare(n, v)).collect::<Vec<_>>())
+                median(&native.iter().zip(virtual_).map(|(&n, &v)| compare(n, v)).collect::<Vec<_>>())
             };
             self.pairs
                 .extend(all(|n, v| v / n).zip(all(|n, v| v - n)).map(|(ratio, more)| Pair { ratio, more }));
@@ -225,9 +230,11 @@ impl Process {
         let _ = self.names.as_mut().map(|names| writeln!(names, "{name}"));
         let line = self.lines.next().and_then(Result::ok);
         match line.as_deref().map(serde_json::from_str::<Line>) {
+            Some(Ok(line)) if line.name != name => Err(format!("the answer for {:?}", line.name)),
             Some(Ok(Line { error: Some(error), .. })) => Err(error),
             Some(Ok(Line { value: Some(value), .. })) => Ok(value),
-            Some(_) => Err("no value".into()),
+            Some(Ok(_)) => Err("no value".into()),
+            Some(Err(error)) => Err(format!("no answer: {error}")),
             None => Err(self.child.wait().map_or_else(
                 |e| format!("waiting for the measuring process: {e}"),
                 |status| format!("the measuring process ended with {status}: see its stderr above"),
@@ -249,10 +256,10 @@ fn count(plan: &Plan, results: &mut Results) -> Result<(), Error> {
     let base = counted(&alone(&plan, None)?);
     for (operation, values) in results {
         let output = alone(&plan, Some(&operation.name))?;
-        let calls = serde_json::from_slice::<Line>(&output.stdout).map_or(0, |line| line.calls);
-        values.counts = match (counted(&output), base) {
-            (Some(all), Some(base)) => Some(Counts {
-                calls,
+        let line = serde_json::from_slice::<Line>(&output.stdout).ok().filter(|line| line.value.is_some());
+        values.counts = match (line, counted(&output), base) {
+            (Some(line), Some(all), Some(base)) => Some(Counts {
+                calls: line.calls,
                 round_trips: all.round_trips.saturating_sub(base.round_trips),
                 kicks: all.kicks.saturating_sub(base.kicks),
                 interrupts: all.interrupts.saturating_sub(base.interrupts),
@@ -279,10 +286,20 @@ fn alone(plan: &Plan, name: Option<&str>) -> Result<Output, Error> {
     child.wait_with_output().map_err(io("waiting for a measuring process"))
 }
 
+/// What the process and those that it started counted.
 fn counted(output: &Output) -> Option<Counts> {
     let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().find_map(|line| line.strip_prefix("vgpu-stats "))?;
-    serde_json::from_str(line).ok()
+    let lines = text.lines().filter_map(|line| line.strip_prefix("vgpu-stats "));
+    lines.map(|line| serde_json::from_str::<Counts>(line).ok()).reduce(|all, one| {
+        let (all, one) = (all?, one?);
+        Some(Counts {
+            calls: all.calls + one.calls,
+            round_trips: all.round_trips + one.round_trips,
+            kicks: all.kicks + one.kicks,
+            interrupts: all.interrupts + one.interrupts,
+            bytes_copied: all.bytes_copied + one.bytes_copied,
+        })
+    })?
 }
 
 #[cfg(test)]

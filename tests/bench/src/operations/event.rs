@@ -25,15 +25,22 @@ fn put(gpu: &Gpu, event: CUevent) -> Result<(), Error> {
 
 fn record(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
     let event = new()?;
-    per_call(count, || put(gpu, event), || gpu.synchronize())
+    let time = per_call(count, || put(gpu, event), || gpu.synchronize())?;
+    done(event)?;
+    Ok(time)
+}
+
+/// Fails unless the event is behind the work: not ready is an error.
+fn done(event: CUevent) -> Result<(), Error> {
+    // SAFETY: the event is ours.
+    unsafe { event::query(event) }.fail("cuEventQuery")
 }
 
 fn query(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
     let event = new()?;
     put(gpu, event)?;
     gpu.synchronize()?;
-    // SAFETY: the event is ours. Not ready would be an error, and wrong.
-    per_call(gpu.scaled(count), || unsafe { event::query(event) }.fail("cuEventQuery"), || Ok(()))
+    per_call(gpu.scaled(count), || done(event), || Ok(()))
 }
 
 fn elapsed(gpu: &Gpu, count: u64) -> Result<Sample, Error> {

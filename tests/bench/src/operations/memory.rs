@@ -19,29 +19,53 @@ pub fn list() -> Vec<Operation> {
 
 fn alloc_free(gpu: &Gpu, bytes: u64) -> Result<Sample, Error> {
     let count = gpu.scaled(if bytes > MIB { 50 } else { 300 });
-    per_call(
-        count,
-        || {
-            let memory = allocate(usize::try_from(bytes).unwrap_or(usize::MAX))?;
-            // SAFETY: just allocated, used by nobody.
-            unsafe { result::free_sync(memory) }.fail("cuMemFree")
-        },
-        || Ok(()),
-    )
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let free = |memory| {
+        // SAFETY: just allocated, used by nobody any more.
+        unsafe { result::free_sync(memory) }.fail("cuMemFree")
+    };
+    let time = per_call(count, || free(allocate(bytes)?), || Ok(()))?;
+    let memory = allocate(bytes)?;
+    check(gpu, memory, bytes)?;
+    free(memory)?;
+    Ok(time)
+}
+
+/// Fails unless the memory keeps what is written at its ends.
+fn check(gpu: &Gpu, memory: sys::CUdeviceptr, bytes: usize) -> Result<(), Error> {
+    const VALUE: u8 = 0x5a;
+    let last = memory + bytes as u64 - 1;
+    for end in [memory, last] {
+        // SAFETY: a byte of the memory, in our stream.
+        unsafe { result::memset_d8_async(end, VALUE, 1, gpu.stream) }.fail("cuMemsetD8Async")?;
+    }
+    gpu.synchronize()?;
+    for end in [memory, last] {
+        let mut found = [0_u8];
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_sync(&mut found, end) }.fail("cuMemcpyDtoH")?;
+        if found != [VALUE] {
+            return Err(Error::Wrong(format!("memory of {bytes} bytes keeps {found:?}")));
+        }
+    }
+    Ok(())
 }
 
 fn ordered(gpu: &Gpu, bytes: u64) -> Result<Sample, Error> {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    per_call(
-        gpu.scaled(300),
-        || {
-            // SAFETY: the stream is ours.
-            let memory = unsafe { result::malloc_async(gpu.stream, bytes) }.fail("cuMemAllocAsync")?;
-            // SAFETY: just allocated in that stream, used by nobody.
-            unsafe { result::free_async(memory, gpu.stream) }.fail("cuMemFreeAsync")
-        },
-        || gpu.synchronize(),
-    )
+    let allocate = || {
+        // SAFETY: the stream is ours.
+        unsafe { result::malloc_async(gpu.stream, bytes) }.fail("cuMemAllocAsync")
+    };
+    let free = |memory| {
+        // SAFETY: allocated in that stream, used by nobody any more.
+        unsafe { result::free_async(memory, gpu.stream) }.fail("cuMemFreeAsync")
+    };
+    let time = per_call(gpu.scaled(300), || free(allocate()?), || gpu.synchronize())?;
+    let memory = allocate()?;
+    check(gpu, memory, bytes)?;
+    free(memory)?;
+    Ok(time)
 }
 
 fn info(gpu: &Gpu, count: u64) -> Result<Sample, Error> {

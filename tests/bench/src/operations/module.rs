@@ -10,7 +10,7 @@ pub fn list() -> Vec<Operation> {
     vec![Operation::new("module load, PTX in the compute cache", Unit::Nanoseconds, Goal::None, 20, load)]
 }
 
-/// Unloading is outside the time.
+/// Unloading is outside the time, and looking whether the kernel is there.
 fn load(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
     let image = image()?;
     let loaded: RefCell<Vec<CUmodule>> = RefCell::default();
@@ -23,6 +23,10 @@ fn load(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
             Ok(())
         },
         || {
+            if let Some(&module) = loaded.borrow().last() {
+                // SAFETY: just loaded.
+                unsafe { module::get_function(module, c"tick".to_owned()) }.fail("cuModuleGetFunction")?;
+            }
             for module in loaded.borrow_mut().drain(..) {
                 // SAFETY: just loaded; no function of it was launched.
                 unsafe { module::unload(module) }.fail("cuModuleUnload")?;

@@ -120,6 +120,9 @@ fn processes(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
         worker.expect("done")?;
     }
     let time = start.elapsed();
+    for worker in &mut workers {
+        worker.expect("right")?;
+    }
     Ok(Sample { value: (count * launches) as f64 / time.as_secs_f64(), calls: count * launches })
 }
 
@@ -138,5 +141,7 @@ pub fn worker(launches: u64) -> Result<(), Error> {
     }
     launch_all(&gpu, launches)?;
     println!("done");
-    gpu.expect_ticks(launches)
+    gpu.expect_ticks(launches)?;
+    println!("right");
+    Ok(())
 }
