@@ -18,8 +18,8 @@ pub struct SandboxArgs {
     /// User as which workers run, by name or UID[:GID]; only if this process is root [default: its own]
     #[arg(long = "worker-user", value_name = "USER", value_parser = User::parse)]
     pub user: Option<User>,
-    /// Folder in which workers keep what the driver compiled, for all VMs; off for none [default: the driver's own if there is one VM,
-    /// else off]
+    /// Folder in which workers keep what the driver compiled, for all VMs; off for none [default: the driver's own if there is one VM
+    /// and no operator's socket, else off]
     #[arg(long = "compute-cache", value_name = "DIR")]
     pub compute_cache: Option<PathBuf>,
 }
