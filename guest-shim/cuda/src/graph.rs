@@ -2,7 +2,7 @@
 
 use crate::{
     call::{self, put},
-    calls, error, graph_pageable, handles, memory,
+    calls, error, graph_pageable, handles, launch, memory,
 };
 use std::ffi::c_char;
 use vgpu_spec::plain::{Blob1, Blob8};
@@ -323,7 +323,10 @@ pub unsafe fn cuGraphLaunch(hGraph: u64, hStream: u64) -> error::Result {
     handles::check_graphexec(hGraph)?;
     handles::check_stream(hStream)?;
     calls::cuGraphLaunch(hGraph, hStream)?;
-    if memory::graphs_have_any() { call::settle() } else { Ok(()) }
+    if memory::graphs_have_any() {
+        call::settle()?;
+    }
+    launch::finish(hStream)
 }
 
 /// A graph that a stream captures, or that belongs to a node, stays.

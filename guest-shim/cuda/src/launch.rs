@@ -1,7 +1,7 @@
 //! Kernel launches: what the driver would refuse at once is refused here, the rest goes to the lane and is not waited for.
 
 use crate::{
-    call, calls, client, context, error,
+    call, calls, capture, client, context, error,
     function::{self, Info, Parameters},
     handles, stream,
 };
@@ -173,7 +173,7 @@ pub unsafe fn launch(
     shape.check(info, stream)?;
     let Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared } = shape;
     // SAFETY: the caller's promise.
-    unsafe {
+    let launched = unsafe {
         arguments.with(info, |p| {
             if attributes.is_empty() {
                 return calls::vgpuLaunch(f, gx, gy, gz, bx, by, bz, shared, stream, p, p.len());
@@ -210,7 +210,15 @@ pub unsafe fn launch(
             std::ptr::copy_nonoverlapping(result.as_ptr(), written, a);
             Ok(())
         })
-    }
+    };
+    launched.and_then(|()| finish(stream))
+}
+
+/// With CUDA_LAUNCH_BLOCKING=1 a launch returns when the kernel has ended, with its error.
+#[inline]
+pub fn finish(stream: u64) -> error::Result {
+    // What a stream captures does not run, and there may be none that can be waited for.
+    if client::get()?.blocking && !capture::any() { calls::cuStreamSynchronize(stream) } else { Ok(()) }
 }
 
 #[allow(clippy::too_many_arguments)] // the driver API's parameters

@@ -21,6 +21,12 @@ fn with_launch_blocking_a_call_reports_its_own_error() {
 }
 
 #[test]
+fn with_launch_blocking_a_launch_reports_what_its_kernel_did() {
+    let host = Host::start();
+    assert_eq!(host.client(&["blocking-fault"]).env("CUDA_LAUNCH_BLOCKING", "1").succeed(), ["blamed"]);
+}
+
+#[test]
 fn failed_kernel_spoils_its_process_and_no_other() {
     let host = Host::start();
     let mut other = host.client(&["compute"]).start();

@@ -31,6 +31,16 @@ pub fn deferred() {
     say("reported");
 }
 
+/// With CUDA_LAUNCH_BLOCKING=1 what a kernel does wrong is the launch's own error.
+pub fn blocking_fault() {
+    let d = Driver::start();
+    let module = d.module();
+    assert_eq!(d.launch(d.function(module, c"empty"), 1, 1, 0, &[]), Ok(()));
+    let launched = d.launch(d.function(module, c"store"), 1, 1, 0, &[0x10, 1]);
+    refuses("the launch of a wild store", launched, ILLEGAL_ADDRESS);
+    say("blamed");
+}
+
 /// A forked child cannot use its parent's client, and does not harm it.
 pub fn fork() {
     let d = Driver::start();

@@ -212,6 +212,7 @@ fn main() {
         "use-handle" => places::use_handle(),
         "refusals" => refusals::all(),
         "deferred" => faults::deferred(),
+        "blocking-fault" => faults::blocking_fault(),
         "fork" => faults::fork(),
         "spin" => faults::spin(),
         "copy-for-ever" => faults::copy_for_ever(),
