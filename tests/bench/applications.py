@@ -5,9 +5,9 @@ usage: with-vgpu applications.py [--rounds N] [--only PART] [--json FILE] [--pyt
        applications.py measure PART CPU     one process's values, a line of JSON for each workload; begins each turn when it gets a line
 PART is pytorch (with PyTorch) or llama (after ./scripts/apps-prepare llama). The processors' speed changes by a half within seconds, and one
 is not as fast as another. So in each round a native and a virtual process live side by side and work in turns of 10 to 100 ms: one waits,
-without using anything, while the other works. The thread
-that measures uses the same CPU on both sides, another one in each round. The table has the medians of the rounds, their ratio, and the ratios
-of two turns side by side: a round's is their median, and shown is the rounds' median with the least and the greatest.
+without using anything, while the other works. The thread that measures uses the same CPU on both sides, another one in each round. The
+table has the medians of the rounds, their ratio, and the ratios of two turns side by side: a round's is their median, and shown is the
+rounds' median with the least and the greatest.
 Every workload checks its result: both sides must have computed the same. A goal that is missed is no failure.
 """
 
@@ -145,6 +145,16 @@ def seconds(work, count):
     return statistics.median(times), result
 
 
+def turns(work, count):
+    """Takes the turns of a workload: its milliseconds in each, and the last result."""
+    times = []
+    for _ in range(TURNS):
+        yield
+        taken, result = seconds(work, count)
+        times.append(taken * 1e3)
+    return times, result
+
+
 def alone():
     """The time of a loop that calls nothing: how fast the processor is at the moment."""
     with on_its_cpu():
@@ -178,11 +188,7 @@ def pytorch():
 
     def timed(name, work, count, replayed=None):
         """`replayed` is where a graph leaves its result."""
-        times = []
-        for _ in range(TURNS):
-            yield
-            taken, result = seconds(work, count)
-            times.append(taken * 1e3)
+        times, result = yield from turns(work, count)
         emit(name, times, float((result if replayed is None else replayed).float().abs().sum()))
 
     def both(name, work, count, graph=None):
@@ -230,13 +236,10 @@ def training():
         scaler.update()
         return loss
 
-    first, times = step().item(), []
+    first = step().item()
     for _ in range(5):
         step()
-    for _ in range(TURNS):
-        yield
-        taken, last = seconds(step, 5)
-        times.append(taken * 1e3)
+    times, last = yield from turns(step, 5)
     # The last one is not the same in each run: gradients are added up in any order.
     assert last.item() < first, f"it does not learn: the loss was {first} and is {last.item()}"
     emit("training step, batch 32", times, first)

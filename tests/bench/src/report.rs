@@ -172,7 +172,8 @@ pub fn json(results: &Results) -> Value {
             let errors: Vec<String> = values.errors.iter().map(|(side, e)| format!("{side:?}: {e}")).collect();
             json!({
                 "operation": operation.name, "unit": operation.unit, "native": side(c.native), "virtual": side(c.virtual_),
-                "ratio": c.ratio(), "pair_ratio": side(c.pair_ratio), "pair_difference": side(c.pair_more), "goal": goal(operation), "met": c.met(), "traffic": values.counts, "errors": errors,
+                "ratio": c.ratio(), "pair_ratio": side(c.pair_ratio), "pair_difference": side(c.pair_more),
+                "goal": goal(operation), "met": c.met(), "traffic": values.counts, "errors": errors,
             })
         })
         .collect();

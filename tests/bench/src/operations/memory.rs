@@ -24,8 +24,19 @@ fn alloc_free(gpu: &Gpu, bytes: u64) -> Result<Sample, Error> {
         // SAFETY: just allocated, used by nobody any more.
         unsafe { result::free_sync(memory) }.fail("cuMemFree")
     };
-    let time = per_call(count, || free(allocate(bytes)?), || Ok(()))?;
-    let memory = allocate(bytes)?;
+    timed(gpu, (bytes, count), || allocate(bytes), free, || Ok(()))
+}
+
+/// Times allocation and free of so many bytes, so many times a batch, and looks whether such memory keeps what is written.
+fn timed(
+    gpu: &Gpu,
+    (bytes, count): (usize, u64),
+    allocate: impl Fn() -> Result<sys::CUdeviceptr, Error>,
+    free: impl Fn(sys::CUdeviceptr) -> Result<(), Error>,
+    after: impl FnMut() -> Result<(), Error>,
+) -> Result<Sample, Error> {
+    let time = per_call(count, || free(allocate()?), after)?;
+    let memory = allocate()?;
     check(gpu, memory, bytes)?;
     free(memory)?;
     Ok(time)
@@ -61,11 +72,7 @@ fn ordered(gpu: &Gpu, bytes: u64) -> Result<Sample, Error> {
         // SAFETY: allocated in that stream, used by nobody any more.
         unsafe { result::free_async(memory, gpu.stream) }.fail("cuMemFreeAsync")
     };
-    let time = per_call(gpu.scaled(300), || free(allocate()?), || gpu.synchronize())?;
-    let memory = allocate()?;
-    check(gpu, memory, bytes)?;
-    free(memory)?;
-    Ok(time)
+    timed(gpu, (bytes, gpu.scaled(300)), allocate, free, || gpu.synchronize())
 }
 
 fn info(gpu: &Gpu, count: u64) -> Result<Sample, Error> {
